@@ -1,0 +1,116 @@
+"""The command line: `tinymixnet classify`, `tinymixnet summary`."""
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from tinymixnet import Model, __version__, load
+from tinymixnet.errors import ImageError, TinyMixNetError
+from tinymixnet.images import PRESETS
+from tinymixnet.weights import BUNDLED, find_weights
+
+IMAGENET_HINT = (
+    "for the 1000 ImageNet classes run `python -m weights_tools fetch mixnet-l`, "
+    "then add --weights mixnet-l"
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but with one line for a mistake instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def parser() -> Parser:
+    top = Parser(prog="tinymixnet", description="MixNet image classification in NumPy.")
+    top.add_argument("--version", action="version", version=f"tinymixnet {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    weights = Parser(add_help=False)
+    weights.add_argument("--weights", metavar="F", help="a .h5 file, or fetched ones (mixnet-l)")
+
+    classify = commands.add_parser("classify", parents=[weights], help="name what is in photos")
+    classify.add_argument("images", nargs="+", metavar="IMAGE", help="a photo, or - for stdin")
+    classify.add_argument("--preset", choices=PRESETS, help="how to crop and resize")
+    classify.add_argument("--top", type=_positive, default=5, metavar="K", help="answers (5)")
+    classify.add_argument("--json", action="store_true", help="one JSON object a line")
+    classify.set_defaults(run=run_classify)
+
+    summary = commands.add_parser("summary", parents=[weights], help="every layer and its cost")
+    summary.set_defaults(run=run_summary)
+    return top
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
+    return int(text)
+
+
+def run_classify(arguments: argparse.Namespace) -> int:
+    model = load(arguments.weights)
+    _tell(_which_weights(arguments.weights, model))
+    failed = False
+    for name in arguments.images:
+        try:
+            source = sys.stdin.buffer if name == "-" else name
+            predictions = model.classify(source, arguments.top, arguments.preset)
+        except ImageError as error:
+            _tell(str(error))
+            failed = True
+            continue
+        if arguments.json:
+            answers = [prediction._asdict() for prediction in predictions]
+            print(json.dumps({"image": name, "predictions": answers}), flush=True)
+        else:
+            print(name)
+            for label, probability, _ in predictions:
+                print(f"  {probability:6.2%}  {label}", flush=True)
+    return 1 if failed else 0
+
+
+def _which_weights(wanted: str | None, model: Model) -> str:
+    name = f"weights {model.metadata.name or find_weights(wanted)}, {len(model.labels)} classes"
+    return f"{name}; {IMAGENET_HINT}" if find_weights(wanted) == BUNDLED else name
+
+
+def run_summary(arguments: argparse.Namespace) -> int:
+    model = load(arguments.weights)
+    architecture, size = model.architecture, model.metadata.input_size
+    print(f"{'layer':<26}{'output shape':<20}{'parameters':>12}{'multiply-adds':>16}")
+    for layer in architecture.layers(size, size):
+        shape = " x ".join(map(str, layer.shape))
+        costs = f"{layer.parameters or '':>12,}{layer.multiply_adds or '':>16,}"
+        print(f"{layer.name:<26}{shape:<20}{costs}".rstrip())
+    print(
+        f"{architecture.variant}, {architecture.classes} classes, {size} x {size} pixels: "
+        f"{architecture.parameters():,} parameters, "
+        f"{architecture.multiply_adds(size, size) / 1e6:,.2f} M multiply-adds"
+    )
+    return 0
+
+
+def _tell(message: str) -> None:
+    """One line on standard error, whatever the message holds."""
+    print("tinymixnet: " + " ".join(message.splitlines()), file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 1 when a photo failed, 2 when all did."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except TinyMixNetError as error:
+        _tell(str(error))
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stderr.close()
+        return 1

@@ -1,0 +1,365 @@
+"""MixNet's forward pass, twice: every layer as TensorFlow has it, and the short way to the logits.
+
+`forward` is the network as the paper draws it, one line a layer, with batch norm as a layer of its
+own. `Folded` is the same network with batch norm folded into the convolutions.
+"""
+
+import os
+from collections.abc import Generator, Iterator, Mapping
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from tinymixnet.architecture import BATCH_NORM, Architecture, Block
+from tinymixnet.errors import InputError
+from tinymixnet.images import Source, preprocess, read_image
+from tinymixnet.kernels import (
+    Array,
+    batch_norm,
+    conv2d,
+    dense,
+    fold_batch_norm,
+    global_average_pool,
+    grouped_conv2d,
+    mix_conv,
+    pointwise_conv2d,
+    relu,
+    sigmoid,
+    softmax,
+    squeeze_excite,
+    swish,
+)
+from tinymixnet.weights import Metadata, default_labels, find_weights, read_weights
+
+Tensors = Mapping[str, Array]
+Layers = Generator[tuple[str, Array], Array, Array]
+
+SMALLEST_INPUT = 32  # pixels a side: five times halved, one is left
+
+
+class Prediction(NamedTuple):
+    """One answer of `Model.classify`."""
+
+    label: str
+    probability: float
+    index: int  # type: ignore[assignment]  # the class's number hides tuple.index, which none needs
+
+
+# -- the network, layer by layer ------------------------------------------------------------------
+#
+# Each `x = yield name, value` below shows a layer to the caller and takes back the tensor to go on
+# with: usually the same one; a debugger may send another network's tensor instead, and so feed
+# every layer an input that no earlier layer of ours has touched.
+
+
+def network(image: Array, architecture: Architecture, tensors: Tensors, about: Metadata) -> Layers:
+    """MixNet from pixels to probabilities; yields (name, tensor), expects a tensor for each."""
+    x = yield "image", image
+    x = yield "normalize", normalize(x, about)
+    x = yield "stem/conv", conv2d(x, tensors["stem/conv/kernel"], stride=2)
+    x = yield "stem/bn", batch_norm(x, *statistics("stem/bn", tensors), about.epsilon)
+    x = yield "stem/act", relu(x)
+    for block in architecture.blocks:
+        x = yield from mixnet_block(x, block, tensors, about.epsilon)
+    x = yield "head/conv", pointwise_conv2d(x, tensors["head/conv/kernel"])
+    x = yield "head/bn", batch_norm(x, *statistics("head/bn", tensors), about.epsilon)
+    x = yield "head/act", relu(x)
+    x = yield "head/pool", global_average_pool(x)
+    x = yield "logits", dense(x, tensors["logits/kernel"], tensors["logits/bias"])
+    x = yield "probabilities", softmax(x)
+    return x
+
+
+def mixnet_block(x: Array, block: Block, tensors: Tensors, epsilon: float) -> Layers:
+    """Expand, look around with several kernel sizes, weigh the channels, project, add the input."""
+    name, act = block.name, swish if block.swish else relu
+    shortcut = x
+
+    if block.expand_groups:
+        x = yield f"{name}/expand_conv", grouped_conv2d(x, kernels(f"{name}/expand_conv", tensors))
+        norm = statistics(f"{name}/expand_bn", tensors)
+        x = yield f"{name}/expand_bn", batch_norm(x, *norm, epsilon)
+        x = yield f"{name}/expand_act", act(x)
+
+    sizes = kernels(f"{name}/depthwise_conv", tensors)
+    x = yield f"{name}/depthwise_conv", mix_conv(x, sizes, block.stride)
+    norm = statistics(f"{name}/depthwise_bn", tensors)
+    x = yield f"{name}/depthwise_bn", batch_norm(x, *norm, epsilon)
+    x = yield f"{name}/depthwise_act", act(x)
+
+    if block.se_width:
+        kernel, bias = tensors[f"{name}/se_reduce/kernel"], tensors[f"{name}/se_reduce/bias"]
+        gate = yield f"{name}/se_pool", global_average_pool(x)[:, None, None, :]
+        gate = yield f"{name}/se_reduce", pointwise_conv2d(gate, kernel, bias)
+        gate = yield f"{name}/se_act", act(gate)
+        kernel, bias = tensors[f"{name}/se_expand/kernel"], tensors[f"{name}/se_expand/bias"]
+        gate = yield f"{name}/se_expand", pointwise_conv2d(gate, kernel, bias)
+        gate = yield f"{name}/se_gate", sigmoid(gate)
+        x = yield f"{name}/se_scale", x * gate
+
+    x = yield f"{name}/project_conv", grouped_conv2d(x, kernels(f"{name}/project_conv", tensors))
+    norm = statistics(f"{name}/project_bn", tensors)
+    x = yield f"{name}/project_bn", batch_norm(x, *norm, epsilon)
+    x = yield f"{name}/output", x + shortcut if block.residual else x
+    return x
+
+
+def normalize(image: Array, about: Metadata) -> Array:
+    """Bring RGB 0..255 to about -2..2, as in training; (N, H, W, 3), any float type."""
+    return (image - np.asarray(about.mean, image.dtype)) / np.asarray(about.std, image.dtype)
+
+
+def kernels(layer: str, tensors: Tensors) -> list[Array]:
+    """The kernels of a grouped or mixed convolution, one a group."""
+    found: list[Array] = []
+    while (name := f"{layer}/kernel_{len(found)}") in tensors:
+        found.append(tensors[name])
+    return found
+
+
+class Statistics(NamedTuple):
+    """The four vectors of a batch norm, in the order its kernels take them."""
+
+    gamma: Array
+    beta: Array
+    mean: Array
+    variance: Array
+
+
+def statistics(layer: str, tensors: Tensors) -> Statistics:
+    """The batch norm's vectors of a layer."""
+    return Statistics(*(tensors[f"{layer}/{statistic}"] for statistic in BATCH_NORM))
+
+
+def forward(
+    image: Array, architecture: Architecture, tensors: Tensors, about: Metadata
+) -> Generator[tuple[str, Array], Array | None, None]:
+    """Run the network and show each layer as (name, tensor), in order.
+
+    image (N, H, W, 3) float32, RGB, 0..255. A caller that drives the generator by hand may `.send`
+    a tensor in place of the one just shown: it feeds all later layers (None: go on with our own).
+    With image and tensors in float64 the whole run is in float64.
+    """
+    steps = network(image, architecture, tensors, about)
+    try:
+        name, tensor = next(steps)
+        while True:
+            replacement = yield name, tensor
+            name, tensor = steps.send(tensor if replacement is None else replacement)
+    except StopIteration:
+        return
+
+
+# -- the network, folded --------------------------------------------------------------------------
+
+
+class Folded:
+    """MixNet without batch norm layers: each is folded into the convolution before it, once.
+
+    Equals `forward` but for rounding, and is the shorter way to the logits.
+    """
+
+    def __init__(self, architecture: Architecture, tensors: Tensors, about: Metadata) -> None:
+        self.architecture = architecture
+        self.about = about
+        self.tensors = tensors
+        self.kernels: dict[str, list[Array]] = {}
+        self.biases: dict[str, Array] = {}
+        for name in architecture.layer_shapes(SMALLEST_INPUT, SMALLEST_INPUT):
+            if name.endswith("bn"):
+                self._fold(name.removesuffix("bn") + "conv", statistics(name, tensors))
+
+    def _fold(self, layer: str, norm: Statistics) -> None:
+        """Fold one batch norm into all groups of its convolution, each with its own channels."""
+        groups = kernels(layer, self.tensors) or [self.tensors[f"{layer}/kernel"]]
+        depthwise = layer.endswith("depthwise_conv")
+        outputs = [kernel.shape[2 if depthwise else 3] for kernel in groups]
+        cuts = [np.split(vector, np.cumsum(outputs)[:-1]) for vector in norm]
+        folded = [
+            fold_batch_norm(kernel, *Statistics(*cut), self.about.epsilon)
+            for kernel, *cut in zip(groups, *cuts, strict=True)
+        ]
+        self.kernels[layer] = [kernel for kernel, _ in folded]
+        self.biases[layer] = np.concatenate([bias for _, bias in folded])
+
+    def __call__(self, image: Array) -> Iterator[tuple[str, Array]]:
+        """Yield stem/act, every block's output, head/pool and logits of image (N, H, W, 3)."""
+        k, b, tensors = self.kernels, self.biases, self.tensors
+        x = normalize(image, self.about)
+        x = relu(conv2d(x, k["stem/conv"][0], stride=2, bias=b["stem/conv"]))
+        yield "stem/act", x
+        for block in self.architecture.blocks:
+            x = self._block(x, block)
+            yield f"{block.name}/output", x
+        x = relu(pointwise_conv2d(x, k["head/conv"][0], b["head/conv"]))
+        x = global_average_pool(x)
+        yield "head/pool", x
+        yield "logits", dense(x, tensors["logits/kernel"], tensors["logits/bias"])
+
+    def _block(self, x: Array, block: Block) -> Array:
+        name, act = block.name, swish if block.swish else relu
+        expand, depthwise, project = (
+            f"{name}/{layer}_conv" for layer in ("expand", "depthwise", "project")
+        )
+        shortcut = x
+        if block.expand_groups:
+            x = act(grouped_conv2d(x, self.kernels[expand]) + self.biases[expand])
+        x = act(mix_conv(x, self.kernels[depthwise], block.stride) + self.biases[depthwise])
+        if block.se_width:
+            t = self.tensors
+            x = squeeze_excite(
+                x,
+                t[f"{name}/se_reduce/kernel"],
+                t[f"{name}/se_reduce/bias"],
+                t[f"{name}/se_expand/kernel"],
+                t[f"{name}/se_expand/bias"],
+                act,
+            )
+        x = grouped_conv2d(x, self.kernels[project]) + self.biases[project]
+        return x + shortcut if block.residual else x
+
+
+# -- the model ------------------------------------------------------------------------------------
+
+
+class Model:
+    """A MixNet with its weights, ready to use; `tinymixnet.load` makes one from a file.
+
+    Wherever it takes `pixels`: (N, H, W, 3) uint8 or float32, RGB, 0..255, from 32 pixels a side;
+    with layout="NCHW" (N, 3, H, W), with channels="BGR" blue first (the converted OpenVINO model
+    takes both). Anything else raises InputError.
+    """
+
+    def __init__(
+        self, architecture: Architecture, tensors: Tensors, metadata: Metadata | None = None
+    ) -> None:
+        self.architecture = architecture
+        self.tensors = tensors
+        self.metadata = metadata or Metadata()
+        self.labels = self.metadata.labels or default_labels(architecture.classes)
+        self._folded = Folded(architecture, tensors, self.metadata)
+
+    def __call__(self, pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> Array:
+        """The network's answer before softmax: (N, classes) float32."""
+        return self._collect(pixels, layout, channels, ["logits"])["logits"]
+
+    def embed(self, pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> Array:
+        """What the network knows of an image before it names it: (N, 1536), the pooled head."""
+        return self._collect(pixels, layout, channels, ["head/pool"])["head/pool"]
+
+    def features(
+        self, pixels: Array, layout: str = "NHWC", channels: str = "RGB"
+    ) -> dict[str, Array]:
+        """The last output at each resolution: reduction_1 (half the input's) to reduction_5.
+
+        Each (N, H / 2^i, W / 2^i, C), sizes rounded up: what a detector or segmenter builds on.
+        """
+        blocks = self.architecture.blocks
+        last = [block.name for block, after in pairwise(blocks) if after.stride > 1]
+        names = [f"{name}/output" for name in [*last, blocks[-1].name]]
+        found = self._collect(pixels, layout, channels, names)
+        return {f"reduction_{i}": found[name] for i, name in enumerate(names, start=1)}
+
+    def layers(
+        self, pixels: Array, layout: str = "NHWC", channels: str = "RGB"
+    ) -> Iterator[tuple[str, Array]]:
+        """Every canonical layer in order, as (name, tensor): unfolded, in TensorFlow's shapes.
+
+        Each is computed when it is asked for, and none is kept: hold on to what you need.
+        """
+        images = check_pixels(pixels, layout, channels).astype(np.float32)
+        return forward(images, self.architecture, self.tensors, self.metadata)
+
+    def classify(self, image: Source, top: int = 5, preset: str | None = None) -> list[Prediction]:
+        """Name what is in a photo: the `top` best labels, best first.
+
+        image is a path, the bytes of an image file, a file object, a PIL image or a uint8 array
+        (H, W), (H, W, 3) or (H, W, 4). It is cropped and resized by the preset that the weights ask
+        for, unless another is named. Raises ImageError when it cannot be read.
+        """
+        if top < 1:
+            raise InputError(f"top={top}: expected the number of answers wanted, 1 or more")
+        about = self.metadata
+        if preset in (None, about.preset):
+            preset, parameters = about.preset, about.preset_parameters
+        else:
+            parameters = {}
+        pixels = preprocess(read_image(image), preset, about.input_size, parameters)
+        probabilities = softmax(self(pixels[np.newaxis]))[0]
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        return [Prediction(self.labels[i], float(probabilities[i]), int(i)) for i in best]
+
+    def _collect(
+        self, pixels: Array, layout: str, channels: str, names: list[str]
+    ) -> dict[str, Array]:
+        """Run the folded network up to the last of the named tensors and return those.
+
+        One image at a time: its activations then stay in the processor's cache, and a large batch
+        takes no more scratch memory than a single image.
+        """
+        images = check_pixels(pixels, layout, channels)
+        found: dict[str, list[Array]] = {name: [] for name in names}
+        for i in range(max(len(images), 1)):  # an empty batch runs once, and stays empty
+            for name, tensor in self._folded(images[i : i + 1].astype(np.float32)):
+                if name in found:
+                    found[name].append(tensor)
+                if name == names[-1]:
+                    break
+        return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def check_pixels(pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> Array:
+    """See that a batch is what the network takes, and turn it to NHWC, RGB (a view, no copy).
+
+    Raises InputError for another rank, type, channel count, a side under 32, NaN, values far from
+    0..255, and for values that look already normalised.
+    """
+    if layout not in ("NHWC", "NCHW"):
+        raise InputError(f"layout={layout!r}: expected 'NHWC' or 'NCHW'")
+    if channels not in ("RGB", "BGR"):
+        raise InputError(f"channels={channels!r}: expected 'RGB' or 'BGR'")
+    wanted = "(N, H, W, 3)" if layout == "NHWC" else "(N, 3, H, W)"
+    x = np.asarray(pixels)
+    if x.ndim != 4:
+        hint = ": a single image goes in as pixels[None]" if x.ndim == 3 else ""
+        raise InputError(f"pixels: expected {wanted}, found shape {x.shape}{hint}")
+    if x.dtype not in (np.uint8, np.float32):
+        raise InputError(f"pixels: expected uint8 or float32, found {x.dtype}: use .astype")
+    if x.shape[3 if layout == "NHWC" else 1] != 3:
+        other = "NCHW" if layout == "NHWC" else "NHWC"
+        hint = f': is it layout="{other}"?' if x.shape[1 if layout == "NHWC" else 3] == 3 else ""
+        raise InputError(f"pixels: expected {wanted}, 3 channels, found shape {x.shape}{hint}")
+    if layout == "NCHW":
+        x = x.transpose(0, 2, 3, 1)
+    if channels == "BGR":
+        x = x[..., ::-1]
+    n, h, w, _ = x.shape
+    if min(h, w) < SMALLEST_INPUT:
+        raise InputError(f"pixels: {h}x{w} is too small, expected {SMALLEST_INPUT} or more a side")
+    if x.dtype == np.float32 and n:
+        _check_range(float(x.min()), float(x.max()))  # NaN anywhere makes both NaN
+    return x
+
+
+def _check_range(low: float, high: float) -> None:
+    """Refuse values that no photo has; resizing may overshoot 0..255 somewhat, and that is fine."""
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError("pixels: expected values 0..255, found NaN or infinity")
+    if -5 < low < -0.1 and high < 5:
+        raise InputError(
+            f"pixels: values {low:.2f}..{high:.2f} look normalised already; expected 0..255, "
+            "the network subtracts the mean and divides by the deviation itself"
+        )
+    if low < -64 or high > 320:
+        raise InputError(f"pixels: expected values 0..255, found {low:g}..{high:g}")
+
+
+def load(weights: str | os.PathLike[str] | None = None) -> Model:
+    """Load a model: the bundled one, a weights file, or a fetched one by name ("mixnet-l").
+
+    Without an argument the environment variable TINYMIXNET_WEIGHTS, where set, says which.
+    Raises WeightsError for a file that is missing, damaged, unsafe or does not fit.
+    """
+    architecture, tensors, metadata = read_weights(find_weights(weights))
+    return Model(architecture, tensors, metadata)
