@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -52,14 +53,14 @@ def _positive(text: str) -> int:
 
 def run_classify(arguments: argparse.Namespace) -> int:
     model = load(arguments.weights)
-    _tell(_which_weights(arguments.weights, model))
+    tell(_which_weights(arguments.weights, model))
     failed = False
     for name in arguments.images:
         try:
             source = sys.stdin.buffer if name == "-" else name
             predictions = model.classify(source, arguments.top, arguments.preset)
         except ImageError as error:
-            _tell(str(error))
+            tell(str(error))
             failed = True
             continue
         if arguments.json:
@@ -83,8 +84,9 @@ def run_summary(arguments: argparse.Namespace) -> int:
     print(f"{'layer':<26}{'output shape':<20}{'parameters':>12}{'multiply-adds':>16}")
     for layer in architecture.layers(size, size):
         shape = " x ".join(map(str, layer.shape))
-        costs = f"{layer.parameters or '':>12,}{layer.multiply_adds or '':>16,}"
-        print(f"{layer.name:<26}{shape:<20}{costs}".rstrip())
+        parameters = f"{layer.parameters:,}" if layer.parameters else ""
+        cost = f"{layer.multiply_adds:,}" if layer.multiply_adds else ""
+        print(f"{layer.name:<26}{shape:<20}{parameters:>12}{cost:>16}".rstrip())
     print(
         f"{architecture.variant}, {architecture.classes} classes, {size} x {size} pixels: "
         f"{architecture.parameters():,} parameters, "
@@ -93,24 +95,29 @@ def run_summary(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(message: str) -> None:
+def tell(message: str, program: str = "tinymixnet") -> None:
     """One line on standard error, whatever the message holds."""
-    print("tinymixnet: " + " ".join(message.splitlines()), file=sys.stderr, flush=True)
+    print(f"{program}: " + " ".join(message.splitlines()), file=sys.stderr, flush=True)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 1 when a photo failed, 2 when all did."""
+def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
+    """Parse, run the command's `run(arguments)` and return its exit code; mistakes are one line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
-    arguments = parser().parse_args(argv)
+    arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)
     except TinyMixNetError as error:
-        _tell(str(error))
+        tell(str(error), parser.prog)
         return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's exit complains
         return 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The `tinymixnet` command: 0, or 1 when a photo failed, or 2 when nothing could run."""
+    return run(parser(), argv)

@@ -130,10 +130,10 @@ def write_weights(path: str | os.PathLike[str], weights: Weights, float16: bool 
     dtype = np.float16 if float16 else np.float32
     with np.errstate(over="ignore"):
         tensors = {name: np.asarray(t, dtype) for name, t in weights.tensors.items()}
-    problems = _misfits({name: t.shape for name, t in tensors.items()}, architecture)
+    problems = misfits({name: t.shape for name, t in tensors.items()}, architecture)
     problems += [p for name, t in tensors.items() for p in _bad_values(name, t)]
     if problems:
-        raise WeightsError(f"{path}: not written, " + _listing(problems))
+        raise WeightsError(f"{path}: not written, " + listing(problems))
     attributes = _attributes(architecture, metadata)
     labels = _encode_labels(metadata.labels or default_labels(architecture.classes))
     try:
@@ -237,12 +237,12 @@ def _read(file: "h5py.File") -> Weights:
     architecture, metadata = _read_architecture(attributes), _read_metadata(attributes)
     datasets = dict(_walk(file))
     labels = datasets.pop("labels", None)
-    problems = _misfits({name: d.shape for name, d in datasets.items()}, architecture)
+    problems = misfits({name: d.shape for name, d in datasets.items()}, architecture)
     problems += [p for name, d in datasets.items() for p in _bad_storage(name, d)]
     problems += _bad_labels(labels, architecture.classes)
     if problems:
         shapes = {name: d.shape for name, d in datasets.items()}
-        raise WeightsError(_listing(problems) + _guess(shapes, architecture))
+        raise WeightsError(listing(problems) + _guess(shapes, architecture))
 
     stored = {name: dataset[()] for name, dataset in datasets.items()}
     problems = [p for name, tensor in stored.items() for p in _bad_values(name, tensor)]
@@ -250,7 +250,7 @@ def _read(file: "h5py.File") -> Weights:
     if _sha256(attributes, {**stored, "labels": encoded}) != attributes.get("sha256"):
         problems.append("sha256: the checksum does not match, the file was damaged or edited")
     if problems:
-        raise WeightsError(_listing(problems))
+        raise WeightsError(listing(problems))
     tensors = {name: stored[name].astype(np.float32) for name in architecture.tensor_shapes()}
     texts = tuple(label.decode() for label in encoded.tolist())
     return Weights(architecture, tensors, replace(metadata, labels=texts))
@@ -331,7 +331,7 @@ def _read_metadata(attributes: Mapping[str, Any]) -> Metadata:
 # -- what can be wrong ----------------------------------------------------------------------------
 
 
-def _misfits(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> list[str]:
+def misfits(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> list[str]:
     """Every tensor that the architecture lacks, that it has no place for, or of another shape."""
     expected = architecture.tensor_shapes()
     missing = [f"{name}: missing" for name in expected if name not in shapes]
@@ -382,15 +382,16 @@ def _bad_values(name: str, tensor: np.ndarray) -> list[str]:
     return []
 
 
-def _listing(problems: list[str]) -> str:
+def listing(problems: list[str]) -> str:
+    """All that is wrong as one line for an error's message."""
     return f"{len(problems)} thing{'s' * (len(problems) > 1)} wrong: {'; '.join(problems)}"
 
 
 def _guess(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> str:
     """Which known network the tensors would fit, if it is another than the file says."""
     bias = shapes.get("logits/bias") or (architecture.classes,)
-    misfits = {v: len(_misfits(shapes, mixnet(v, max(bias[0], 1)))) for v in VARIANTS}
-    best = min(misfits, key=lambda variant: misfits[variant])
-    if misfits[best] == 0:
+    counts = {v: len(misfits(shapes, mixnet(v, max(bias[0], 1)))) for v in VARIANTS}
+    best = min(counts, key=lambda variant: counts[variant])
+    if counts[best] == 0:
         return f". They fit {best} with {bias[0]} classes"
-    return f". Of the known networks {best} is nearest, with {misfits[best]} misfits"
+    return f". Of the known networks {best} is nearest, with {counts[best]} misfits"

@@ -1,0 +1,105 @@
+"""python -m weights_tools: fetch, extract, convert, inspect, evaluate."""
+
+import argparse
+import sys
+
+from tinymixnet.architecture import VARIANTS
+from tinymixnet.cli import Parser, run
+from tinymixnet.images import PRESETS
+from tinymixnet.weights import Weights
+from weights_tools.convert import convert
+from weights_tools.evaluate import evaluate
+from weights_tools.extract import extract
+from weights_tools.fetch import ARCHIVES, fetch
+from weights_tools.inspect_file import describe
+
+
+def parser() -> Parser:
+    top = Parser(prog="weights_tools", description="Get weights for tinymixnet.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    fetching = commands.add_parser("fetch", help="download and extract official weights")
+    fetching.add_argument("name", choices=ARCHIVES)
+    fetching.set_defaults(run=run_fetch)
+
+    output = Parser(add_help=False)
+    output.add_argument("-o", "--output", required=True, metavar="OUT.h5")
+    output.add_argument("--variant", choices=VARIANTS, help="refuse any other network")
+    output.add_argument("--float16", action="store_true", help="store at half the size")
+    output.add_argument("--labels", metavar="F", help="text file, one class name a line")
+
+    extracting = commands.add_parser(
+        "extract", parents=[output], help="TensorFlow checkpoint -> weights file"
+    )
+    extracting.add_argument("checkpoint", help="a folder, a prefix or the official .tar.gz")
+    extracting.add_argument("--raw", action="store_true", help="not the moving averages")
+    extracting.set_defaults(run=run_extract)
+
+    converting = commands.add_parser(
+        "convert", parents=[output], help="timm's .safetensors -> weights file"
+    )
+    converting.add_argument("state_dict", metavar="FILE.safetensors")
+    converting.add_argument("--preset", choices=PRESETS, default="timm", help="(timm)")
+    converting.add_argument("--input-size", type=int, default=224, metavar="N", help="(224)")
+    converting.add_argument("--licence", default="", metavar="TEXT")
+    converting.set_defaults(run=run_convert)
+
+    inspecting = commands.add_parser("inspect", help="metadata and tensors of any file read here")
+    inspecting.add_argument("file")
+    inspecting.set_defaults(run=run_inspect)
+
+    evaluating = commands.add_parser("evaluate", help="measure accuracy on labelled photos")
+    evaluating.add_argument("weights")
+    evaluating.add_argument("photos", help=".npz with images (N, H, W, 3) uint8 and labels (N,)")
+    evaluating.add_argument("--write", action="store_true", help="note it in the weights file")
+    evaluating.set_defaults(run=run_evaluate)
+    return top
+
+
+def run_fetch(arguments: argparse.Namespace) -> int:
+    path = fetch(arguments.name)
+    print(f"{path}: load it with tinymixnet.load({arguments.name!r}) or --weights {arguments.name}")
+    return 0
+
+
+def run_extract(arguments: argparse.Namespace) -> int:
+    a = arguments
+    weights = extract(a.checkpoint, a.output, a.variant, a.raw, a.float16, a.labels)
+    return _report(a.output, weights)
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    a = arguments
+    about = {
+        "preset": a.preset,
+        "preset_parameters": PRESETS[a.preset][1],
+        "input_size": a.input_size,
+        "licence": a.licence,
+    }
+    return _report(
+        a.output, convert(a.state_dict, a.output, a.variant, a.float16, a.labels, **about)
+    )
+
+
+def _report(path: str, weights: Weights) -> int:
+    network = weights.architecture
+    kind = "moving averages" if weights.metadata.averages else "raw values"
+    size = f"{network.classes} classes, {network.parameters():,} parameters"
+    print(f"{path}: {network.variant}, {size}, {kind}")
+    return 0
+
+
+def run_inspect(arguments: argparse.Namespace) -> int:
+    for line in describe(arguments.file):
+        print(line)
+    return 0
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    accuracy = evaluate(arguments.weights, arguments.photos, arguments.write)
+    print(f"top-1 {accuracy:.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(parser()))
