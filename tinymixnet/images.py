@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, TypeAlias
@@ -17,8 +18,10 @@ if TYPE_CHECKING:  # Pillow takes longer to import than all of ours: import it w
 Source: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image | np.ndarray"
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # each further decoder is a further risk
-LONGEST_SIDE = 65535  # of a resized photo: more is a decompression bomb by another way
+LONGEST_SIDE = 65535  # of a photo, also while resized: more is a decompression bomb by another way
 CROP = 224 / 256  # how much of the shorter side the presets keep
+
+_DECODING = threading.Lock()  # warnings.catch_warnings in two threads at once would never be undone
 
 
 # -- decoding -------------------------------------------------------------------------------------
@@ -33,17 +36,17 @@ def read_image(source: Source) -> "Image":
     """
     from PIL import Image
 
-    if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source))
-    if isinstance(source, Image.Image):
-        return _to_rgb(source)
-    name = f"{os.fspath(source)}" if isinstance(source, (str, os.PathLike)) else "image"
+    name = "array" if isinstance(source, np.ndarray) else "image"
+    if isinstance(source, (str, os.PathLike)):
+        name = os.fspath(source)
     try:
-        with warnings.catch_warnings():
+        opened = _open(source)
+        with _DECODING, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(_open(source), formats=FORMATS) as image:
-                image.load()
+            if isinstance(opened, Image.Image):
+                return _to_rgb(opened)
+            with Image.open(opened, formats=FORMATS) as image:
                 return _to_rgb(image)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
@@ -58,13 +61,15 @@ def read_image(source: Source) -> "Image":
         raise ImageError(f"{name}: cannot be read as an image ({error})") from None
 
 
-def _open(
-    source: "str | os.PathLike[str] | bytes | IO[bytes]",
-) -> "str | os.PathLike[str] | IO[bytes]":
+def _open(source: Source) -> "str | os.PathLike[str] | IO[bytes] | Image":
+    from PIL import Image
+
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, (str, os.PathLike, Image.Image)):
+        return source
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source)
-    if isinstance(source, (str, os.PathLike)):
-        return source
     if hasattr(source, "read"):
         return io.BytesIO(source.read())  # a pipe cannot seek, as Pillow needs
     raise ImageError(
@@ -79,27 +84,34 @@ def _from_array(array: np.ndarray) -> "Image":
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4):
         raise ImageError(
-            f"array: expected uint8 (H, W), (H, W, 3) or (H, W, 4), found {array.dtype} "
+            f"expected uint8 (H, W), (H, W, 3) or (H, W, 4), found {array.dtype} "
             f"{array.shape}; pixels that are ready for the network go to model(pixels)"
         )
     if array.size == 0:
-        raise ImageError(f"array: no pixels, shape {array.shape}")
+        raise ImageError(f"no pixels, shape {array.shape}")
     return Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array)
 
 
 def _to_rgb(image: "Image") -> "Image":
     from PIL import Image, ImageOps
 
+    w, h = image.size
+    if not 1 <= min(w, h) <= max(w, h) <= LONGEST_SIDE:
+        raise ImageError(f"{w}x{h} pixels, expected 1..{LONGEST_SIDE} a side")
+    # Mode I: older Pillows decode a 16-bit PNG to it. All else there could be of any range.
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        raise ImageError("32-bit pixels have no agreed range: save it with 8 or 16 bits")
+    image.load()  # damage shows here, where nothing is suppressed
     with contextlib.suppress(Exception):  # damaged EXIF says nothing: leave the photo as it lies
         image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ImageError("floating-point pixels have no agreed range: save it with 8 or 16 bits")
+    key = image.info.get("transparency")  # in a PNG without alpha: the colour that is transparent
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert("RGB") would clip to 255
         values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError("32-bit integer pixels have no agreed range: save with 8 or 16 bits")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        image = Image.fromarray(np.where(values == key, 255, values >> 8).astype(np.uint8))
+    elif isinstance(key, tuple) and max(key) > 255:  # Pillow made 8 bits of 16, but not of the key
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "P"):
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)

@@ -271,22 +271,26 @@ class Model:
         images = check_pixels(pixels, layout, channels).astype(np.float32)
         return forward(images, self.architecture, self.tensors, self.metadata)
 
-    def classify(self, image: Source, top: int = 5, preset: str | None = None) -> list[Prediction]:
-        """Name what is in a photo: the `top` best labels, best first.
+    def pixels(self, image: Source, preset: str | None = None) -> Array:
+        """A photo as the network sees it: (1, S, S, 3) float32, S the input size of the weights.
 
         image is a path, the bytes of an image file, a file object, a PIL image or a uint8 array
         (H, W), (H, W, 3) or (H, W, 4). It is cropped and resized by the preset that the weights ask
         for, unless another is named. Raises ImageError when it cannot be read.
         """
+        about = self.metadata
+        preset = preset or about.preset
+        parameters = about.preset_parameters if preset == about.preset else {}
+        return preprocess(read_image(image), preset, about.input_size, parameters)[np.newaxis]
+
+    def classify(self, image: Source, top: int = 5, preset: str | None = None) -> list[Prediction]:
+        """Name what is in a photo: the `top` best labels, best first.
+
+        image and preset as for `pixels`. Raises ImageError when the image cannot be read.
+        """
         if top < 1:
             raise InputError(f"top={top}: expected the number of answers wanted, 1 or more")
-        about = self.metadata
-        if preset in (None, about.preset):
-            preset, parameters = about.preset, about.preset_parameters
-        else:
-            parameters = {}
-        pixels = preprocess(read_image(image), preset, about.input_size, parameters)
-        probabilities = softmax(self(pixels[np.newaxis]))[0]
+        probabilities = softmax(self(self.pixels(image, preset)))[0]
         best = np.argsort(-probabilities, kind="stable")[:top]
         return [Prediction(self.labels[i], float(probabilities[i]), int(i)) for i in best]
 

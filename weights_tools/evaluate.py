@@ -10,7 +10,6 @@ import numpy as np
 
 from tinymixnet import Model
 from tinymixnet.errors import WeightsError
-from tinymixnet.images import preprocess, read_image
 from tinymixnet.weights import read_weights, write_weights
 
 Item = TypeVar("Item")
@@ -25,19 +24,16 @@ def evaluate(
     goes the way `Model.classify` sends it. Raises WeightsError when either file is not usable.
     """
     loaded = read_weights(weights)
-    about = loaded.metadata
     model = Model(*loaded)
     images, labels = _read_photos(photos, len(model.labels))
     right = 0
     for image, label in zip(with_progress(images), labels, strict=True):
-        photo = read_image(image)
-        pixels = preprocess(photo, about.preset, about.input_size, about.preset_parameters)
-        right += int(model(pixels[np.newaxis]).argmax()) == label
+        right += int(model(model.pixels(image)).argmax()) == label
     accuracy = right / len(labels)
     if write:
         text = f"top-1 {accuracy:.4f} on {len(labels)} photos of {os.path.basename(photos)}"
         halved = _stored_as_float16(weights)
-        noted = loaded._replace(metadata=replace(about, accuracy=text))
+        noted = loaded._replace(metadata=replace(loaded.metadata, accuracy=text))
         write_weights(weights, noted, float16=halved)
     return accuracy
 
