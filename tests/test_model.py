@@ -18,12 +18,14 @@ from PIL import Image
 from synthetic import TINY, synthetic_image, synthetic_tensors
 
 import tinymixnet
-from tinymixnet.architecture import Architecture, mixnet
+from tinymixnet.architecture import mixnet
 from tinymixnet.errors import InputError
 from tinymixnet.images import preprocess
 from tinymixnet.kernels import softmax
 from tinymixnet.model import Model, forward
 from tinymixnet.weights import Metadata
+
+pytestmark = pytest.mark.filterwarnings("error")
 
 PACKAGE = Path(tinymixnet.__file__).parent
 VARIANTS = ("mixnet-s", "mixnet-m", "mixnet-l")
@@ -315,6 +317,11 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def read_array(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
 SOURCES: dict[str, Callable[[Path], Any]] = {
     "path as str": str,
     "Path": lambda path: path,
@@ -322,15 +329,18 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
     "file object": lambda path: path.open("rb"),
     "file in memory": lambda path: io.BytesIO(path.read_bytes()),
     "PIL image": Image.open,
-    "array": lambda path: np.asarray(Image.open(path)),
+    "array": read_array,
 }
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_classify_any_source(tiny: Model, photo: Path, source: str) -> None:
-    answers = tiny.classify(SOURCES[source](photo), top=6)
-    pixels = preprocess(Image.open(photo), "tf", 64)
-    expected = softmax(tiny(pixels[None]))[0]
+    image = SOURCES[source](photo)
+    answers = tiny.classify(image, top=6)
+    if hasattr(image, "close"):
+        image.close()
+    with Image.open(photo) as image:
+        expected = softmax(tiny(preprocess(image, "tf", 64)[None]))[0]
     assert sorted(answer.index for answer in answers) == list(range(6))
     for answer in answers:
         assert answer.label == LABELS[answer.index]
@@ -356,7 +366,6 @@ def test_classify_by_another_preset(tiny: Model, photo: Path) -> None:
     shrunk = {"thumbnail": 16}
     about = Metadata(labels=LABELS, input_size=64, preset="thumbnail", preset_parameters=shrunk)
     model = Model(TINY, tiny.tensors, about)
-    image = Image.open(photo)
     wanted: list[tuple[str | None, str, dict[str, float]]] = [
         (None, "thumbnail", shrunk),  # what the weights ask for, with their parameters
         ("thumbnail", "thumbnail", shrunk),
@@ -365,8 +374,8 @@ def test_classify_by_another_preset(tiny: Model, photo: Path) -> None:
     ]
     seen = set()
     for preset, name, parameters in wanted:
-        pixels = preprocess(image, name, 64, parameters)
-        expected = softmax(model(pixels[None]))[0]
+        with Image.open(photo) as image:
+            expected = softmax(model(preprocess(image, name, 64, parameters)[None]))[0]
         answers = model.classify(photo, top=6, preset=preset)
         for answer in answers:
             assert answer.probability == pytest.approx(expected[answer.index], rel=1e-4)
