@@ -18,10 +18,11 @@ tables of the TensorFlow TPU repository.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from tinymixnet.errors import InputError
 from tinymixnet.kernels import split_channels
@@ -59,6 +60,8 @@ VARIANTS = {
     "mixnet-m": (MIXNET_M, 24, 1.0),
     "mixnet-l": (MIXNET_M, 24, 1.3),
 }
+Tensor = TypeVar("Tensor")
+
 HEAD_FILTERS = 1536  # the multiplier leaves the head alone
 BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -296,6 +299,14 @@ class Architecture:
     def multiply_adds(self, height: int = 224, width: int = 224) -> int:
         """Multiply-adds of all convolutions and the dense layer for one image."""
         return sum(layer.multiply_adds for layer in self.layers(height, width))
+
+
+def group_kernels(layer: str, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """The kernels of a grouped or mixed convolution, one a group, in order."""
+    found: list[Tensor] = []
+    while (name := f"{layer}/kernel_{len(found)}") in tensors:
+        found.append(tensors[name])
+    return found
 
 
 def mixnet(variant: str = "mixnet-l", classes: int = 1000) -> Architecture:

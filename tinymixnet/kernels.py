@@ -19,6 +19,17 @@ from tinymixnet.errors import InputError
 Array = np.ndarray
 
 
+# -- input ----------------------------------------------------------------------------------------
+
+
+def normalize(image: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """Bring pixels of 0..255 to about -2..2, as in training; image (..., 3), one mean a colour.
+
+    A zero of SAME padding stands for the mean after this, not for black: pad later.
+    """
+    return (image - np.asarray(mean, image.dtype)) / np.asarray(std, image.dtype)
+
+
 # -- convolution ----------------------------------------------------------------------------------
 
 

@@ -1,17 +1,17 @@
-"""MixNet's forward pass, twice: every layer as TensorFlow has it, and the short way to the logits.
+"""MixNet's forward pass, layer by layer, and `Model`, which puts it to use.
 
-`forward` is the network as the paper draws it, one line a layer, with batch norm as a layer of its
-own. `Folded` is the same network with batch norm folded into the convolutions.
+`forward` is the network as the paper draws it, one line a layer. `Model.layers` shows what it
+computes; all other methods take the fast way to the same numbers, `plan.py`.
 """
 
 import os
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tinymixnet.architecture import BATCH_NORM, Architecture, Block
+from tinymixnet.architecture import BATCH_NORM, Architecture, Block, group_kernels
 from tinymixnet.errors import InputError
 from tinymixnet.images import Source, preprocess, read_image
 from tinymixnet.kernels import (
@@ -19,18 +19,21 @@ from tinymixnet.kernels import (
     batch_norm,
     conv2d,
     dense,
-    fold_batch_norm,
     global_average_pool,
     grouped_conv2d,
     mix_conv,
+    normalize,
     pointwise_conv2d,
     relu,
     sigmoid,
     softmax,
-    squeeze_excite,
     swish,
 )
+from tinymixnet.plan import Plan, constants
 from tinymixnet.weights import Metadata, default_labels, find_weights, read_weights
+
+if TYPE_CHECKING:
+    from tinymixnet.workers import Answer
 
 Tensors = Mapping[str, Array]
 Layers = Generator[tuple[str, Array], Array, Array]
@@ -56,7 +59,7 @@ class Prediction(NamedTuple):
 def network(image: Array, architecture: Architecture, tensors: Tensors, about: Metadata) -> Layers:
     """MixNet from pixels to probabilities; yields (name, tensor), expects a tensor for each."""
     x = yield "image", image
-    x = yield "normalize", normalize(x, about)
+    x = yield "normalize", normalize(x, about.mean, about.std)
     x = yield "stem/conv", conv2d(x, tensors["stem/conv/kernel"], stride=2)
     x = yield "stem/bn", batch_norm(x, *statistics("stem/bn", tensors), about.epsilon)
     x = yield "stem/act", relu(x)
@@ -77,12 +80,15 @@ def mixnet_block(x: Array, block: Block, tensors: Tensors, epsilon: float) -> La
     shortcut = x
 
     if block.expand_groups:
-        x = yield f"{name}/expand_conv", grouped_conv2d(x, kernels(f"{name}/expand_conv", tensors))
+        x = yield (
+            f"{name}/expand_conv",
+            grouped_conv2d(x, group_kernels(f"{name}/expand_conv", tensors)),
+        )
         norm = statistics(f"{name}/expand_bn", tensors)
         x = yield f"{name}/expand_bn", batch_norm(x, *norm, epsilon)
         x = yield f"{name}/expand_act", act(x)
 
-    sizes = kernels(f"{name}/depthwise_conv", tensors)
+    sizes = group_kernels(f"{name}/depthwise_conv", tensors)
     x = yield f"{name}/depthwise_conv", mix_conv(x, sizes, block.stride)
     norm = statistics(f"{name}/depthwise_bn", tensors)
     x = yield f"{name}/depthwise_bn", batch_norm(x, *norm, epsilon)
@@ -98,24 +104,14 @@ def mixnet_block(x: Array, block: Block, tensors: Tensors, epsilon: float) -> La
         gate = yield f"{name}/se_gate", sigmoid(gate)
         x = yield f"{name}/se_scale", x * gate
 
-    x = yield f"{name}/project_conv", grouped_conv2d(x, kernels(f"{name}/project_conv", tensors))
+    x = yield (
+        f"{name}/project_conv",
+        grouped_conv2d(x, group_kernels(f"{name}/project_conv", tensors)),
+    )
     norm = statistics(f"{name}/project_bn", tensors)
     x = yield f"{name}/project_bn", batch_norm(x, *norm, epsilon)
     x = yield f"{name}/output", x + shortcut if block.residual else x
     return x
-
-
-def normalize(image: Array, about: Metadata) -> Array:
-    """Bring RGB 0..255 to about -2..2, as in training; (N, H, W, 3), any float type."""
-    return (image - np.asarray(about.mean, image.dtype)) / np.asarray(about.std, image.dtype)
-
-
-def kernels(layer: str, tensors: Tensors) -> list[Array]:
-    """The kernels of a grouped or mixed convolution, one a group."""
-    found: list[Array] = []
-    while (name := f"{layer}/kernel_{len(found)}") in tensors:
-        found.append(tensors[name])
-    return found
 
 
 class Statistics(NamedTuple):
@@ -151,75 +147,6 @@ def forward(
         return
 
 
-# -- the network, folded --------------------------------------------------------------------------
-
-
-class Folded:
-    """MixNet without batch norm layers: each is folded into the convolution before it, once.
-
-    Equals `forward` but for rounding, and is the shorter way to the logits.
-    """
-
-    def __init__(self, architecture: Architecture, tensors: Tensors, about: Metadata) -> None:
-        self.architecture = architecture
-        self.about = about
-        self.tensors = tensors
-        self.kernels: dict[str, list[Array]] = {}
-        self.biases: dict[str, Array] = {}
-        for name in architecture.layer_shapes(SMALLEST_INPUT, SMALLEST_INPUT):
-            if name.endswith("bn"):
-                self._fold(name.removesuffix("bn") + "conv", statistics(name, tensors))
-
-    def _fold(self, layer: str, norm: Statistics) -> None:
-        """Fold one batch norm into all groups of its convolution, each with its own channels."""
-        groups = kernels(layer, self.tensors) or [self.tensors[f"{layer}/kernel"]]
-        depthwise = layer.endswith("depthwise_conv")
-        outputs = [kernel.shape[2 if depthwise else 3] for kernel in groups]
-        cuts = [np.split(vector, np.cumsum(outputs)[:-1]) for vector in norm]
-        folded = [
-            fold_batch_norm(kernel, *Statistics(*cut), self.about.epsilon)
-            for kernel, *cut in zip(groups, *cuts, strict=True)
-        ]
-        self.kernels[layer] = [kernel for kernel, _ in folded]
-        self.biases[layer] = np.concatenate([bias for _, bias in folded])
-
-    def __call__(self, image: Array) -> Iterator[tuple[str, Array]]:
-        """Yield stem/act, every block's output, head/pool and logits of image (N, H, W, 3)."""
-        k, b, tensors = self.kernels, self.biases, self.tensors
-        x = normalize(image, self.about)
-        x = relu(conv2d(x, k["stem/conv"][0], stride=2, bias=b["stem/conv"]))
-        yield "stem/act", x
-        for block in self.architecture.blocks:
-            x = self._block(x, block)
-            yield f"{block.name}/output", x
-        x = relu(pointwise_conv2d(x, k["head/conv"][0], b["head/conv"]))
-        x = global_average_pool(x)
-        yield "head/pool", x
-        yield "logits", dense(x, tensors["logits/kernel"], tensors["logits/bias"])
-
-    def _block(self, x: Array, block: Block) -> Array:
-        name, act = block.name, swish if block.swish else relu
-        expand, depthwise, project = (
-            f"{name}/{layer}_conv" for layer in ("expand", "depthwise", "project")
-        )
-        shortcut = x
-        if block.expand_groups:
-            x = act(grouped_conv2d(x, self.kernels[expand]) + self.biases[expand])
-        x = act(mix_conv(x, self.kernels[depthwise], block.stride) + self.biases[depthwise])
-        if block.se_width:
-            t = self.tensors
-            x = squeeze_excite(
-                x,
-                t[f"{name}/se_reduce/kernel"],
-                t[f"{name}/se_reduce/bias"],
-                t[f"{name}/se_expand/kernel"],
-                t[f"{name}/se_expand/bias"],
-                act,
-            )
-        x = grouped_conv2d(x, self.kernels[project]) + self.biases[project]
-        return x + shortcut if block.residual else x
-
-
 # -- the model ------------------------------------------------------------------------------------
 
 
@@ -238,7 +165,8 @@ class Model:
         self.tensors = tensors
         self.metadata = metadata or Metadata()
         self.labels = self.metadata.labels or default_labels(architecture.classes)
-        self._folded = Folded(architecture, tensors, self.metadata)
+        prepared = constants(architecture, tensors, self.metadata)
+        self.plan = Plan(architecture, prepared, self.metadata)
 
     def __call__(self, pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> Array:
         """The network's answer before softmax: (N, classes) float32."""
@@ -294,23 +222,37 @@ class Model:
         best = np.argsort(-probabilities, kind="stable")[:top]
         return [Prediction(self.labels[i], float(probabilities[i]), int(i)) for i in best]
 
+    def map(
+        self,
+        sources: Iterable[Source],
+        workers: int = 2,
+        top: int = 5,
+        preset: str | None = None,
+    ) -> "Generator[Answer, None, None]":
+        """`classify` many photos in `workers` processes; yields the answers in the photos' order.
+
+        For a photo that `classify` raises a TinyMixNetError on, the answer is that error, and the
+        rest goes on. For all else see `workers.classify_all`.
+        """
+        from tinymixnet.workers import classify_all  # which imports this module
+
+        return classify_all(self, sources, workers, top, preset)
+
     def _collect(
         self, pixels: Array, layout: str, channels: str, names: list[str]
     ) -> dict[str, Array]:
-        """Run the folded network up to the last of the named tensors and return those.
+        """Run the plan up to the last of the named outputs and return those of all images.
 
         One image at a time: its activations then stay in the processor's cache, and a large batch
         takes no more scratch memory than a single image.
         """
         images = check_pixels(pixels, layout, channels)
-        found: dict[str, list[Array]] = {name: [] for name in names}
-        for i in range(max(len(images), 1)):  # an empty batch runs once, and stays empty
-            for name, tensor in self._folded(images[i : i + 1].astype(np.float32)):
-                if name in found:
-                    found[name].append(tensor)
-                if name == names[-1]:
-                    break
-        return {name: np.concatenate(parts) for name, parts in found.items()}
+        shapes = self.architecture.layer_shapes(*images.shape[1:3])
+        found = {name: np.empty((len(images), *shapes[name]), np.float32) for name in names}
+        for i, image in enumerate(images):
+            for name, output in zip(names, self.plan.run(image, names), strict=True):
+                found[name][i] = output
+        return found
 
 
 def check_pixels(pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> Array:

@@ -1,0 +1,185 @@
+"""The fast kernels equal the readable ones, and the plan equals the readable path."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic import TINY, synthetic_image, synthetic_tensors
+
+from tinymixnet import Model
+from tinymixnet import fast_kernels as fast
+from tinymixnet.architecture import VARIANTS, mixnet
+from tinymixnet.kernels import (
+    depthwise_conv2d,
+    im2col,
+    pointwise_conv2d,
+    relu,
+    squeeze_excite,
+    swish,
+)
+
+ODD = st.sampled_from([1, 3, 5, 7, 9, 11])
+SIDE = st.integers(1, 20)
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def as_planes(x):
+    """(1, H, W, C) -> (C, P)."""
+    return np.ascontiguousarray(x[0].transpose(2, 0, 1)).reshape(x.shape[3], -1)
+
+
+def assert_equal(found, expected, tolerance=1e-5):
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@settings(deadline=None)
+@given(h=SIDE, w=SIDE, k=ODD, stride=st.integers(1, 3), c=st.integers(1, 5))
+def test_depthwise_columns_equals_depthwise_conv2d(h, w, k, stride, c):
+    x, kernel, bias = random(1, h, w, c), random(k, k, c, 1, seed=1), random(c, seed=2)
+    at = fast.columns_for(h, w, k, stride)
+    padded = np.zeros((c, stride, stride, at.run + 2 * at.gap), np.float32)
+    for number, place in enumerate(at.planes(padded, h, w, stride)):
+        r, q = divmod(number, stride)
+        place[:] = x[0, r::stride, q::stride].transpose(2, 0, 1)
+    scratch = np.full((2, k, c, at.run), np.nan, np.float32)
+    out = np.empty((c, at.h, at.w), np.float32)
+    work = fast.columns_work(kernel, padded, at, *scratch)
+    fast.depthwise_columns(work, bias[:, None, None], out)
+    assert_equal(out.transpose(1, 2, 0)[None], depthwise_conv2d(x, kernel, stride) + bias)
+
+
+@settings(deadline=None)
+@given(h=SIDE, w=SIDE, k=ODD, wider=st.integers(0, 2), stride=st.integers(1, 3))
+def test_depthwise_fourier_equals_depthwise_conv2d(h, w, k, wider, stride):
+    c = 3
+    x, kernel, bias = random(1, h, w, c), random(k, k, c, 1, seed=1), random(c, seed=2)
+    at = fast.fourier_for(h, w, k + 2 * wider, stride)  # another group's kernel may be larger
+    spectra = fast.spectra(kernel, h, w, stride, at)
+    spectrum = np.empty((c, at.forward.shape[1]), np.float32)
+    expected = as_planes(depthwise_conv2d(x, kernel, stride) + bias)
+    out = np.empty_like(expected)
+    fast.depthwise_fourier(as_planes(x), spectra, bias[:, None], at, spectrum, out)
+    assert_equal(out, expected)
+
+
+@given(h=SIDE, w=SIDE, stride=st.integers(1, 3))
+def test_im2col_planes_equals_im2col(h, w, stride):
+    x = random(1, h, w, 3)
+    expected = as_planes(im2col(x, (3, 3), stride))
+    out = np.empty_like(expected)
+    fast.im2col_planes(x[0], 3, stride, out)
+    assert np.array_equal(out, expected)
+
+
+def test_pointwise_planes_equals_pointwise_conv2d():
+    x, kernel, bias = random(1, 5, 7, 6), random(1, 1, 6, 4, seed=1), random(4, seed=2)
+    out = np.empty((4, 35), np.float32)
+    fast.pointwise_planes(as_planes(x), kernel[0, 0].T, bias[:, None], out)
+    assert_equal(out, as_planes(pointwise_conv2d(x, kernel, bias)))
+
+
+def test_activations_equal_relu_and_swish_and_can_go_elsewhere():
+    x = np.concatenate([random(4, 30) * 20, np.float32([[-1e30] * 30, [0] * 30, [1e30] * 30])])
+    place = np.zeros((7, 40), np.float32)
+    fast.relu_to(np.zeros(30, np.float32), [(x, place[:, 5:35])])
+    assert np.array_equal(place[:, 5:35], relu(x))
+    assert not place[:, :5].any()
+    assert not place[:, 35:].any()
+
+    half, scratch = x / 2, np.empty_like(x)
+    fast.swish_of_half_to(half, scratch, [(half, scratch, place[:, 5:35])])
+    assert np.abs(place[:, 5:35] - swish(x)).max(where=np.abs(x) < 1e6, initial=0) < 1e-5
+    assert np.array_equal(place[4:, 5:35], swish(x[4:]))
+
+
+@pytest.mark.parametrize("is_swish", [False, True])
+def test_squeeze_excite_into_equals_squeeze_excite(is_swish):
+    x, reduce, expand = random(1, 4, 6, 8), random(1, 1, 8, 3, seed=1), random(1, 1, 3, 8, seed=2)
+    reduce_bias, expand_bias, projects = (
+        random(3, seed=3),
+        random(8, seed=4),
+        random(2, 5, 4, seed=5),
+    )
+    act = swish if is_swish else relu
+    gated = squeeze_excite(x, reduce, reduce_bias, expand, expand_bias, act)
+    first, second = as_planes(gated)[:4], as_planes(gated)[4:]
+    half = 0.5 if is_swish else 1
+    kernels = [np.empty((5, 4), np.float32), np.empty((5, 4), np.float32)]
+    fast.squeeze_excite_into(
+        as_planes(x),
+        reduce[0, 0].T * np.float32(half),
+        reduce_bias * np.float32(half),
+        expand[0, 0].T / 2,
+        expand_bias / 2,
+        is_swish,
+        list(projects),
+        kernels,
+    )
+    assert_equal(kernels[0] @ as_planes(x)[:4], projects[0] @ first)
+    assert_equal(kernels[1] @ as_planes(x)[4:], projects[1] @ second)
+
+
+SIZES = [(224, 224), (192, 192), (160, 160), (97, 131), (32, 32)]
+BIG = [(variant, size) for variant in VARIANTS for size in SIZES]
+
+
+@pytest.fixture(scope="module")
+def models():
+    made = {name: Model(mixnet(name), synthetic_tensors(mixnet(name))) for name in VARIANTS}
+    return {**made, "tiny": Model(TINY, synthetic_tensors(TINY))}
+
+
+@pytest.mark.parametrize(("variant", "size"), [*BIG, ("tiny", (33, 47)), ("tiny", (150, 61))])
+def test_the_plan_equals_the_readable_path_at_every_output(models, variant, size):
+    model = models[variant]
+    pixels = synthetic_image(1, *size, seed=1)
+    names = list(model.plan.program(*size).outputs)
+    assert set(names) >= {"stem/act", "blocks_0/output", "head/pool", "logits"}
+    found = dict(zip(names, model.plan.run(pixels[0], names), strict=True))
+    for name, expected in model.layers(pixels):
+        if name in found:
+            assert_equal(found.pop(name), expected[0], tolerance=1e-4)
+    assert not found
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "tiny"])
+def test_a_batch_equals_its_images_and_sizes_may_alternate(models, variant):
+    """Scratch memory is shared by layers, images and sizes: nothing of one may show in another."""
+    model = models[variant]
+    batch, other = synthetic_image(5, 64, 48, seed=2), synthetic_image(1, 33, 47, seed=3)
+    first, small = model(batch), model(other)
+    for image, logits in zip(batch, first, strict=True):
+        model(other[:, ::-1])
+        assert np.array_equal(model(image[None])[0], logits)
+    expected = dict(model.layers(batch))["logits"]
+    assert_equal(first, expected, tolerance=1e-4)
+    assert np.array_equal(model(other), small)
+
+
+def test_threads_may_share_a_model(models):
+    from concurrent.futures import ThreadPoolExecutor
+
+    model, batch = models["tiny"], synthetic_image(24, 40, 40, seed=4)
+    expected = model(batch)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda image: model(image[None])[0], batch))
+    assert np.array_equal(np.stack(found), expected)
+
+
+def test_a_large_batch_needs_no_more_scratch_than_an_image(models):
+    import tracemalloc
+
+    model = models["tiny"]
+    peaks = []
+    for n in (1, 64):
+        batch = synthetic_image(1, 64, 64).repeat(n, axis=0)
+        model(batch[:1])
+        tracemalloc.start()
+        model(batch)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] * 1.5 + 64 * TINY.classes * 4
