@@ -138,12 +138,13 @@ def check_preset(preset: str, parameters: Mapping[str, float]) -> None:
     """See that there is such a preset, with such parameters of usable value, else InputError."""
     if preset not in PRESETS:
         raise InputError(f"no preset {preset!r}: expected one of {', '.join(PRESETS)}")
-    limits = {"crop": (0.01, 1), "thumbnail": (1, 4096)}
+    limits = {"crop": (0.1, 1), "thumbnail": (1, 4096)}  # a tiny crop is a bomb: it enlarges
     for name, value in parameters.items():
         if name not in PRESETS[preset][1]:
             raise InputError(f"preset {preset!r} has no parameter {name!r}")
         low, high = limits[name]
-        if type(value) is not type(PRESETS[preset][1][name]) or not low <= value <= high:
+        kinds = (int, type(PRESETS[preset][1][name]))
+        if type(value) not in kinds or not low <= value <= high:
             raise InputError(f"preset {preset!r}: {name} is {value!r}, expected {low}..{high}")
 
 
