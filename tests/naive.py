@@ -29,6 +29,14 @@ def taps(position: int, size: int, kernel: int, stride: int) -> list[tuple[int, 
     return [(k, start + k) for k in range(kernel) if 0 <= start + k < size]
 
 
+def normalize(image: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    y = np.zeros(image.shape)
+    for index in np.ndindex(image.shape):
+        colour = index[-1]
+        y[index] = (float(image[index]) - mean[colour]) / std[colour]
+    return y
+
+
 def conv2d(
     x: np.ndarray, kernel: np.ndarray, stride: int = 1, bias: np.ndarray | None = None
 ) -> np.ndarray:

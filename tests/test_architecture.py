@@ -148,6 +148,8 @@ def test_unknown_network() -> None:
         (200, 1.3, 264),  # 260, half way: up
         (4, 1.3, 8),  # never fewer than 8
         (8, 1.4, 16),  # 11.2: 8 would be less than nine tenths
+        (14, 1.3, 24),  # 18.2: 16 would be
+        (14, 1.25, 16),  # 17.5: 16 is not
         (11, 1.0, 11),  # multiplier 1 changes nothing
     ],
 )
@@ -155,7 +157,10 @@ def test_round_filters(filters: int, multiplier: float, rounded: int) -> None:
     assert round_filters(filters, multiplier) == rounded
 
 
-@given(st.integers(1, 2000), st.integers(10, 400).filter(lambda percent: percent != 100))
+@given(
+    st.integers(1, 60) | st.integers(61, 2000),
+    st.integers(10, 400).filter(lambda percent: percent != 100),
+)
 def test_round_filters_is_the_nearest_allowed_multiple_of_8(filters: int, percent: int) -> None:
     scaled = filters * (percent / 100)
     allowed = [n for n in range(8, 8300, 8) if n >= 0.9 * scaled]
@@ -267,6 +272,16 @@ def test_repeats_take_stride_1_and_the_outputs_as_inputs() -> None:
         assert (block.inputs, block.expanded, block.outputs, block.stride) == (24, 48, 24, 1)
         assert block.se_width == 12
         assert block.residual
+
+
+def test_no_shortcut_around_a_stride_or_another_number_of_channels() -> None:
+    def residual(stride: str, outputs: int) -> bool:
+        text = f"r1_k3_a1_p1_s{stride}_e1_i16_o{outputs}"
+        return Architecture("one", (text,), 16).blocks[0].residual
+
+    assert residual("11", 16)
+    assert not residual("22", 16)
+    assert not residual("11", 24)
 
 
 def test_squeeze_and_excite_has_at_least_one_channel() -> None:

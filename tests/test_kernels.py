@@ -97,6 +97,21 @@ def assert_within(y: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> Non
     assert (errors <= bound).all(), f"error {errors.max()} exceeds its bound"
 
 
+# -- input ----------------------------------------------------------------------------------------
+
+
+@quick
+@given(numbers, sizes, st.booleans())
+def test_normalize(make: Numbers, size: tuple[int, int, int], single: bool) -> None:
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    shape = (*size[1:], 3) if single else (*size, 3)
+    x = make.laid_out(make.rng.integers(0, 256, shape))
+    # The mean and the deviation are rounded, then the difference, then the quotient.
+    bound = 2 * make.eps * (np.abs(x) + mean) / std
+    y = run(kernels.normalize, x, mean, std)
+    assert_within(y, naive.normalize(x, mean, std), bound)
+
+
 # -- padding and windows --------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -175,6 +176,28 @@ def test_inputs_and_weights_stay_as_they_were(
     np.testing.assert_array_equal(pixels, before)
     for name, tensor in tiny.tensors.items():
         np.testing.assert_array_equal(tensor, copies[name])
+
+
+def test_answers_are_the_callers_to_keep(tiny: Model, entry: Callable[..., Any]) -> None:
+    """No later call, of the same size or another, writes into what an earlier one returned."""
+    pixels, other = synthetic_image(1, 45, 38), 255 - synthetic_image(1, 45, 38)
+    first = entry(tiny, pixels)
+    copies = {name: tensor.copy() for name, tensor in first.items()}
+    for tensor in entry(tiny, other).values():
+        if tensor.flags.writeable:
+            tensor.fill(7)
+    entry(tiny, synthetic_image(2, 33, 64))
+    for name, tensor in first.items():
+        np.testing.assert_array_equal(tensor, copies[name])
+    assert_all_near(entry(tiny, pixels), copies)
+
+
+def test_threads_may_share_a_model(tiny: Model) -> None:
+    batches = [synthetic_image(2, 45, 38, seed) for seed in range(8)]
+    expected = [tiny(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as threads:
+        for answer, one in zip(threads.map(tiny, batches), expected, strict=True):
+            assert_near(answer, one, ROUNDING)
 
 
 def test_pixels_in_any_memory_layout(tiny: Model) -> None:
@@ -375,7 +398,9 @@ def test_classify_by_another_preset(tiny: Model, photo: Path) -> None:
     seen = set()
     for preset, name, parameters in wanted:
         with Image.open(photo) as image:
-            expected = softmax(model(preprocess(image, name, 64, parameters)[None]))[0]
+            pixels = preprocess(image, name, 64, parameters)[None]
+        np.testing.assert_array_equal(model.pixels(photo, preset), pixels)
+        expected = softmax(model(pixels))[0]
         answers = model.classify(photo, top=6, preset=preset)
         for answer in answers:
             assert answer.probability == pytest.approx(expected[answer.index], rel=1e-4)

@@ -12,7 +12,6 @@ from tinymixnet.architecture import VARIANTS, mixnet
 from tinymixnet.kernels import (
     depthwise_conv2d,
     im2col,
-    pointwise_conv2d,
     relu,
     squeeze_excite,
     swish,
@@ -37,19 +36,22 @@ def assert_equal(found, expected, tolerance=1e-5):
 
 
 @settings(deadline=None)
-@given(h=SIDE, w=SIDE, k=ODD, stride=st.integers(1, 3), c=st.integers(1, 5))
-def test_depthwise_columns_equals_depthwise_conv2d(h, w, k, stride, c):
+@given(
+    h=SIDE, w=SIDE, k=ODD, wider=st.integers(0, 2), stride=st.integers(1, 3), c=st.integers(1, 5)
+)
+def test_depthwise_columns_equals_depthwise_conv2d(h, w, k, wider, stride, c):
     x, kernel, bias = random(1, h, w, c), random(k, k, c, 1, seed=1), random(c, seed=2)
-    at = fast.columns_for(h, w, k, stride)
-    padded = np.zeros((c, stride, stride, at.run + 2 * at.gap), np.float32)
-    for number, place in enumerate(at.planes(padded, h, w, stride)):
-        r, q = divmod(number, stride)
-        place[:] = x[0, r::stride, q::stride].transpose(2, 0, 1)
-    scratch = np.full((2, k, c, at.run), np.nan, np.float32)
-    out = np.empty((c, at.h, at.w), np.float32)
-    work = fast.columns_work(kernel, padded, at, *scratch)
-    fast.depthwise_columns(work, bias[:, None, None], out)
-    assert_equal(out.transpose(1, 2, 0)[None], depthwise_conv2d(x, kernel, stride) + bias)
+    gap = fast.gap_for(w, k + 2 * wider, stride)  # another group's kernel may be larger
+    layout = fast.Layout(h, w, stride, gap)
+    planes = np.zeros(2 * gap + c * layout.size, np.float32)
+    for place, rows, columns in layout.phases(planes[gap : len(planes) - gap].reshape(c, -1)):
+        place[:] = x[0, rows, columns].transpose(2, 0, 1)
+    scratch = np.full((2, k + 1, c, layout.run), np.nan, np.float32)
+    work = fast.columns_for(kernel, bias, planes, gap, layout, scratch)
+    for _ in range(2):  # whatever the scratch held before
+        fast.depthwise_columns(work)
+        found = layout.filtered.plane(work.total)
+        assert_equal(found.transpose(1, 2, 0)[None], depthwise_conv2d(x, kernel, stride) + bias)
 
 
 @settings(deadline=None)
@@ -58,69 +60,60 @@ def test_depthwise_fourier_equals_depthwise_conv2d(h, w, k, wider, stride):
     c = 3
     x, kernel, bias = random(1, h, w, c), random(k, k, c, 1, seed=1), random(c, seed=2)
     at = fast.fourier_for(h, w, k + 2 * wider, stride)  # another group's kernel may be larger
-    spectra = fast.spectra(kernel, h, w, stride, at)
-    spectrum = np.empty((c, at.forward.shape[1]), np.float32)
+    spectra = fast.spectra_for(kernel, h, w, stride, at)
+    scratch = np.empty((c, at.forward.shape[1]), np.float32)
     expected = as_planes(depthwise_conv2d(x, kernel, stride) + bias)
     out = np.empty_like(expected)
-    fast.depthwise_fourier(as_planes(x), spectra, bias[:, None], at, spectrum, out)
+    fast.depthwise_fourier(as_planes(x), spectra, bias, at, scratch, out)
     assert_equal(out, expected)
+
+
+@given(h=SIDE, w=SIDE, stride=st.integers(1, 3), gap=st.integers(0, 4))
+def test_a_layout_holds_every_pixel_once_and_zeros_between(h, w, stride, gap):
+    layout = fast.Layout(h, w, stride, gap)
+    x = np.zeros((1, layout.size), np.float32)
+    plane = 1 + np.arange(h * w, dtype=np.float32).reshape(1, h, w)
+    for place, rows, columns in layout.phases(x):
+        place[:] = plane[:, rows, columns]
+    assert np.array_equal(np.sort(x[x > 0]), plane.ravel())
+    assert np.array_equal(x[0] > 0, layout.ones() > 0)
+    assert layout.ones().sum() == h * w
+    if stride == 1:
+        assert np.array_equal(layout.plane(x), plane)
 
 
 @given(h=SIDE, w=SIDE, stride=st.integers(1, 3))
 def test_im2col_planes_equals_im2col(h, w, stride):
     x = random(1, h, w, 3)
-    expected = as_planes(im2col(x, (3, 3), stride))
-    out = np.empty_like(expected)
+    expected = im2col(x, (3, 3), stride)
+    out = np.empty((27, *expected.shape[1:3]), np.float32)
     fast.im2col_planes(x[0], 3, stride, out)
-    assert np.array_equal(out, expected)
+    assert np.array_equal(out, expected[0].transpose(2, 0, 1))
 
 
-def test_pointwise_planes_equals_pointwise_conv2d():
-    x, kernel, bias = random(1, 5, 7, 6), random(1, 1, 6, 4, seed=1), random(4, seed=2)
-    out = np.empty((4, 35), np.float32)
-    fast.pointwise_planes(as_planes(x), kernel[0, 0].T, bias[:, None], out)
-    assert_equal(out, as_planes(pointwise_conv2d(x, kernel, bias)))
-
-
-def test_activations_equal_relu_and_swish_and_can_go_elsewhere():
-    x = np.concatenate([random(4, 30) * 20, np.float32([[-1e30] * 30, [0] * 30, [1e30] * 30])])
-    place = np.zeros((7, 40), np.float32)
-    fast.relu_to(np.zeros(30, np.float32), [(x, place[:, 5:35])])
-    assert np.array_equal(place[:, 5:35], relu(x))
-    assert not place[:, :5].any()
-    assert not place[:, 35:].any()
-
-    half, scratch = x / 2, np.empty_like(x)
-    fast.swish_of_half_to(half, scratch, [(half, scratch, place[:, 5:35])])
-    assert np.abs(place[:, 5:35] - swish(x)).max(where=np.abs(x) < 1e6, initial=0) < 1e-5
-    assert np.array_equal(place[4:, 5:35], swish(x[4:]))
+def test_activations_equal_relu_and_swish():
+    x = np.concatenate([random(300) * 20, np.float32([-1e30, -0.0, 0, 1e30])])
+    out, zeros = np.empty_like(x), np.zeros_like(x)
+    fast.relu_to(x, zeros, out)
+    assert np.array_equal(out, relu(x))
+    fast.swish_of_half_to(x / 2, np.empty_like(x), out)
+    assert np.allclose(out, swish(x), rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("is_swish", [False, True])
-def test_squeeze_excite_into_equals_squeeze_excite(is_swish):
+def test_squeeze_excite_planes_equals_squeeze_excite(is_swish):
     x, reduce, expand = random(1, 4, 6, 8), random(1, 1, 8, 3, seed=1), random(1, 1, 3, 8, seed=2)
-    reduce_bias, expand_bias, projects = (
-        random(3, seed=3),
-        random(8, seed=4),
-        random(2, 5, 4, seed=5),
+    reduce_bias, expand_bias = random(3, seed=3), random(8, seed=4)
+    expected = squeeze_excite(
+        x, reduce, reduce_bias, expand, expand_bias, swish if is_swish else relu
     )
-    act = swish if is_swish else relu
-    gated = squeeze_excite(x, reduce, reduce_bias, expand, expand_bias, act)
-    first, second = as_planes(gated)[:4], as_planes(gated)[4:]
-    half = 0.5 if is_swish else 1
-    kernels = [np.empty((5, 4), np.float32), np.empty((5, 4), np.float32)]
-    fast.squeeze_excite_into(
-        as_planes(x),
-        reduce[0, 0].T * np.float32(half),
-        reduce_bias * np.float32(half),
-        expand[0, 0].T / 2,
-        expand_bias / 2,
-        is_swish,
-        list(projects),
-        kernels,
-    )
-    assert_equal(kernels[0] @ as_planes(x)[:4], projects[0] @ first)
-    assert_equal(kernels[1] @ as_planes(x)[4:], projects[1] @ second)
+    layout = fast.Layout(4, 6, gap=2)
+    planes = np.full((8, layout.size), 7, np.float32)  # the gaps must not count
+    layout.plane(planes)[:] = x[0].transpose(2, 0, 1)
+    half = np.float32(0.5 if is_swish else 1)
+    weights = reduce[0, 0] * half, reduce_bias * half, expand[0, 0] / 2, expand_bias / 2
+    fast.squeeze_excite_planes(planes, layout.ones() / np.float32(24), *weights, is_swish)
+    assert_equal(layout.plane(planes).transpose(1, 2, 0)[None], expected)
 
 
 SIZES = [(224, 224), (192, 192), (160, 160), (97, 131), (32, 32)]

@@ -10,7 +10,6 @@ path.
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import accumulate, pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -18,10 +17,12 @@ import numpy as np
 
 from tinymixnet import fast_kernels as fast
 from tinymixnet.architecture import BATCH_NORM, Architecture, Block, group_kernels
+from tinymixnet.fast_kernels import Layout, gap_for
 from tinymixnet.kernels import Array, fold_batch_norm, normalize
 from tinymixnet.weights import Metadata
 
 FOURIER_PIXELS = 64  # planes up to this size go by Fourier transform, larger ones by columns
+CACHE_BYTES = 1 << 20  # about what a core's second-level cache holds
 
 
 class Step(NamedTuple):
@@ -88,7 +89,7 @@ def constants(
 ) -> dict[str, Array]:
     """Everything of the weights that the plan needs: folded, halved before swish, laid out.
 
-    Kernels of 1x1 convolutions are (O, C), depthwise ones stay (K, K, C, 1), biases are (O, 1).
+    Kernels of 1x1 convolutions are (O, C), depthwise ones stay (K, K, C, 1).
     """
     found: dict[str, Array] = {}
 
@@ -105,12 +106,11 @@ def constants(
             found[f"{name}/kernel_{group}"] = np.ascontiguousarray(layout * scale)
             biases.append(bias * scale)
             start = end
-        found[f"{name}/bias"] = np.concatenate(biases)[:, np.newaxis]
+        found[f"{name}/bias"] = np.concatenate(biases)
 
-    def transposed(name: str, layer: str, scale: float) -> None:
+    def dense(name: str, layer: str, scale: float) -> None:
         kernel, bias = tensors[f"{layer}/kernel"], tensors[f"{layer}/bias"]
-        flat = kernel.reshape(-1, kernel.shape[-1])
-        found[f"{name}/kernel"] = np.ascontiguousarray(flat.T * np.float32(scale))
+        found[f"{name}/kernel"] = kernel.reshape(-1, kernel.shape[-1]) * np.float32(scale)
         found[f"{name}/bias"] = bias * np.float32(scale)
 
     convolution("stem", "stem/conv", "stem/bn")
@@ -119,10 +119,10 @@ def constants(
             half = b.swish and part != "project"
             convolution(f"{b.name}/{part}", f"{b.name}/{part}_conv", f"{b.name}/{part}_bn", half)
         if b.se_width:
-            transposed(f"{b.name}/se_reduce", f"{b.name}/se_reduce", 0.5 if b.swish else 1)
-            transposed(f"{b.name}/se_expand", f"{b.name}/se_expand", 0.5)
+            dense(f"{b.name}/se_reduce", f"{b.name}/se_reduce", 0.5 if b.swish else 1)
+            dense(f"{b.name}/se_expand", f"{b.name}/se_expand", 0.5)
     convolution("head", "head/conv", "head/bn")
-    transposed("logits", "logits", 1)
+    dense("logits", "logits", 1)
     return found
 
 
@@ -138,182 +138,172 @@ class Compiler:
         self.steps: list[Step] = []
         self.pools: dict[object, Array] = {}
         self.matrices: dict[tuple[int, int, int, int], fast.Fourier] = {}
+        self.margin = max(max(b.kernel_sizes) for b in architecture.blocks) // 2
 
     def program(self, height: int, width: int) -> Program:
         """Go through the network once and note what there is to do."""
-        outputs = {}
+        outputs: dict[str, tuple[int, Array]] = {}
         image = np.empty((height, width, 3), np.float32)
-        h, w = -(-height // 2), -(-width // 2)
-        columns = self.scratch("expanded", 27, h * w)
-        x = self.scratch("stem", self.architecture.stem, h * w)
-        self.step("stem", fast.im2col_planes, image, 3, 2, columns)
-        self.pointwise("stem", columns, x)
-        self.activate("stem", x, swish=False)
-        outputs["stem/act"] = len(self.steps), as_image(x, h, w)
+        layout = Layout(-(-height // 2), -(-width // 2))
+        columns = np.ones((28, layout.size), np.float32)
+        stem = self.scratch("block 1", self.architecture.stem, layout.size)
+        self.step("stem", fast.im2col_planes, image, 3, 2, layout.plane(columns[:27]))
+        self.step("stem", np.matmul, self.with_bias("stem")[0], columns, out=stem)
+        self.activate("stem", stem, swish=False)
+        x = layout.plane(stem)
+        outputs["stem/act"] = len(self.steps), x.transpose(1, 2, 0)
 
         for number, block in enumerate(self.architecture.blocks):
-            x, h, w = self.block(block, x, h, w, number)
-            outputs[f"{block.name}/output"] = len(self.steps), as_image(x, h, w)
+            x = self.block(block, x, f"block {number % 2}")
+            outputs[f"{block.name}/output"] = len(self.steps), x.transpose(1, 2, 0)
 
-        head = self.scratch("expanded", self.architecture.head_filters, h * w)
+        layout = Layout(*x.shape[1:])
+        last = self.lay_out("head", x, layout, [len(x)])
+        head = self.scratch("head", self.architecture.head_filters, layout.size)
         pooled = np.empty(len(head), np.float32)
         logits = np.empty(self.architecture.classes, np.float32)
-        self.pointwise("head", x, head)
+        self.step("head", np.matmul, self.with_bias("head")[0], last, out=head)
         self.activate("head", head, swish=False)
         self.step("head", np.mean, head, axis=1, out=pooled)
         outputs["head/pool"] = len(self.steps), pooled
-        self.step("logits", np.matmul, self.constants["logits/kernel"], pooled, out=logits)
+        self.step("logits", np.matmul, pooled, self.constants["logits/kernel"], out=logits)
         self.step("logits", np.add, logits, self.constants["logits/bias"], out=logits)
         outputs["logits"] = len(self.steps), logits
         return Program(image, self.steps, outputs)
 
-    def block(self, b: Block, x: Array, h: int, w: int, number: int) -> tuple[Array, int, int]:
-        """One block, in the order of `model.mixnet_block`; returns its output and the new size."""
-        shortcut = x
-        oh, ow = -(-h // b.stride), -(-w // b.stride)
-        filtered = self.scratch("filtered", b.expanded, oh * ow)
+    def block(self, b: Block, x: Array, name: str) -> Array:
+        """One block, in the order of `model.mixnet_block`; from x (C, H, W) to such an output."""
+        _, h, w = x.shape
         if h * w <= FOURIER_PIXELS:
-            if b.expand_groups:
-                x = self.expand(b, x, h * w)
-                self.activate(f"{b.name}/expand", x, b.swish)
-            self.fourier(b, x, h, w, filtered)
+            layout, after = Layout(h, w), Layout(-(-h // b.stride), -(-w // b.stride))
         else:
-            x = self.separate_phases(b, x, h, w)
-            if b.expand_groups:
-                x = self.expand(b, x, h * w)
-            self.columns(b, x, h, w, filtered)
-        self.activate(f"{b.name}/depthwise", filtered, b.swish)
-
-        project = f"{b.name}/project"
-        kernels = self.kernels(project)
-        if b.se_width:
-            kernels = self.gated(b, filtered, kernels)
-        out = self.scratch(f"block {number % 2}", b.outputs, oh * ow)
-        self.pointwise(project, filtered, out, kernels)
-        if b.residual:
-            self.step(project, np.add, out, shortcut, out=out)
-        return out, oh, ow
-
-    def expand(self, b: Block, x: Array, pixels: int) -> Array:
-        expanded = self.scratch("expanded", b.expanded, pixels)
-        self.pointwise(f"{b.name}/expand", x, expanded)
-        return expanded
-
-    def pointwise(
-        self, layer: str, x: Array, out: Array, kernels: list[Array] | None = None
-    ) -> None:
-        """A 1x1 convolution of all groups."""
-        bias, i, o = self.constants[f"{layer}/bias"], 0, 0
-        for kernel in kernels or self.kernels(layer):
-            outputs, inputs = kernel.shape
-            group = slice(o, o + outputs)
-            self.step(
-                layer, fast.pointwise_planes, x[i : i + inputs], kernel, bias[group], out[group]
-            )
-            i, o = i + inputs, o + outputs
-
-    def activate(
-        self,
-        layer: str,
-        x: Array,
-        swish: bool,
-        parts: Callable[[Array], list[Array]] = lambda x: [x],
-        places: list[Array] | None = None,
-    ) -> None:
-        """ReLU or swish, in place, or of parts of x into other places."""
-        places = places or parts(x)
-        if swish:
-            scratch = self.scratch("one plus tanh", *x.shape)
-            pieces = list(zip(parts(x), parts(scratch), places, strict=True))
-            self.step(layer, fast.swish_of_half_to, x, scratch, pieces)
-        else:
-            zeros = np.zeros(x.shape[1], np.float32)
-            self.step(layer, fast.relu_to, zeros, list(zip(parts(x), places, strict=True)))
-
-    def gated(self, b: Block, x: Array, kernels: list[Array]) -> list[Array]:
-        """Squeeze-and-excite: the gate scales the small project kernels, not the large x."""
-        names = ("se_reduce/kernel", "se_reduce/bias", "se_expand/kernel", "se_expand/bias")
-        weights = [self.constants[f"{b.name}/{name}"] for name in names]
-        gated = [np.empty_like(kernel) for kernel in kernels]
-        self.step(f"{b.name}/se", fast.squeeze_excite_into, x, *weights, b.swish, kernels, gated)
-        return gated
-
-    # -- depthwise ----
-
-    def separate_phases(self, b: Block, x: Array, h: int, w: int) -> Array:
-        """Put the pixels of each phase together, before expanding: so there are few to move.
-
-        A 1x1 convolution does not mind the order of its pixels.
-        """
-        if b.stride == 1:
-            return x
-        separate = self.scratch("separate", *x.shape)
-        plane = x.reshape(-1, h, w)
-        for number, part in enumerate(phases(separate, h, w, b.stride)):
-            r, q = divmod(number, b.stride)
-            self.step(f"{b.name}/expand", np.copyto, part, plane[:, r :: b.stride, q :: b.stride])
-        return separate
-
-    def columns(self, b: Block, x: Array, h: int, w: int, out: Array) -> None:
-        """Activate x into padded planes, then filter each channel group by `depthwise_columns`."""
-        layer = f"{b.name}/depthwise"
-        groups: list[slice] = []
-        places: list[Array] = []
-        filters = []
-        for kernel in self.kernels(layer):
-            start = groups[-1].stop if groups else 0
-            group = slice(start, start + kernel.shape[2])
-            at = fast.columns_for(h, w, len(kernel), b.stride)
-            padded = self.padded(at, b.stride, group)
-            bias = self.constants[f"{layer}/bias"][group, :, np.newaxis]
-            shape = len(kernel), kernel.shape[2], at.run
-            scratch = self.scratch("columns", *shape), self.scratch("sums", *shape)
-            work = fast.columns_work(kernel, padded, at, *scratch)
-            filters.append((work, bias, out[group].reshape(-1, at.h, at.w)))
-            places += at.planes(padded, h, w, b.stride)
-            groups.append(group)
-
-        def parts(x: Array) -> list[Array]:
-            return [part for group in groups for part in phases(x[group], h, w, b.stride)]
+            layout = Layout(h, w, b.stride, max(gap_for(w, k, b.stride) for k in b.kernel_sizes))
+            after = layout.filtered
 
         if b.expand_groups:
-            self.activate(f"{b.name}/expand", x, b.swish, parts, places)
+            layer = f"{b.name}/expand"
+            kernels = self.with_bias(layer)
+            x_and_ones = self.lay_out(layer, x, layout, [kernel.shape[1] - 1 for kernel in kernels])
+            expanded = self.with_margins("expanded", b.expanded, layout)
+            self.pointwise(layer, kernels, x_and_ones, self.inside(expanded, b.expanded))
         else:
-            for part, place in zip(parts(x), places, strict=True):
-                self.step(layer, np.copyto, place, part)
-        for arguments in filters:
-            self.step(layer, fast.depthwise_columns, *arguments)
+            key = ("laid out", layout, b.expanded)
+            expanded = self.with_margins(key, b.expanded, layout)
+            for place, rows, columns in layout.phases(self.inside(expanded, b.expanded)):
+                self.step(f"{b.name}/depthwise", np.copyto, place, x[:, rows, columns])
 
-    def padded(self, at: fast.Columns, stride: int, group: slice) -> Array:
-        """Zeroed planes; layers of one geometry share them, and nobody writes into the padding."""
-        channels = group.stop - group.start
-        key = ("padded", group.start, at.h, at.w, at.gap, stride)
-        if key not in self.pools or len(self.pools[key]) < channels:
-            shape = channels, stride, stride, at.run + 2 * at.gap
-            self.pools[key] = np.zeros(shape, np.float32)
-        return self.pools[key][:channels]
+        filtered = self.scratch("filtered", b.expanded, after.size)
+        if h * w <= FOURIER_PIXELS:
+            self.fourier(b, self.inside(expanded, b.expanded), h, w, filtered)
+        else:
+            self.columns(b, expanded, layout, filtered)
+
+        if b.se_width:
+            mean = after.ones() / np.float32(after.height * after.width)
+            names = ("se_reduce/kernel", "se_reduce/bias", "se_expand/kernel", "se_expand/bias")
+            weights = [self.constants[f"{b.name}/{name}"] for name in names]
+            self.step(f"{b.name}/se", fast.squeeze_excite_planes, filtered, mean, *weights, b.swish)
+
+        layer = f"{b.name}/project"
+        projected = self.scratch(name, b.outputs, after.size)
+        self.pointwise(layer, self.kernels(layer), filtered, projected)
+        bias = self.constants[f"{layer}/bias"][:, np.newaxis]
+        self.step(layer, np.add, projected, bias, out=projected)
+        output = after.plane(projected)
+        if b.residual:
+            self.step(layer, np.add, output, x, out=output)
+        return output
+
+    def lay_out(self, layer: str, x: Array, layout: Layout, groups: list[int]) -> Array:
+        """Put x (C, H, W) where a 1x1 convolution with bias can take it: (C + groups, layout.size).
+
+        Behind the channels of each group stands a row of ones, for the bias. It has zeros in the
+        gaps, like all channels, and so have all outputs, and what ReLU or swish make of them:
+        padding for the filter, for nothing.
+        """
+        key = ("laid out", layout, *groups)
+        if key not in self.pools:
+            self.pools[key] = np.zeros((len(x) + len(groups), layout.size), np.float32)
+        laid_out, channel = self.pools[key], 0
+        for number, channels in enumerate(groups):
+            row = channel + number
+            laid_out[row + channels] = layout.ones()
+            for place, rows, columns in layout.phases(laid_out[row : row + channels]):
+                part = x[channel : channel + channels, rows, columns]
+                self.step(layer, np.copyto, place, part)
+            channel += channels
+        return laid_out
+
+    def pointwise(self, layer: str, kernels: list[Array], x: Array, out: Array) -> None:
+        """A 1x1 convolution of all groups."""
+        i = o = 0
+        for kernel in kernels:
+            outputs, inputs = kernel.shape
+            self.step(layer, np.matmul, kernel, x[i : i + inputs], out=out[o : o + outputs])
+            i, o = i + inputs, o + outputs
+
+    def activate(self, layer: str, x: Array, swish: bool, out: Array | None = None) -> None:
+        """ReLU, or swish of halved values, in place or elsewhere; memory without interruption."""
+        flat = x.reshape(-1)
+        out = flat if out is None else out.reshape(-1)
+        if swish:
+            self.step(layer, fast.swish_of_half_to, flat, self.scratch("tanh", flat.size), out)
+        else:
+            self.step(layer, fast.relu_to, flat, self.zeros(flat.size), out)
+
+    def columns(self, b: Block, expanded: Array, layout: Layout, out: Array) -> None:
+        """Activate, filter by `depthwise_columns` and activate again.
+
+        A few channels at a time, so that all their arrays are in the cache from first to last.
+        """
+        layer, group = f"{b.name}/depthwise", 0
+        for kernel in self.kernels(layer):
+            k, _, channels, _ = kernel.shape
+            bytes_each = 4 * (2 * (k + 1) * layout.run + layout.size)
+            parts = -(-channels * bytes_each // CACHE_BYTES)
+            for part in range(parts):
+                first, end = part * channels // parts, (part + 1) * channels // parts
+                some, c = slice(group + first, group + end), end - first
+                if c == 0:
+                    continue
+                x = expanded[some.start * layout.size : some.stop * layout.size + 2 * self.margin]
+                scratch = self.scratch("columns", 2, k + 1, c, layout.run)
+                weights, bias = kernel[:, :, first:end], self.constants[f"{layer}/bias"][some]
+                work = fast.columns_for(weights, bias, x, self.margin, layout, scratch)
+                if b.expand_groups:
+                    self.activate(f"{b.name}/expand", self.inside(x, c), b.swish)
+                self.step(layer, fast.depthwise_columns, work)
+                self.activate(layer, work.total, b.swish, out[some])
+            group += channels
 
     def fourier(self, b: Block, x: Array, h: int, w: int, out: Array) -> None:
-        """Filter all channels of small planes by `depthwise_fourier`."""
+        """Activate, filter by `depthwise_fourier` and activate again, all channels at once."""
         layer = f"{b.name}/depthwise"
         key = (h, w, max(b.kernel_sizes), b.stride)
         at = self.matrices.get(key) or fast.fourier_for(*key)
         self.matrices[key] = at
-        spectra = [fast.spectra(kernel, h, w, b.stride, at) for kernel in self.kernels(layer)]
-        spectrum = self.scratch("spectrum", len(x), at.forward.shape[1])
+        spectra = [fast.spectra_for(kernel, h, w, b.stride, at) for kernel in self.kernels(layer)]
+        scratch = self.scratch("spectrum", len(x), at.forward.shape[1])
+        if b.expand_groups:
+            self.activate(f"{b.name}/expand", x, b.swish)
         bias = self.constants[f"{layer}/bias"]
-        kernels = np.concatenate(spectra)
-        self.step(layer, fast.depthwise_fourier, x, kernels, bias, at, spectrum, out)
+        arguments = x, np.concatenate(spectra), bias, at, scratch, out
+        self.step(layer, fast.depthwise_fourier, *arguments)
+        self.activate(layer, out, b.swish)
 
-    # -- what the rest is made of ----
-
-    def step(
-        self, layer: str, kernel: Callable[..., object], *arguments: Any, **named: Any
-    ) -> None:
-        self.steps.append(Step(layer, kernel.__name__, partial(kernel, *arguments, **named)))
+    # -- weights and memory ----
 
     def kernels(self, layer: str) -> list[Array]:
         return group_kernels(layer, self.constants)
+
+    def with_bias(self, layer: str) -> list[Array]:
+        """The kernels (O, C + 1) of a 1x1 convolution whose input ends in a row of ones."""
+        found, start = [], 0
+        for kernel in self.kernels(layer):
+            bias = self.constants[f"{layer}/bias"][start : start + len(kernel), np.newaxis]
+            found.append(np.concatenate([kernel, bias], axis=1))
+            start += len(kernel)
+        return found
 
     def scratch(self, name: str, *shape: int) -> Array:
         """An array to write into, of a pool that all layers share: its content does not last."""
@@ -322,19 +312,21 @@ class Compiler:
             self.pools[name] = np.empty(size, np.float32)
         return self.pools[name][:size].reshape(shape)
 
+    def zeros(self, size: int) -> Array:
+        if "zeros" not in self.pools or self.pools["zeros"].size < size:
+            self.pools["zeros"] = np.zeros(size, np.float32)
+        return self.pools["zeros"][:size]
 
-def phases(x: Array, h: int, w: int, stride: int) -> list[Array]:
-    """The parts of x (C, P) that hold the phases one after another, each (C, rows, columns)."""
-    shapes = [
-        (len(range(r, h, stride)), len(range(q, w, stride))) for r, q in np.ndindex(stride, stride)
-    ]
-    ends = accumulate(map(prod, shapes), initial=0)
-    return [
-        x[:, start:end].reshape(len(x), *shape)
-        for (start, end), shape in zip(pairwise(ends), shapes, strict=True)
-    ]
+    def with_margins(self, key: object, channels: int, layout: Layout) -> Array:
+        """Planes with a margin before and behind, where shifted planes reach to. Zero, at first."""
+        size = channels * layout.size + 2 * self.margin
+        if key not in self.pools or self.pools[key].size < size:
+            self.pools[key] = np.zeros(size, np.float32)
+        return self.pools[key][:size]
 
+    def inside(self, x: Array, channels: int) -> Array:
+        """What is between the margins, (C, P)."""
+        return x[self.margin : len(x) - self.margin].reshape(channels, -1)
 
-def as_image(x: Array, h: int, w: int) -> Array:
-    """Planes (C, P) as (H, W, C), without copying."""
-    return x.reshape(-1, h, w).transpose(1, 2, 0)
+    def step(self, layer: str, kernel: Callable[..., object], *a: Any, **named: Any) -> None:
+        self.steps.append(Step(layer, kernel.__name__, partial(kernel, *a, **named)))
