@@ -27,6 +27,8 @@ from typing import NamedTuple, TypeVar
 from tinymixnet.errors import InputError
 from tinymixnet.kernels import split_channels
 
+Tensor = TypeVar("Tensor")
+
 MIXNET_S = (
     "r1_k3_a1_p1_s11_e1_i16_o16",
     "r1_k3_a1.1_p1.1_s22_e6_i16_o24",
@@ -60,9 +62,8 @@ VARIANTS = {
     "mixnet-m": (MIXNET_M, 24, 1.0),
     "mixnet-l": (MIXNET_M, 24, 1.3),
 }
-Tensor = TypeVar("Tensor")
-
 HEAD_FILTERS = 1536  # the multiplier leaves the head alone
+MOST_BLOCKS = 200  # ten times MixNet-L's: more can only be meant to exhaust memory
 BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 _BLOCK_STRING = re.compile(
@@ -70,7 +71,8 @@ _BLOCK_STRING = re.compile(
     r"_a(?P<expand>1(?:\.1){0,9})_p(?P<project>1(?:\.1){0,9})"
     r"_s(?P<stride>[1-9])(?P=stride)_e(?P<ratio>\d{1,2})"
     r"_i(?P<inputs>\d{1,4})_o(?P<outputs>\d{1,4})"
-    r"(?:_se(?P<se>0(?:\.\d{1,6})?|1(?:\.0)?))?(?P<swish>_sw)?"
+    r"(?:_se(?P<se>0(?:\.\d{1,6})?|1(?:\.0)?))?(?P<swish>_sw)?",
+    re.ASCII,
 )
 
 
@@ -174,6 +176,13 @@ class Architecture:
     def __post_init__(self) -> None:
         if not self.block_strings or min(self.stem_filters, self.head_filters, self.classes) < 1:
             raise InputError(f"{self.variant}: a network needs blocks, filters and classes")
+        if not 0 < self.multiplier < 100:
+            raise InputError(
+                f"{self.variant}: the multiplier is {self.multiplier}, expected 0..100"
+            )
+        repeats = sum(parse_block_string(text).repeats for text in self.block_strings)
+        if repeats > MOST_BLOCKS:
+            raise InputError(f"{self.variant}: {repeats} blocks, expected at most {MOST_BLOCKS}")
         channels = self.stem
         for block in self.blocks:
             if block.inputs != channels:

@@ -220,7 +220,7 @@ def softmax(x: Array) -> Array:
 
     Subtracting the largest logit changes no ratio and keeps exp from overflowing.
     """
-    with np.errstate(under="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         e = np.exp(x - x.max(axis=-1, keepdims=True))
         return e / e.sum(axis=-1, keepdims=True)
 

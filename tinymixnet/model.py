@@ -5,6 +5,7 @@ computes; all other methods take the fast way to the same numbers, `plan.py`.
 """
 
 import os
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -165,6 +166,8 @@ class Model:
         self.tensors = tensors
         self.metadata = metadata or Metadata()
         self.labels = self.metadata.labels or default_labels(architecture.classes)
+        if len(self.labels) != architecture.classes:
+            raise InputError(f"{architecture.classes} classes, but {len(self.labels)} labels")
         prepared = constants(architecture, tensors, self.metadata)
         self.plan = Plan(architecture, prepared, self.metadata)
 
@@ -173,7 +176,7 @@ class Model:
         return self._collect(pixels, layout, channels, ["logits"])["logits"]
 
     def embed(self, pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> Array:
-        """What the network knows of an image before it names it: (N, 1536), the pooled head."""
+        """What the network knows of an image before it names it: the pooled head, (N, 1536)."""
         return self._collect(pixels, layout, channels, ["head/pool"])["head/pool"]
 
     def features(
@@ -299,6 +302,8 @@ def _check_range(low: float, high: float) -> None:
         )
     if low < -64 or high > 320:
         raise InputError(f"pixels: expected values 0..255, found {low:g}..{high:g}")
+    if low >= 0 and 0 < high <= 1:  # it could still be a very dark photo
+        warnings.warn(f"pixels: values {low:g}..{high:g}, is that 0..1 for 0..255?", stacklevel=4)
 
 
 def load(weights: str | os.PathLike[str] | None = None) -> Model:
