@@ -135,15 +135,14 @@ def squeeze_excite_planes(
 
 
 def im2col_planes(image: Array, kernel_size: int, stride: int, out: Array) -> None:
-    """Equals `im2col`, transposed: image (H, W, C) -> out (K * K * C, OH, OW)."""
+    """Equals `im2col`, transposed: image (H, W, C) -> out (K * K * C, OH * OW)."""
     h, w, c = image.shape
     rows, columns = same_padding(h, kernel_size, stride), same_padding(w, kernel_size, stride)
     padded = np.pad(image, (rows, columns, (0, 0)))
     y, x, z = padded.strides
-    oh, ow = out.shape[1:]
-    shape = (kernel_size, kernel_size, c, oh, ow)
+    shape = (kernel_size, kernel_size, c, -(-h // stride), -(-w // stride))
     patches = as_strided(padded, shape, (y, x, z, y * stride, x * stride))
-    np.copyto(out, patches.reshape(out.shape))
+    np.copyto(out.reshape(shape), patches)
 
 
 # -- depthwise convolution on large planes: columns -----------------------------------------------

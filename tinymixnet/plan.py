@@ -146,20 +146,20 @@ class Compiler:
         image = np.empty((height, width, 3), np.float32)
         layout = Layout(-(-height // 2), -(-width // 2))
         columns = np.ones((28, layout.size), np.float32)
-        stem = self.scratch("block 1", self.architecture.stem, layout.size)
-        self.step("stem", fast.im2col_planes, image, 3, 2, layout.plane(columns[:27]))
-        self.step("stem", np.matmul, self.with_bias("stem")[0], columns, out=stem)
-        self.activate("stem", stem, swish=False)
-        x = layout.plane(stem)
-        outputs["stem/act"] = len(self.steps), x.transpose(1, 2, 0)
+        x = self.scratch("block 1", self.architecture.stem, layout.size)
+        self.step("stem", fast.im2col_planes, image, 3, 2, columns[:27])
+        self.step("stem", np.matmul, self.with_bias("stem")[0], columns, out=x)
+        self.activate("stem", x, swish=False)
+        outputs["stem/act"] = len(self.steps), layout.plane(x).transpose(1, 2, 0)
 
         for number, block in enumerate(self.architecture.blocks):
-            x = self.block(block, x, f"block {number % 2}")
-            outputs[f"{block.name}/output"] = len(self.steps), x.transpose(1, 2, 0)
+            x, layout = self.block(block, x, layout, f"block {number % 2}")
+            seen = layout.plane(x).transpose(1, 2, 0)
+            outputs[f"{block.name}/output"] = len(self.steps), seen
 
-        layout = Layout(*x.shape[1:])
-        last = self.lay_out("head", x, layout, [len(x)])
-        head = self.scratch("head", self.architecture.head_filters, layout.size)
+        compact = Layout(layout.height, layout.width)
+        last = self.lay_out("head", layout.plane(x), compact, [len(x)])
+        head = self.scratch("head", self.architecture.head_filters, compact.size)
         pooled = np.empty(len(head), np.float32)
         logits = np.empty(self.architecture.classes, np.float32)
         self.step("head", np.matmul, self.with_bias("head")[0], last, out=head)
@@ -171,9 +171,9 @@ class Compiler:
         outputs["logits"] = len(self.steps), logits
         return Program(image, self.steps, outputs)
 
-    def block(self, b: Block, x: Array, name: str) -> Array:
-        """One block, in the order of `model.mixnet_block`; from x (C, H, W) to such an output."""
-        _, h, w = x.shape
+    def block(self, b: Block, shortcut: Array, before: Layout, name: str) -> tuple[Array, Layout]:
+        """One block, in the order of `model.mixnet_block`; from planes in a layout to the same."""
+        x, h, w = before.plane(shortcut), before.height, before.width
         if h * w <= FOURIER_PIXELS:
             layout, after = Layout(h, w), Layout(-(-h // b.stride), -(-w // b.stride))
         else:
@@ -209,10 +209,12 @@ class Compiler:
         self.pointwise(layer, self.kernels(layer), filtered, projected)
         bias = self.constants[f"{layer}/bias"][:, np.newaxis]
         self.step(layer, np.add, projected, bias, out=projected)
-        output = after.plane(projected)
-        if b.residual:
+        if b.residual and before == after:  # gaps and all: they hold nothing of use in either
+            self.step(layer, np.add, projected, shortcut, out=projected)
+        elif b.residual:
+            output = after.plane(projected)
             self.step(layer, np.add, output, x, out=output)
-        return output
+        return projected, after
 
     def lay_out(self, layer: str, x: Array, layout: Layout, groups: list[int]) -> Array:
         """Put x (C, H, W) where a 1x1 convolution with bias can take it: (C + groups, layout.size).
