@@ -89,24 +89,29 @@ def constants(
 ) -> dict[str, Array]:
     """Everything of the weights that the plan needs: folded, halved before swish, laid out.
 
-    Kernels of 1x1 convolutions are (O, C), depthwise ones stay (K, K, C, 1).
+    Depthwise kernels stay (K, K, C, 1) and get a bias of their own, (C,); so do project kernels,
+    (O, C). The input of all others ends in a row of ones: they are (O, C + 1), bias and all.
     """
     found: dict[str, Array] = {}
 
     def convolution(name: str, conv: str, norm: str, half: bool = False) -> None:
         """Fold a convolution, group by group, with the part of the batch norm that follows it."""
         start, biases, scale = 0, [], np.float32(0.5 if half else 1)
+        depthwise, project = conv.endswith("depthwise_conv"), conv.endswith("project_conv")
         names = [t for t in tensors if t.startswith(f"{conv}/kernel")]
         for group, kernel in enumerate(tensors[t] for t in names):
-            depthwise = conv.endswith("depthwise_conv")
             end = start + kernel.shape[2 if depthwise else 3]
             gamma, beta, mean, variance = (tensors[f"{norm}/{s}"][start:end] for s in BATCH_NORM)
             kernel, bias = fold_batch_norm(kernel, gamma, beta, mean, variance, about.epsilon)
-            layout = kernel if depthwise else kernel.reshape(-1, end - start).T
-            found[f"{name}/kernel_{group}"] = np.ascontiguousarray(layout * scale)
+            if not depthwise:
+                kernel = kernel.reshape(-1, end - start).T
+            if not depthwise and not project:
+                kernel = np.column_stack([kernel, bias])
+            found[f"{name}/kernel_{group}"] = np.ascontiguousarray(kernel * scale)
             biases.append(bias * scale)
             start = end
-        found[f"{name}/bias"] = np.concatenate(biases)
+        if depthwise or project:
+            found[f"{name}/bias"] = np.concatenate(biases)
 
     def dense(name: str, layer: str, scale: float) -> None:
         kernel, bias = tensors[f"{layer}/kernel"], tensors[f"{layer}/bias"]
@@ -148,7 +153,7 @@ class Compiler:
         columns = np.ones((28, layout.size), np.float32)
         x = self.scratch("block 1", self.architecture.stem, layout.size)
         self.step("stem", fast.im2col_planes, image, 3, 2, columns[:27])
-        self.step("stem", np.matmul, self.with_bias("stem")[0], columns, out=x)
+        self.step("stem", np.matmul, self.constants["stem/kernel_0"], columns, out=x)
         self.activate("stem", x, swish=False)
         outputs["stem/act"] = len(self.steps), layout.plane(x).transpose(1, 2, 0)
 
@@ -162,7 +167,7 @@ class Compiler:
         head = self.scratch("head", self.architecture.head_filters, compact.size)
         pooled = np.empty(len(head), np.float32)
         logits = np.empty(self.architecture.classes, np.float32)
-        self.step("head", np.matmul, self.with_bias("head")[0], last, out=head)
+        self.step("head", np.matmul, self.constants["head/kernel_0"], last, out=head)
         self.activate("head", head, swish=False)
         self.step("head", np.mean, head, axis=1, out=pooled)
         outputs["head/pool"] = len(self.steps), pooled
@@ -182,7 +187,7 @@ class Compiler:
 
         if b.expand_groups:
             layer = f"{b.name}/expand"
-            kernels = self.with_bias(layer)
+            kernels = self.kernels(layer)
             x_and_ones = self.lay_out(layer, x, layout, [kernel.shape[1] - 1 for kernel in kernels])
             expanded = self.with_margins("expanded", b.expanded, layout)
             self.pointwise(layer, kernels, x_and_ones, self.inside(expanded, b.expanded))
@@ -262,12 +267,10 @@ class Compiler:
         for kernel in self.kernels(layer):
             k, _, channels, _ = kernel.shape
             bytes_each = 4 * (2 * (k + 1) * layout.run + layout.size)
-            parts = -(-channels * bytes_each // CACHE_BYTES)
+            parts = min(-(-channels * bytes_each // CACHE_BYTES), channels)
             for part in range(parts):
                 first, end = part * channels // parts, (part + 1) * channels // parts
                 some, c = slice(group + first, group + end), end - first
-                if c == 0:
-                    continue
                 x = expanded[some.start * layout.size : some.stop * layout.size + 2 * self.margin]
                 scratch = self.scratch("columns", 2, k + 1, c, layout.run)
                 weights, bias = kernel[:, :, first:end], self.constants[f"{layer}/bias"][some]
@@ -297,15 +300,6 @@ class Compiler:
 
     def kernels(self, layer: str) -> list[Array]:
         return group_kernels(layer, self.constants)
-
-    def with_bias(self, layer: str) -> list[Array]:
-        """The kernels (O, C + 1) of a 1x1 convolution whose input ends in a row of ones."""
-        found, start = [], 0
-        for kernel in self.kernels(layer):
-            bias = self.constants[f"{layer}/bias"][start : start + len(kernel), np.newaxis]
-            found.append(np.concatenate([kernel, bias], axis=1))
-            start += len(kernel)
-        return found
 
     def scratch(self, name: str, *shape: int) -> Array:
         """An array to write into, of a pool that all layers share: its content does not last."""

@@ -6,18 +6,21 @@
 
 The attributes: format, format_version; the architecture (variant, block_strings separated by
 spaces, stem_filters, head_filters, multiplier, classes); the fields of `Metadata`, of them
-preset_parameters as JSON; and sha256, over the names, types, shapes and bytes of all else.
+preset_parameters as JSON; and sha256, over the names, types, shapes and bytes of all else. All text
+is of fixed length: HDF5 keeps other text in a heap without checksums, and a single wrong bit in it
+can send the HDF5 library into an endless loop.
 """
 
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from io import BytesIO
 from math import isfinite, prod
-from operator import gt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,9 +37,10 @@ FORMAT, FORMAT_VERSION = "tinymixnet weights", 1
 BUNDLED = Path(__file__).parent / "data" / "mixnet-l-cifar10.h5"
 
 LARGEST = 100_000_000  # numbers in a network, far above MixNet-L's: more is a size bomb
+LARGEST_TEXT = 65_536  # bytes of an attribute
 LARGEST_LABEL = 1024  # bytes
 DEEPEST = 3  # names have at most three parts: blocks_0/project_conv/kernel_0
-MOST_OBJECTS = 20_000  # in a file: more, and its groups may contain themselves
+MOST_OBJECTS = 50_000  # in a file: more, and its groups may contain themselves
 
 
 @dataclass(frozen=True)
@@ -122,33 +126,68 @@ def write_weights(path: str | os.PathLike[str], weights: Weights, float16: bool 
     """Write a weights file that `read_weights` accepts; with float16 at half the size.
 
     The same weights give the same bytes. Raises WeightsError for tensors that do not fit the
-    architecture, are not finite (or not in float16), and when the file cannot be written.
+    architecture or are not finite (or not in float16), for labels and metadata that `read_weights`
+    would refuse, and when the file cannot be written.
     """
-    import h5py
-
-    architecture, _, metadata = weights
     dtype = np.float16 if float16 else np.float32
     with np.errstate(over="ignore"):
         tensors = {name: np.asarray(t, dtype) for name, t in weights.tensors.items()}
-    problems = misfits({name: t.shape for name, t in tensors.items()}, architecture)
+    problems = misfits({name: t.shape for name, t in tensors.items()}, weights.architecture)
     problems += [p for name, t in tensors.items() for p in _bad_values(name, t)]
     if problems:
         raise WeightsError(f"{path}: not written, " + listing(problems))
-    attributes = _attributes(architecture, metadata)
-    labels = _encode_labels(metadata.labels or default_labels(architecture.classes))
     try:
-        # HDF5 1.10's layout has checksums on its own structures; the older default has none.
-        with written_whole(path) as beside, h5py.File(beside, "w", libver=("v110", "v110")) as file:
-            for name in architecture.tensor_shapes():
-                tensor = tensors[name]
-                packed = {"compression": "gzip", "shuffle": True} if tensor.ndim > 1 else {}
-                file.create_dataset(name, data=tensor, **packed)
-            utf8 = h5py.string_dtype("utf-8", labels.dtype.itemsize)
-            file.create_dataset("labels", data=labels.astype(utf8))
-            file.attrs.update(attributes)
-            file.attrs["sha256"] = _sha256(attributes, {**tensors, "labels": labels})
+        image = _image(weights._replace(tensors=tensors))
+        with written_whole(path) as beside:
+            beside.write_bytes(image)
+    except TinyMixNetError as error:
+        raise WeightsError(f"{path}: not written, {error}") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def _image(weights: Weights) -> bytes:
+    """A whole weights file, made in memory: a full disk can crash the HDF5 library."""
+    import h5py
+
+    architecture, tensors, metadata = weights
+    memory = BytesIO()
+    with _create(memory, architecture) as file:
+        for name in architecture.tensor_shapes():
+            tensor = tensors[name]
+            packed = {"compression": "gzip", "shuffle": True, "chunks": tensor.shape}
+            file.create_dataset(name, data=tensor, **(packed if tensor.ndim > 1 else {}))
+        labels = _encode(metadata.labels or default_labels(architecture.classes))
+        text = h5py.string_dtype("utf-8", labels.dtype.itemsize)
+        file.create_dataset("labels", data=labels.astype(text))
+        attributes = _attributes(architecture, metadata)
+        attributes["sha256"] = _sha256(attributes, {**tensors, "labels": labels})
+        for name, value in attributes.items():
+            if isinstance(value, str):
+                value = _encode([value])[0]
+                value = np.array(value, h5py.string_dtype("utf-8", max(len(value), 1)))
+            file.attrs[name] = value
+    with h5py.File(memory, "r") as file:
+        _read(file)  # raises what a reader would
+    return memory.getvalue()
+
+
+def _create(memory: BytesIO, architecture: Architecture) -> "h5py.File":
+    """An open file in memory, with groups for all tensors."""
+    import h5py
+    from h5py import h5f, h5fd, h5g, h5p
+
+    access, root, plain = map(h5p.create, (h5p.FILE_ACCESS, h5p.FILE_CREATE, h5p.GROUP_CREATE))
+    access.set_fileobj_driver(h5fd.fileobj_driver, memory)
+    # HDF5 1.10's layout has checksums on its own structures; the older default has none.
+    access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
+    root.set_obj_track_times(False)  # groups would note the time of day
+    plain.set_obj_track_times(False)
+    file = h5py.File(h5f.create(b"in memory", fcpl=root, fapl=access))
+    parents = {parent for name in architecture.tensor_shapes() for parent in Path(name).parents}
+    for group in sorted(parents - {Path()}):
+        h5g.create(file.id, group.as_posix().encode(), gcpl=plain)
+    return file
 
 
 def _attributes(architecture: Architecture, metadata: Metadata) -> dict[str, Any]:
@@ -172,9 +211,9 @@ def default_labels(classes: int) -> tuple[str, ...]:
     return tuple(f"class {index}" for index in range(classes))
 
 
-def _encode_labels(labels: tuple[str, ...]) -> np.ndarray:
-    encoded = [label.encode() for label in labels]
-    return np.array(encoded, f"S{max(map(len, encoded), default=1) or 1}")
+def _encode(texts: Sequence[str]) -> np.ndarray:
+    """Texts as UTF-8 of one fixed length, at least 1."""
+    return np.array([text.encode() for text in texts], np.bytes_)
 
 
 def _sha256(attributes: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
@@ -202,15 +241,17 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     """
     import h5py
 
-    if not h5py.is_hdf5(path):
-        raise WeightsError(f"{path}: {_what_instead(Path(path))}")
     try:
+        if not Path(path).is_file() or not h5py.is_hdf5(path):
+            raise WeightsError(_what_instead(Path(path)))
         with h5py.File(path, "r", locking=False) as file:
             return _read(file)
     except TinyMixNetError as error:
         raise WeightsError(f"{path}: {error}") from None
+    except PermissionError:
+        raise WeightsError(f"{path}: no permission to read it") from None
     except Exception as error:  # the HDF5 library raises nearly any type on damaged files
-        raise WeightsError(f"{path}: damaged, the HDF5 library says: {error}") from None
+        raise WeightsError(f"{path}: damaged ({error})") from None
 
 
 def _what_instead(path: Path) -> str:
@@ -227,61 +268,98 @@ def _what_instead(path: Path) -> str:
 
 
 def _read(file: "h5py.File") -> Weights:
-    version = file.attrs.get("format_version")
-    if file.attrs.get("format") != FORMAT or version != FORMAT_VERSION:
+    found = [_read_attribute(file, name) for name in ("format", "format_version")]
+    if found != [FORMAT, FORMAT_VERSION]:
         raise WeightsError(
-            f"expected format {FORMAT!r}, version {FORMAT_VERSION}; found "
-            f"{file.attrs.get('format')!r}, version {version}: make the file anew (weights_tools)"
+            f"expected format {FORMAT!r}, version {FORMAT_VERSION}; found {found[0]!r}, version "
+            f"{found[1]!r}: make the file anew (weights_tools)"
         )
-    attributes = {name: _plain(value) for name, value in file.attrs.items()}
+    attributes = {name: _read_attribute(file, name) for name in file.attrs}
     architecture, metadata = _read_architecture(attributes), _read_metadata(attributes)
-    datasets = dict(_walk(file))
+    datasets = _walk(file)
     labels = datasets.pop("labels", None)
-    problems = misfits({name: d.shape for name, d in datasets.items()}, architecture)
+    shapes = {name: dataset.shape or () for name, dataset in datasets.items()}
+    problems = misfits(shapes, architecture)
     problems += [p for name, d in datasets.items() for p in _bad_storage(name, d)]
     problems += _bad_labels(labels, architecture.classes)
-    if problems:
-        shapes = {name: d.shape for name, d in datasets.items()}
+    if problems or labels is None:
         raise WeightsError(listing(problems) + _guess(shapes, architecture))
 
-    stored = {name: dataset[()] for name, dataset in datasets.items()}
+    stored = {name: _unpack(dataset) for name, dataset in datasets.items()}
     problems = [p for name, tensor in stored.items() for p in _bad_values(name, tensor)]
-    encoded = labels[()]
+    encoded = _unpack(labels)
     if _sha256(attributes, {**stored, "labels": encoded}) != attributes.get("sha256"):
         problems.append("sha256: the checksum does not match, the file was damaged or edited")
     if problems:
         raise WeightsError(listing(problems))
-    tensors = {name: stored[name].astype(np.float32) for name in architecture.tensor_shapes()}
+    names = architecture.tensor_shapes()
+    tensors = {name: stored[name].astype(np.float32, copy=False) for name in names}
     texts = tuple(label.decode() for label in encoded.tolist())
     return Weights(architecture, tensors, replace(metadata, labels=texts))
 
 
-def _walk(group: "h5py.Group", depth: int = 1) -> Iterator[tuple[str, "h5py.Dataset"]]:
-    """All datasets below a group, by full name; hard links only, and no deeper than names go."""
-    import h5py
+def _walk(file: "h5py.File") -> dict[str, "h5py.Dataset"]:
+    """All datasets by full name: in a bounded number of steps, and never into another file."""
+    from h5py import Dataset, h5d, h5g, h5l, h5o
 
-    seen = 0
-    for name in group:
-        path = f"{group.name}/{name}".lstrip("/")
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise WeightsError(f"{path}: refused, a soft or external link")
-        item = group[name]
-        if isinstance(item, h5py.Dataset):
-            seen += 1
-            yield path, item
-        elif isinstance(item, h5py.Group) and depth < DEEPEST:
-            for found in _walk(item, depth + 1):
-                seen += 1
-                yield found
-        else:
-            raise WeightsError(f"{path}: unexpected, neither a tensor nor a group of tensors")
-        if seen > MOST_OBJECTS:
-            raise WeightsError(f"refused, more than {MOST_OBJECTS} tensors")
+    found: dict[str, Dataset] = {}
+    groups, objects = [("", file["/"].id)], 0
+    for start, group in groups:  # grows as it goes
+        objects += group.get_num_objs()
+        if objects > MOST_OBJECTS:
+            raise WeightsError(f"refused, more than {MOST_OBJECTS} tensors and groups")
+        for name in group:
+            path = start + name.decode()
+            # A name with a slash in it would be looked up as a path, by way of any link.
+            if b"/" in name or group.links.get_info(name).type != h5l.TYPE_HARD:
+                raise WeightsError(f"{path}: refused, a soft or external link")
+            item = h5o.open(group, name)
+            if isinstance(item, h5g.GroupID) and path.count("/") < DEEPEST - 1:
+                groups.append((f"{path}/", item))
+            elif not isinstance(item, h5d.DatasetID):
+                raise WeightsError(f"{path}: unexpected, neither a tensor nor a group of tensors")
+            # Already to ask a virtual dataset for its shape may open the files it is made of.
+            elif item.get_create_plist().get_layout() == h5d.VIRTUAL:
+                raise WeightsError(f"{path}: refused, a virtual dataset")
+            else:
+                found[path] = Dataset(item)
+    return found
 
 
-def _plain(value: Any) -> Any:
-    """An attribute as plain Python: str, int, float, bool or a tuple of such."""
+def _unpack(dataset: "h5py.Dataset") -> np.ndarray:
+    """All values of a dataset that `_bad_storage` found plain.
+
+    Packed ones are unpacked here, to no more bytes than the shape asks for: the HDF5 library would
+    go on for as long as the packed data does.
+    """
+    if not dataset.chunks:
+        return dataset[()]
+    skipped, packed = dataset.id.read_direct_chunk((0,) * dataset.ndim)
+    unpacker = zlib.decompressobj()
+    data = unpacker.decompress(packed, dataset.nbytes + 1)
+    if len(data) != dataset.nbytes or not unpacker.eof or skipped:
+        raise WeightsError(f"{dataset.name[1:]}: damaged, its packed data has another size")
+    # HDF5's shuffle: the first bytes of all numbers, then all second bytes, ...
+    planes = np.frombuffer(data, np.uint8).reshape(dataset.dtype.itemsize, -1)
+    return np.stack([*planes], axis=-1).view(dataset.dtype).reshape(dataset.shape)
+
+
+def _read_attribute(file: "h5py.File", name: str) -> Any:
+    """An attribute as plain Python: str, int, float, bool, or a tuple of up to three; else None."""
+    from h5py import h5a, h5t
+
+    if not h5a.exists(file.id, name.encode()):
+        return None
+    attribute = h5a.open(file.id, name.encode())
+    kind = attribute.get_type()
+    plain = isinstance(kind, (h5t.TypeIntegerID, h5t.TypeFloatID, h5t.TypeEnumID))
+    plain |= isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
+    few = attribute.shape is not None and prod(attribute.shape) <= 3
+    if not plain or not few or attribute.get_storage_size() > LARGEST_TEXT:
+        raise WeightsError(f"attribute {name}: refused, neither numbers nor text of fixed length")
+    value = file.attrs[name]
     value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+    value = value.decode() if isinstance(value, bytes) else value
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -309,19 +387,24 @@ def _read_architecture(attributes: Mapping[str, Any]) -> Architecture:
 
 def _read_metadata(attributes: Mapping[str, Any]) -> Metadata:
     texts = ("name", "source", "source_sha256", "licence", "accuracy")
+    try:
+        parameters = dict(json.loads(_attribute(attributes, "preset_parameters", str)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise WeightsError(f"attribute preset_parameters: not a JSON object ({error})") from None
     metadata = Metadata(
         input_size=_attribute(attributes, "input_size", int),
         preset=_attribute(attributes, "preset", str),
-        preset_parameters=json.loads(_attribute(attributes, "preset_parameters", str)),
+        preset_parameters=parameters,
         mean=_attribute(attributes, "mean", tuple),
         std=_attribute(attributes, "std", tuple),
         epsilon=_attribute(attributes, "epsilon", float),
         averages=_attribute(attributes, "averages", bool),
         **{name: _attribute(attributes, name, str) for name in texts},
     )
-    numbers = (*metadata.mean, *metadata.std, metadata.epsilon)
-    if len(numbers) != 7 or not all(map(isfinite, numbers)) or min(*metadata.std, numbers[-1]) <= 0:
-        raise WeightsError(f"attributes mean, std, epsilon: unusable values {numbers}")
+    mean, std, epsilon = metadata.mean, metadata.std, metadata.epsilon
+    floats = all(type(number) is float and isfinite(number) for number in (*mean, *std, epsilon))
+    if len(mean) != 3 or len(std) != 3 or not floats or min(*std, epsilon) <= 0:
+        raise WeightsError(f"attributes mean, std, epsilon: unusable {mean}, {std}, {epsilon}")
     if not 32 <= metadata.input_size <= 4096:
         raise WeightsError(f"attribute input_size: expected 32..4096, found {metadata.input_size}")
     check_preset(metadata.preset, metadata.preset_parameters)
@@ -346,31 +429,34 @@ def misfits(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -
 
 def _bad_storage(name: str, dataset: "h5py.Dataset") -> list[str]:
     """Ways of storing a dataset that reach outside the file, load plugins or unpack to a bomb."""
-    from h5py import h5z
+    from h5py import h5t, h5z
 
     plist = dataset.id.get_create_plist()
-    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
-    chunks = dataset.chunks or ()
+    filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+    expected = [h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE] if dataset.chunks else []
+    plain = dataset.id.get_type() in (h5t.IEEE_F32LE, h5t.IEEE_F16LE)
     checks = {
-        "a virtual dataset": dataset.is_virtual,
-        "stored in another file": bool(dataset.external),
-        "an unknown filter": not filters <= {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE},
-        "larger chunks than the tensor": any(map(gt, chunks, dataset.shape)),
-        f"type {dataset.dtype}": dataset.dtype not in (np.float32, np.float16) and name != "labels",
+        "stored in another file": plist.get_external_count() > 0,
+        f"filters {filters}, expected {expected}": filters != expected,
+        f"chunks {dataset.chunks}": dataset.chunks not in (None, dataset.shape),
+        "nothing stored": dataset.id.get_storage_size() == 0,
+        f"type {dataset.dtype}, expected float32 or float16": not plain and name != "labels",
     }
     return [f"{name}: refused, {what}" for what, found in checks.items() if found]
 
 
 def _bad_labels(labels: "h5py.Dataset | None", classes: int) -> list[str]:
-    import h5py
+    from h5py import h5t
 
     if labels is None:
         return ["labels: missing"]
     if labels.shape != (classes,):
         return [f"labels: expected ({classes},), found {labels.shape}"]
-    text = h5py.check_string_dtype(labels.dtype)
-    if text is None or text.length is None or text.length > LARGEST_LABEL:
-        return [f"labels: expected UTF-8 of up to {LARGEST_LABEL} bytes each, found {labels.dtype}"]
+    kind = labels.id.get_type()
+    if not isinstance(kind, h5t.TypeStringID) or kind.is_variable_str():
+        return [f"labels: expected text of fixed length, found {labels.dtype}"]
+    if kind.get_size() > LARGEST_LABEL or labels.nbytes > LARGEST:
+        return [f"labels: refused, {kind.get_size()} bytes each, at most {LARGEST_LABEL} expected"]
     return _bad_storage("labels", labels)
 
 
