@@ -911,15 +911,19 @@ def sweep(source: str, scratch: str, kind: str, part: int, parts: int) -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     good, counts = read_weights(source), {"right": 0, "refused": 0}
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for i, damaged in itertools.islice(damages(Path(source).read_bytes(), kind), part, None, parts):
-        print(f"{kind} at byte {i}", flush=True)
-        Path(scratch).write_bytes(damaged)
-        signal.setitimer(signal.ITIMER_PROF, HANGS)
-        try:
-            assert same(read_weights(scratch), good), "the wrong answer"
-            counts["right"] += 1
-        except TinyMixNetError:
-            counts["refused"] += 1
+    states = itertools.islice(damages(Path(source).read_bytes(), kind), part, None, parts)
+    with open(scratch, "wb", buffering=0) as file:
+        for i, damaged in states:
+            print(f"{kind} at byte {i}", flush=True)
+            file.seek(0)
+            file.write(damaged)
+            file.truncate()
+            signal.setitimer(signal.ITIMER_PROF, HANGS)
+            try:
+                assert same(read_weights(scratch), good), "the wrong answer"
+                counts["right"] += 1
+            except TinyMixNetError:
+                counts["refused"] += 1
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
     print(json.dumps({**counts, "grown": grown}))
 

@@ -5,10 +5,10 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from tinymixnet import Model, __version__, load
+from tinymixnet import Model, Prediction, __version__, load
 from tinymixnet.errors import ImageError, TinyMixNetError
 from tinymixnet.images import PRESETS
 from tinymixnet.weights import BUNDLED, find_weights
@@ -38,6 +38,9 @@ def parser() -> Parser:
     classify.add_argument("--preset", choices=PRESETS, help="how to crop and resize")
     classify.add_argument("--top", type=_positive, default=5, metavar="K", help="answers (5)")
     classify.add_argument("--json", action="store_true", help="one JSON object a line")
+    classify.add_argument(
+        "--workers", type=_positive, metavar="N", help="share the work among N processes"
+    )
     classify.set_defaults(run=run_classify)
 
     summary = commands.add_parser("summary", parents=[weights], help="every layer and its cost")
@@ -55,22 +58,35 @@ def run_classify(arguments: argparse.Namespace) -> int:
     model = load(arguments.weights)
     tell(_which_weights(arguments.weights, model))
     failed = False
-    for name in arguments.images:
-        try:
-            source = sys.stdin.buffer if name == "-" else name
-            predictions = model.classify(source, arguments.top, arguments.preset)
-        except ImageError as error:
-            tell(str(error))
+    answers = _answers(model, arguments)
+    for name, answer in zip(arguments.images, answers, strict=True):
+        if isinstance(answer, TinyMixNetError):
+            tell(str(answer))
             failed = True
             continue
         if arguments.json:
-            answers = [prediction._asdict() for prediction in predictions]
-            print(json.dumps({"image": name, "predictions": answers}), flush=True)
+            predictions = [prediction._asdict() for prediction in answer]
+            print(json.dumps({"image": name, "predictions": predictions}), flush=True)
         else:
             print(name)
-            for label, probability, _ in predictions:
+            for label, probability, _ in answer:
                 print(f"  {probability:6.2%}  {label}", flush=True)
     return 1 if failed else 0
+
+
+def _answers(
+    model: Model, arguments: argparse.Namespace
+) -> Iterator[list[Prediction] | TinyMixNetError]:
+    """For each image what is in it or what is wrong with it, here or by worker processes."""
+    sources = [sys.stdin.buffer if name == "-" else name for name in arguments.images]
+    if arguments.workers:
+        yield from model.map(sources, arguments.workers, arguments.top, arguments.preset)
+        return
+    for source in sources:
+        try:
+            yield model.classify(source, arguments.top, arguments.preset)
+        except ImageError as error:
+            yield error
 
 
 def _which_weights(wanted: str | None, model: Model) -> str:

@@ -160,15 +160,20 @@ class Model:
     """
 
     def __init__(
-        self, architecture: Architecture, tensors: Tensors, metadata: Metadata | None = None
+        self,
+        architecture: Architecture,
+        tensors: Tensors,
+        metadata: Metadata | None = None,
+        prepared: Tensors | None = None,
     ) -> None:
+        """Prepared are the `plan.constants` of the same weights, if they are there already."""
         self.architecture = architecture
         self.tensors = tensors
         self.metadata = metadata or Metadata()
         self.labels = self.metadata.labels or default_labels(architecture.classes)
         if len(self.labels) != architecture.classes:
             raise InputError(f"{architecture.classes} classes, but {len(self.labels)} labels")
-        prepared = constants(architecture, tensors, self.metadata)
+        prepared = prepared or constants(architecture, tensors, self.metadata)
         self.plan = Plan(architecture, prepared, self.metadata)
 
     def __call__(self, pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> Array:
