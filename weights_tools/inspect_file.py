@@ -44,7 +44,7 @@ def _describe_weights(path: str | os.PathLike[str]) -> Iterator[str]:
             value = f"{len(value)}, {', '.join(value[:10])}{', ...' * (len(value) > 10)}"
         yield f"{item.name}: {value}"
     with h5py.File(path, "r") as file:
-        yield f"sha256: {file.attrs['sha256']}"
+        yield f"sha256: {file.attrs['sha256'].decode()}"
         types = {name: str(file[name].dtype) for name in tensors}
     yield from _table((name, types[name], tensor.shape) for name, tensor in tensors.items())
 
