@@ -11,10 +11,8 @@ is of fixed length: HDF5 keeps other text in a heap without checksums, and a sin
 can send the HDF5 library into an endless loop.
 """
 
-import hashlib
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -108,6 +106,8 @@ def find_weights(weights: str | os.PathLike[str] | None = None) -> Path:
 @contextmanager
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to beside `path`; it takes that name only when the block ends well."""
+    import tempfile  # not needed to read, and slow to import, as is hashlib
+
     final = Path(path)
     handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent)
     os.close(handle)
@@ -218,7 +218,9 @@ def _encode(texts: Sequence[str]) -> np.ndarray:
 
 def _sha256(attributes: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     """One checksum over attributes and arrays: of each its name, type, shape and bytes."""
-    digest = hashlib.sha256()
+    from hashlib import sha256
+
+    digest = sha256()
     for name, value in sorted(attributes.items()):
         if name != "sha256":
             digest.update(f"@{name} {json.dumps(value)}\n".encode())

@@ -285,12 +285,23 @@ class Worker:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait; a process started meanwhile never gets to see it, from its first moment."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Let Ctrl-C wait until the block ends; a process started in it never gets to see it.
+
+    The mask is for that process, which inherits it. For us it is not enough: any thread without it,
+    BLAS has some, may take the signal, and Python then raises KeyboardInterrupt in the main thread.
+    """
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT)
+    late: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: late.append(number)) if ours else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if ours:
+            signal.signal(signal.SIGINT, before)
+        if late:
+            signal.raise_signal(signal.SIGINT)
 
 
 # -- the worker -----------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""How fast tinymixnet is, beside others and layer by layer: compare, layers and scaling."""

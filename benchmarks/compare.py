@@ -1,0 +1,244 @@
+"""tinymixnet beside other frameworks on the same weights: python -m benchmarks.compare
+
+Prints the machine, then two tables for README.md: the latency of one image on one thread and on
+all cores, and the best throughput. Before anything is timed, every side's logits are compared with
+tinymixnet's. Where this machine chooses OpenBLAS's kernels by environment variables, the tables
+come twice: with OpenBLAS choosing itself, and as the machine sets it.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.measure import (
+    OWN_CHOICE,
+    BenchmarkError,
+    Job,
+    Server,
+    Timing,
+    check_logits,
+    chosen_kernels,
+    in_turns,
+    machine,
+    markdown,
+    ratio,
+    spread,
+    written,
+)
+from benchmarks.peers import PEERS, THREAD_SETTINGS, Peer, all_cores, why_skipped
+from benchmarks.weights import pictures, write_made_up_weights
+from tinymixnet.architecture import mixnet
+from tinymixnet.model import Model
+
+PACKAGES = ("numpy", "torch", "tensorflow", "tensorflow-cpu", "onnxruntime", "openvino")
+BASE = PEERS[0].name
+
+
+class Plan(NamedTuple):
+    """How much to measure."""
+
+    variant: str = "mixnet-l"
+    size: int = 224
+    rounds: int = 15
+    batch_rounds: int = 7  # of the throughput, where a turn takes longer
+    calls: int = 5
+    most: int = 64  # the largest batch
+
+    def batches(self, peer: Peer) -> list[int]:
+        """The batch sizes to try; none is larger than `most`."""
+        return sorted({min(batch, self.most) for batch in peer.batches})
+
+
+QUICK = Plan("mixnet-s", 64, rounds=2, batch_rounds=2, calls=1, most=2)
+
+
+class Result(NamedTuple):
+    """One variation of a side, measured."""
+
+    peer: Peer
+    threads: int
+    batch: int
+    timing: Timing
+
+
+# -- measuring ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def started(peers: Sequence[Peer], plan: Plan, as_set: bool) -> Iterator["Bench"]:
+    """A process for each side, on one thread and on all cores, that all have the same weights."""
+    cores = all_cores()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        weights = write_made_up_weights(folder / "weights.h5", mixnet(plan.variant), plan.size)
+        servers = {}
+        for peer in peers:
+            for threads in sorted({1, cores}) if peer.latency else [cores]:
+                side = f"{peer.build.__module__}:{peer.build.__qualname__}"
+                server = Server(side, threads, folder / "weights.h5", as_set)
+                servers[peer, threads] = stack.enter_context(server)
+        yield Bench(servers, Model(*weights), plan)
+
+
+class Bench(NamedTuple):
+    """All sides, started."""
+
+    servers: dict[tuple[Peer, int], Server]  # by side and number of threads
+    model: Model  # in this process, to judge their logits by
+    plan: Plan
+
+    def latency(self) -> list[Result]:
+        """Time one image on every side."""
+        wanted = [(*side, 1) for side in self.servers if side[0].latency]
+        return self.measure(wanted, self.plan.rounds)
+
+    def throughput(self) -> list[Result]:
+        """Time each side's batch sizes on all cores."""
+        cores = all_cores()
+        sides = [peer for peer, threads in self.servers if threads == cores]
+        wanted = [(peer, cores, batch) for peer in sides for batch in self.plan.batches(peer)]
+        return self.measure(wanted, self.plan.batch_rounds)
+
+    def measure(self, wanted: Sequence[tuple[Peer, int, int]], rounds: int) -> list[Result]:
+        """Check, then time in turns, each (side, threads, batch).
+
+        Raises BenchmarkError when a side fails or its logits are not tinymixnet's.
+        """
+        size = self.plan.size
+        largest = max(batch for _, _, batch in wanted)
+        expected = self.model(pictures(largest, size))
+        for peer, threads, batch in wanted:
+            found = self.servers[peer, threads].ask("prepare", size=size, batch=batch)["logits"]
+            check_logits(peer.label, np.array(found), expected[:batch])
+        jobs = [Job(self.servers[p, threads], size, batch) for p, threads, batch in wanted]
+        timings = in_turns(jobs, rounds, self.plan.calls)
+        return [Result(*side, timing) for side, timing in zip(wanted, timings, strict=True)]
+
+
+def best_of(results: Sequence[Result]) -> dict[tuple[str, int], Result]:
+    """The fastest variation of each side (its memory format, batch size) a number of threads."""
+    best: dict[tuple[str, int], Result] = {}
+    for result in results:
+        key = result.peer.name, result.threads
+        if key not in best or per_image(result) < per_image(best[key]):
+            best[key] = result
+    return best
+
+
+def per_image(result: Result) -> float:
+    return spread(result.timing.seconds).middle / result.batch
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+
+def latency_table(results: Sequence[Result], skipped: Sequence[tuple[Peer, str]]) -> str:
+    """A row a side: milliseconds on each number of threads, and tinymixnet's as a multiple."""
+    best = best_of(results)
+    counts = sorted({threads for _, threads in best})
+    header, rows = ["one image"], []
+    for threads in counts:
+        header += [f"ms on {threads} thread{'s' * (threads > 1)}", "tinymixnet takes"]
+    for name in dict.fromkeys(name for name, _ in best):
+        ways = dict.fromkeys(best[name, threads].peer.how for threads in counts)
+        label = ", ".join(filter(None, [name, " / ".join(ways)]))
+        row = [f"**{label}**" if name == BASE else label]
+        for threads in counts:
+            result, base = best[name, threads], best[BASE, threads]
+            times = ratio(base.timing.seconds, result.timing.seconds)
+            row.append(written(spread([1e3 * s for s in result.timing.seconds]), 1))
+            row.append("" if name == BASE else f"{written(times, 2)} of it")
+        rows.append(row)
+    return markdown(header, rows + skipped_rows(skipped, len(header)))
+
+
+def throughput_table(results: Sequence[Result], skipped: Sequence[tuple[Peer, str]]) -> str:
+    """A row a side: the most images a second, how, and tinymixnet's as a multiple."""
+    best = best_of(results)
+    rows = []
+    for (name, threads), result in best.items():
+        rate, base = images_a_second(result), images_a_second(best[BASE, threads])
+        how = result.peer.how + ", " if result.peer.how else ""
+        bold = "**" if name == BASE else ""
+        multiple = f"{written(ratio(base, rate), 2)} times it"
+        rows.append(
+            [
+                f"{bold}{name}{bold}",
+                written(spread(rate), 1),
+                f"{how}{result.batch} at a time",
+                "" if name == BASE else multiple,
+            ]
+        )
+    threads = max(threads for _, threads in best)
+    header = [f"many images, {threads} threads", "images/s", "at its best", "tinymixnet does"]
+    return markdown(header, rows + skipped_rows(skipped, len(header)))
+
+
+def images_a_second(result: Result) -> list[float]:
+    return [result.batch / seconds for seconds in result.timing.seconds]
+
+
+def skipped_rows(skipped: Sequence[tuple[Peer, str]], columns: int) -> list[list[str]]:
+    """A row for each side that was left out, and why."""
+    reasons = {peer.name if peer.needs else peer.label: reason for peer, reason in skipped}
+    return [[label, f"skipped: {why}", *[""] * (columns - 2)] for label, why in reasons.items()]
+
+
+def cores_busy(results: Sequence[Result]) -> str:
+    """How many cores each side kept busy: that one thread was one, and what two were worth."""
+    best = best_of(results)
+    names = dict.fromkeys(name for name, _ in best)
+    parts = [
+        f"{name} {' / '.join(f'{r.timing.busy:.1f}' for (n, _), r in best.items() if n == name)}"
+        for name in names
+    ]
+    return "Cores kept busy (processor time by wall time): " + ", ".join(parts) + "."
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def report(peers: Sequence[Peer], plan: Plan, as_set: bool) -> None:
+    """Measure and print both tables."""
+    skipped = [(peer, why) for peer in peers if (why := why_skipped(peer))]
+    present = [peer for peer in peers if not why_skipped(peer)]
+    with started(present, plan, as_set) as bench:
+        results = bench.latency()
+        print(latency_table(results, [s for s in skipped if s[0].latency]))
+        print(f"\n{cores_busy(results)}\n", flush=True)
+        results = bench.throughput()
+        print(throughput_table(results, [s for s in skipped if s[0].batches]), flush=True)
+
+
+def main(arguments: Sequence[str] | None = None, peers: Sequence[Peer] = PEERS) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compare", description="tinymixnet beside others"
+    )
+    parser.add_argument("--quick", action="store_true", help="a small network, to try the command")
+    plan = QUICK if parser.parse_args(arguments).quick else Plan()
+    about = {
+        "network": f"{plan.variant}, {plan.size} px, float32, made-up weights",
+        "threads": THREAD_SETTINGS,
+        "figures": f"medians of {plan.rounds} rounds ({plan.batch_rounds} for many images) in "
+        "which all sides take turns, and in brackets the quartiles; ratios are taken in each round",
+    }
+    print(machine(all_cores(), PACKAGES, about))
+    settings = [False, True] if any(name in os.environ for name in OWN_CHOICE) else [False]
+    try:
+        for as_set in settings:
+            whose = "as this machine's environment has it" if as_set else "OpenBLAS's own choice"
+            print(f"\nNumPy's BLAS kernels: {chosen_kernels(as_set)}, {whose}.\n", flush=True)
+            report(peers, plan, as_set)
+    except BenchmarkError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

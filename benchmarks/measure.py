@@ -1,0 +1,243 @@
+"""How to time several programs fairly: each in its own process, in turns, with the same settings.
+
+The machine's speed drifts, so all sides are timed in every round, in an order drawn anew, and
+ratios are taken within a round. A process that is not being timed waits for its next question.
+"""
+
+import ctypes
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from time import sleep
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTLE = 0.05  # seconds between turns: thread pools spin for a moment after their last task
+TOLERANCE = 1e-4  # largest difference of two sides' logits, of the largest logit
+OWN_CHOICE = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # unset, OpenBLAS decides
+
+
+class BenchmarkError(Exception):
+    """A side failed, or computes something else: there is nothing to compare."""
+
+
+# -- processes ------------------------------------------------------------------------------------
+
+
+def environment(threads: int, as_set: bool) -> dict[str, str]:
+    """What a side's process finds set; as_set keeps this machine's choice of BLAS kernels."""
+    kept = {k: v for k, v in os.environ.items() if as_set or k not in OWN_CHOICE}
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    return kept | dict.fromkeys(names, str(threads)) | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+class Server:
+    """A side's process, started and ready for questions; see server.py for what it answers."""
+
+    def __init__(self, side: str, threads: int, weights: Path, as_set: bool = False) -> None:
+        self.side = side
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed by close)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.server", side, str(threads), str(weights)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            cwd=ROOT,
+            env=environment(threads, as_set),
+        )
+
+    def ask(self, do: str, **question: Any) -> dict[str, Any]:
+        """Raises BenchmarkError, with the last that the process said, when it has died."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps({"do": do, **question}) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died: so there is no answer either
+        if answer := self.process.stdout.readline():
+            return json.loads(answer)
+        status = self.process.wait()
+        self.errors.seek(0)
+        said = self.errors.read()[-2000:]
+        raise BenchmarkError(f"{self.side} died with exit status {status}:\n{said}")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.errors.close()
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+# -- timing ---------------------------------------------------------------------------------------
+
+
+class Job(NamedTuple):
+    """One thing to time, again and again."""
+
+    server: Server
+    size: int  # pixels a side
+    batch: int
+
+
+class Timing(NamedTuple):
+    """What the rounds gave for one job."""
+
+    seconds: list[float]  # for the whole batch: the median of each round
+    busy: float  # cores that computed meanwhile
+
+
+def in_turns(jobs: Sequence[Job], rounds: int, calls: int) -> list[Timing]:
+    """Time all jobs in every round, `calls` runs at a time (fewer of a batch), order at random."""
+    seconds: list[list[float]] = [[] for _ in jobs]
+    busy: list[list[float]] = [[] for _ in jobs]
+    order, shuffle = list(range(len(jobs))), random.Random(0).shuffle
+    for number in range(rounds):
+        if sys.stderr.isatty():
+            print(f"round {number + 1} of {rounds}", end="\r", file=sys.stderr)
+        shuffle(order)
+        for i in order:
+            server, size, batch = jobs[i]
+            sleep(SETTLE)
+            turn = server.ask("time", size=size, batch=batch, calls=max(1, calls // batch))
+            seconds[i].append(median(turn["seconds"]))
+            busy[i].append(turn["busy"])
+    return [Timing(s, median(b)) for s, b in zip(seconds, busy, strict=True)]
+
+
+def check_logits(side: str, found: np.ndarray, expected: np.ndarray) -> None:
+    """See that a side computes the same network, up to one constant an image (softmax drops it).
+
+    Both are (N, classes). Raises BenchmarkError.
+    """
+    if found.shape != expected.shape:
+        raise BenchmarkError(f"{side}: logits of shape {found.shape}, not {expected.shape}")
+    error = found - expected
+    error -= error.mean(axis=1, keepdims=True)
+    worst = np.abs(error).max() / np.abs(expected).max()
+    if not worst <= TOLERANCE:
+        raise BenchmarkError(
+            f"{side} computes something else: its logits differ from tinymixnet's by {worst:.1e} "
+            f"of the largest, expected {TOLERANCE:g} at most; its times would prove nothing"
+        )
+
+
+# -- numbers --------------------------------------------------------------------------------------
+
+
+class Spread(NamedTuple):
+    """The middle of several measurements, and what half of them lie between."""
+
+    low: float
+    middle: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The quartiles."""
+    return Spread(*(float(v) for v in np.percentile(values, [25, 50, 75])))
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Ours as a multiple of theirs, taken in each round and then the quartiles."""
+    return spread([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def written(value: Spread, digits: int) -> str:
+    """middle (low-high), e.g. 21.3 (21.0-22.1)."""
+    low, middle, high = (f"{v:.{digits}f}" for v in value)
+    return f"{middle} ({low}-{high})"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for README.md; every column but the first is set to the right."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
+
+
+# -- the machine ----------------------------------------------------------------------------------
+
+
+def blas_kernels() -> str:
+    """Ask the OpenBLAS in NumPy's wheel which kernels it runs, e.g. "SkylakeX"."""
+    package = Path(np.__file__).parent
+    libraries = [*package.parent.glob("numpy.libs/*blas*"), *package.glob(".dylibs/*blas*")]
+    for library in libraries:
+        try:
+            openblas = ctypes.CDLL(str(library))
+        except OSError:
+            continue
+        for prefix in ("scipy_openblas", "openblas"):
+            for suffix in ("64_", ""):
+                if ask := getattr(openblas, f"{prefix}_get_corename{suffix}", None):
+                    ask.restype = ctypes.c_char_p
+                    return ask().decode()
+    return "unknown"
+
+
+def chosen_kernels(as_set: bool) -> str:
+    """The BLAS kernels of a process like those that are timed."""
+    code = "from benchmarks.measure import blas_kernels; print(blas_kernels())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(1, as_set),
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def cache_sizes() -> str:
+    """The data caches of the first core, e.g. "caches: L1 48 KiB, L2 1280 KiB"."""
+    sizes = []
+    for cache in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = ((cache / f).read_text().strip() for f in ("level", "type", "size"))
+        if kind != "Instruction":
+            sizes.append(f"L{level} {size.removesuffix('K')} KiB")
+    return "caches: " + (", ".join(sizes) or "unknown")
+
+
+def machine(cores: int, packages: Sequence[str], about: Mapping[str, str]) -> str:
+    """The machine and the software, as a list for README.md."""
+    versions = []
+    for package in packages:
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    variables = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("OPENBLAS_")]
+    lines = [
+        f"{processor()}, {cores} core{'s' * (cores > 1)} used; {cache_sizes()}",
+        f"Python {platform.python_version()}, {', '.join(versions)}",
+        f"the machine sets {', '.join(variables) or 'no OPENBLAS_ variable'}",
+        *(f"{name}: {value}" for name, value in about.items()),
+    ]
+    return "\n".join(f"- {line}" for line in lines)

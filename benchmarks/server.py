@@ -1,0 +1,67 @@
+"""One side of a benchmark in a process of its own: python -m benchmarks.server SIDE THREADS FILE.
+
+SIDE is module:function, a function of peers.py; FILE the weights. Reads one JSON question a line
+from standard input, answers each with one JSON line, and waits without using the processor. Ends
+with its input.
+
+    {"do": "prepare", "size": S, "batch": N}    the side's logits, after which it is warm
+    {"do": "time", "size": S, "batch": N, "calls": C}    the seconds of C runs
+    {"do": "layers", "size": S, "rounds": R, "readable": false}
+                                                (layer, kernel, seconds) of tinymixnet's steps
+"""
+
+import json
+import os
+import pkgutil
+import sys
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from benchmarks.layers import profile
+from benchmarks.peers import Ready
+from benchmarks.weights import pictures
+from tinymixnet.model import Model
+from tinymixnet.weights import read_weights
+
+
+def processor_seconds() -> float:
+    """Time that all threads of this process and its ended children have computed."""
+    user, system, child_user, child_system, _ = os.times()
+    return user + system + child_user + child_system
+
+
+def main(side: str, threads: str, file: str) -> None:
+    build = pkgutil.resolve_name(side)
+    weights = read_weights(file)
+    prepared: dict[tuple[int, int], Ready] = {}
+
+    def prepare(size: int, batch: int) -> dict[str, Any]:
+        one = build(weights, pictures(batch, size), int(threads))
+        prepared[size, batch] = one
+        logits = one.logits()
+        one.seconds()  # the second run may still be compiling
+        return {"logits": logits.tolist()}
+
+    def time(size: int, batch: int, calls: int) -> dict[str, Any]:
+        one = prepared[size, batch]
+        one.seconds()  # the other sides have emptied the caches
+        wall, processor = perf_counter(), processor_seconds()
+        seconds = [one.seconds() for _ in range(calls)]
+        wall, processor = perf_counter() - wall, processor_seconds() - processor
+        return {"seconds": seconds, "busy": processor / wall}
+
+    def layers(size: int, rounds: int, readable: bool) -> dict[str, Any]:
+        return {"steps": profile(Model(*weights), pictures(1, size), rounds, readable)}
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not come between the answers
+    actions: dict[str, Callable[..., Any]] = {"prepare": prepare, "time": time, "layers": layers}
+    for line in sys.stdin:
+        question = json.loads(line)
+        answer = actions[question.pop("do")](**question)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
