@@ -307,7 +307,7 @@ def _check_range(low: float, high: float) -> None:
         )
     if low < -64 or high > 320:
         raise InputError(f"pixels: expected values 0..255, found {low:g}..{high:g}")
-    if low >= 0 and 0 < high <= 1:  # it could still be a very dark photo
+    if 0 <= low < high <= 1:  # it could still be a very dark photo
         warnings.warn(f"pixels: values {low:g}..{high:g}, is that 0..1 for 0..255?", stacklevel=4)
 
 
