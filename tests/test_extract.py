@@ -84,9 +84,10 @@ def same(left, right, offset=0):
     )
 
 
-def test_takes_the_averages(tmp_path, variables, tensors, tiny):
+def test_takes_the_averages(tmp_path, variables, tensors, tiny, capsys):
     write_checkpoint(tmp_path / "model.ckpt", variables)
     extract(tmp_path, tmp_path / "out.h5")
+    assert capsys.readouterr().err == ""
     architecture, found, metadata = read_weights(tmp_path / "out.h5")
     assert architecture == tiny
     assert same(found, tensors)
@@ -109,7 +110,7 @@ def test_only_averages(tmp_path, variables, tensors, capsys, raw):
     weights = extract(tmp_path, tmp_path / "out.h5", raw=raw)
     assert same(weights.tensors, tensors)
     assert weights.metadata.averages
-    assert ("only moving averages" in capsys.readouterr().err) == raw
+    assert "only moving averages" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -119,7 +120,7 @@ def test_only_raw_values(tmp_path, variables, tensors, capsys, raw):
     weights = extract(tmp_path, tmp_path / "out.h5", raw=raw)
     assert same(weights.tensors, tensors, offset=1)
     assert not weights.metadata.averages
-    assert ("no moving averages" in capsys.readouterr().err) == (not raw)
+    assert "no moving averages" in capsys.readouterr().err
 
 
 def test_refuses_a_mixture_of_averages_and_raw_values(tmp_path, variables):

@@ -105,9 +105,9 @@ def choose_values(
     averaged = [name for name in names if name + AVERAGE in known]
     plain = [name for name in names if name in known]
     take_averages = len(averaged) == len(names) and not (raw and len(plain) == len(names))
-    if raw and take_averages:
+    if names and not plain:
         print(f"{source}: holds only moving averages, taking those", file=sys.stderr)
-    if not raw and not averaged and names:
+    if names and not averaged:
         print(f"{source}: holds no moving averages, taking the raw values", file=sys.stderr)
     if take_averages:
         return {name: name + AVERAGE for name in names}, True
