@@ -95,6 +95,19 @@ def test_every_variant_is_recognised(tmp_path, variant):
     assert all(np.array_equal(found[name], tensor) for name, tensor in tensors.items())
 
 
+@pytest.mark.parametrize(
+    ("classes", "labels"), [("cat,dog", ("cat", "dog")), ("cat", ()), ("cat,", ()), (None, ())]
+)
+def test_labels_may_be_noted_in_the_file(tmp_path, small, classes, labels):
+    notes = {} if classes is None else {"classes": classes}
+    convert(save(tmp_path / "model.safetensors", small, **notes), tmp_path / "out.h5")
+    expected = labels or ("class 0", "class 1")
+    assert read_weights(tmp_path / "out.h5").metadata.labels == expected
+    (tmp_path / "labels.txt").write_text("one\ntwo\n")
+    convert(tmp_path / "model.safetensors", tmp_path / "out.h5", labels=tmp_path / "labels.txt")
+    assert read_weights(tmp_path / "out.h5").metadata.labels == ("one", "two")
+
+
 @pytest.fixture(scope="module")
 def small():
     tensors = synthetic_tensors(mixnet("mixnet-s", classes=2))

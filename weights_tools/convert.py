@@ -54,8 +54,9 @@ def convert(
 ) -> Weights:
     """Write the weights file of a .safetensors state dict and return what is in it.
 
-    labels is a text file, one a line; about replaces fields of `Metadata`. Raises CheckpointError
-    for a file that cannot be read or whose tensors are not those of a tf_mixnet.
+    labels is a text file, one a line; without it the names in the file's own note `classes` count,
+    separated by commas. about replaces fields of `Metadata`. Raises CheckpointError for a file that
+    cannot be read or whose tensors are not those of a tf_mixnet.
     """
     source = str(state_dict)
     tensors, notes = read_safetensors(source)
@@ -74,9 +75,11 @@ def convert(
         return misfits(shapes, architecture)
 
     architecture = find_variant(source, classes, problems, variant)
+    noted = tuple(notes.get("classes", "").split(","))
+    use_note = labels is None and len(noted) == classes and all(noted)
     metadata = Metadata(
         **{
-            "labels": read_labels(labels, classes),
+            "labels": noted if use_note else read_labels(labels, classes),
             "name": Path(source).stem,
             "source": Path(source).name,
             "source_sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest(),
