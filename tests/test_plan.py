@@ -153,6 +153,12 @@ def test_a_batch_equals_its_images_and_sizes_may_alternate(models, variant):
     assert np.array_equal(model(other), small)
 
 
+def test_the_order_of_the_tensors_does_not_matter(models):
+    model, pixels = models["tiny"], synthetic_image(1, 40, 40)
+    backwards = Model(TINY, dict(reversed(model.tensors.items())))
+    assert np.array_equal(backwards(pixels), model(pixels))
+
+
 def test_threads_may_share_a_model(models):
     from concurrent.futures import ThreadPoolExecutor
 

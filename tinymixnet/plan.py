@@ -98,8 +98,8 @@ def constants(
         """Fold a convolution, group by group, with the part of the batch norm that follows it."""
         start, biases, scale = 0, [], np.float32(0.5 if half else 1)
         depthwise, project = conv.endswith("depthwise_conv"), conv.endswith("project_conv")
-        names = [t for t in tensors if t.startswith(f"{conv}/kernel")]
-        for group, kernel in enumerate(tensors[t] for t in names):
+        kernels = group_kernels(conv, tensors) or [tensors[f"{conv}/kernel"]]
+        for group, kernel in enumerate(kernels):
             end = start + kernel.shape[2 if depthwise else 3]
             gamma, beta, mean, variance = (tensors[f"{norm}/{s}"][start:end] for s in BATCH_NORM)
             kernel, bias = fold_batch_norm(kernel, gamma, beta, mean, variance, about.epsilon)
