@@ -1,4 +1,4 @@
-"""The command line: `tinymixnet classify`, `tinymixnet summary`."""
+"""The command line: `tinymixnet classify` and `summary`; for the others see debug_cli.py."""
 
 import argparse
 import io
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from tinymixnet import Model, Prediction, __version__, load
+from tinymixnet.debug_cli import add_commands
 from tinymixnet.errors import ImageError, TinyMixNetError
 from tinymixnet.images import PRESETS
 from tinymixnet.weights import BUNDLED, find_weights
@@ -45,6 +46,7 @@ def parser() -> Parser:
 
     summary = commands.add_parser("summary", parents=[weights], help="every layer and its cost")
     summary.set_defaults(run=run_summary)
+    add_commands(commands, weights)
     return top
 
 

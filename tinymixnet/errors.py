@@ -23,3 +23,7 @@ class CheckpointError(TinyMixNetError):
 
 class FetchError(TinyMixNetError):
     """A download that did not arrive or is not the file it should be."""
+
+
+class TraceError(TinyMixNetError):
+    """A recording of a network's layers that cannot be read or does not fit."""

@@ -61,6 +61,27 @@ def read_image(source: Source) -> "Image":
         raise ImageError(f"{name}: cannot be read as an image ({error})") from None
 
 
+def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
+    """Pixels from a .npy file, as they are: (H, W, 3) or (N, H, W, 3) -> (N, H, W, 3) float32.
+
+    Raises ImageError for a file that is no array of numbers of such a shape.
+    """
+    name = os.fspath(path)
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # a lying header maps nothing
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except Exception as error:  # whatever NumPy raises on damage
+        raise ImageError(f"{name}: cannot be read as a .npy array ({error})") from None
+    if mapped.ndim not in (3, 4) or mapped.shape[-1] != 3 or mapped.dtype.kind not in "uif":
+        raise ImageError(
+            f"{name}: expected pixels (H, W, 3) or (N, H, W, 3), 0..255, "
+            f"found {mapped.dtype} {mapped.shape}"
+        )
+    pixels = np.asarray(mapped, np.float32)
+    return pixels if pixels.ndim == 4 else pixels[np.newaxis]
+
+
 def _open(source: Source) -> "str | os.PathLike[str] | IO[bytes] | Image":
     from PIL import Image
 
@@ -163,15 +184,16 @@ def tf_resize_bilinear(pixels: np.ndarray, size: int) -> np.ndarray:
     Output pixel i lies at i * H / size of the input, without the half-pixel offset used since, and
     nothing is averaged when shrinking. All steps in float32, in TensorFlow's order: bit-close.
     """
-    h, w, _ = pixels.shape
+    h, w, c = pixels.shape
     top, bottom, dy = _bilinear_axis(h, size)
     left, right, dx = _bilinear_axis(w, size)
-    x = pixels.astype(np.float32)
-    dx, dy = dx[:, None], dy[:, None, None]
-    above, below = x[top], x[bottom]  # (size, W, C)
-    above = above[:, left] + (above[:, right] - above[:, left]) * dx  # (size, size, C)
-    below = below[:, left] + (below[:, right] - below[:, left]) * dx
-    return above + (below - above) * dy
+    rows, place = np.unique(np.concatenate([top, bottom]), return_inverse=True)
+    columns = pixels[rows].astype(np.float32).swapaxes(0, 1)  # (W, rows, C): long runs to copy
+    x = columns[left]
+    x += (columns[right] - x) * dx[:, None, None]
+    x = np.ascontiguousarray(x.swapaxes(0, 1)).reshape(len(rows), size * c)
+    above, below = x[place[:size]], x[place[size:]]
+    return (above + (below - above) * dy[:, None]).reshape(size, size, c)
 
 
 def _bilinear_axis(size: int, positions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

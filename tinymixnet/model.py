@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tinymixnet.architecture import BATCH_NORM, Architecture, Block, group_kernels
-from tinymixnet.errors import InputError
-from tinymixnet.images import Source, preprocess, read_image
+from tinymixnet.errors import ImageError, InputError
+from tinymixnet.images import Source, preprocess, read_image, read_pixels
 from tinymixnet.kernels import (
     Array,
     batch_norm,
@@ -59,19 +59,20 @@ class Prediction(NamedTuple):
 
 def network(image: Array, architecture: Architecture, tensors: Tensors, about: Metadata) -> Layers:
     """MixNet from pixels to probabilities; yields (name, tensor), expects a tensor for each."""
+    x = yield from stem(image, tensors, about)
+    for block in architecture.blocks:
+        x = yield from mixnet_block(x, block, tensors, about.epsilon)
+    x = yield from head(x, tensors, about.epsilon)
+    return x
+
+
+def stem(image: Array, tensors: Tensors, about: Metadata) -> Layers:
+    """Normalise the colours, and see the first edges at half the resolution."""
     x = yield "image", image
     x = yield "normalize", normalize(x, about.mean, about.std)
     x = yield "stem/conv", conv2d(x, tensors["stem/conv/kernel"], stride=2)
     x = yield "stem/bn", batch_norm(x, *statistics("stem/bn", tensors), about.epsilon)
     x = yield "stem/act", relu(x)
-    for block in architecture.blocks:
-        x = yield from mixnet_block(x, block, tensors, about.epsilon)
-    x = yield "head/conv", pointwise_conv2d(x, tensors["head/conv/kernel"])
-    x = yield "head/bn", batch_norm(x, *statistics("head/bn", tensors), about.epsilon)
-    x = yield "head/act", relu(x)
-    x = yield "head/pool", global_average_pool(x)
-    x = yield "logits", dense(x, tensors["logits/kernel"], tensors["logits/bias"])
-    x = yield "probabilities", softmax(x)
     return x
 
 
@@ -112,6 +113,17 @@ def mixnet_block(x: Array, block: Block, tensors: Tensors, epsilon: float) -> La
     norm = statistics(f"{name}/project_bn", tensors)
     x = yield f"{name}/project_bn", batch_norm(x, *norm, epsilon)
     x = yield f"{name}/output", x + shortcut if block.residual else x
+    return x
+
+
+def head(x: Array, tensors: Tensors, epsilon: float) -> Layers:
+    """Widen, take each channel's mean over the image, and weigh these into one number a class."""
+    x = yield "head/conv", pointwise_conv2d(x, tensors["head/conv/kernel"])
+    x = yield "head/bn", batch_norm(x, *statistics("head/bn", tensors), epsilon)
+    x = yield "head/act", relu(x)
+    x = yield "head/pool", global_average_pool(x)
+    x = yield "logits", dense(x, tensors["logits/kernel"], tensors["logits/bias"])
+    x = yield "probabilities", softmax(x)
     return x
 
 
@@ -212,8 +224,11 @@ class Model:
 
         image is a path, the bytes of an image file, a file object, a PIL image or a uint8 array
         (H, W), (H, W, 3) or (H, W, 4). It is cropped and resized by the preset that the weights ask
-        for, unless another is named. Raises ImageError when it cannot be read.
+        for, unless another is named. A path that ends in .npy holds pixels already, (H, W, 3) or
+        (N, H, W, 3), and they are taken as they are. Raises ImageError when it cannot be read.
         """
+        if isinstance(image, (str, os.PathLike)) and os.fsdecode(image).endswith(".npy"):
+            return read_pixels(image)
         about = self.metadata
         preset = preset or about.preset
         parameters = about.preset_parameters if preset == about.preset else {}
@@ -226,7 +241,10 @@ class Model:
         """
         if top < 1:
             raise InputError(f"top={top}: expected the number of answers wanted, 1 or more")
-        probabilities = softmax(self(self.pixels(image, preset)))[0]
+        pixels = self.pixels(image, preset)
+        if len(pixels) != 1:
+            raise ImageError(f"{image}: holds {len(pixels)} images, expected one")
+        probabilities = softmax(self(pixels))[0]
         best = np.argsort(-probabilities, kind="stable")[:top]
         return [Prediction(self.labels[i], float(probabilities[i]), int(i)) for i in best]
 

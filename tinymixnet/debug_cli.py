@@ -1,0 +1,207 @@
+"""The commands for whoever ports MixNet: trace, compare, diagnose, report.
+
+Each imports what it needs when it runs, so that `classify` starts no slower for them.
+"""
+
+import argparse
+import json
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tinymixnet.errors import TraceError
+from tinymixnet.images import PRESETS
+from tinymixnet.model import Model, check_pixels, load
+
+if TYPE_CHECKING:
+    from tinymixnet.dumps import Dump
+    from tinymixnet.traces import Manifest
+
+Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+IMAGE = "a photo, or .npy pixels (N, H, W, 3), 0..255, used as they are"
+DUMP = "a trace, or any folder of .npy, .npz or .h5 of another implementation's layers"
+
+
+def add_commands(commands: Commands, weights: argparse.ArgumentParser) -> None:
+    """Add the four parsers to those of the `tinymixnet` command."""
+    picture = argparse.ArgumentParser(add_help=False)
+    picture.add_argument("--preset", choices=PRESETS, help="how to crop and resize the photo")
+    foreign = argparse.ArgumentParser(add_help=False)
+    foreign.add_argument(
+        "--names", metavar="MAP", help="how the layers of OTHER are named: a shipped map or a .json"
+    )
+    foreign.add_argument("--layout", choices=("NHWC", "NCHW"), help="where shapes leave it open")
+
+    trace = commands.add_parser("trace", parents=[weights, picture], help="record every layer")
+    trace.add_argument("image", metavar="IMAGE", help=IMAGE)
+    trace.add_argument("-o", "--output", required=True, metavar="DIR", help="a folder, or FILE.npz")
+    trace.add_argument(
+        "--layers", nargs="+", default=["*"], metavar="PATTERN", help="only these: 'blocks_3/*'"
+    )
+    trace.set_defaults(run=run_trace)
+
+    compare = commands.add_parser(
+        "compare", parents=[weights, picture, foreign], help="find the first layer that differs"
+    )
+    compare.add_argument("reference", metavar="REFERENCE", help="a trace of ours, or an image")
+    compare.add_argument("other", metavar="OTHER", help=DUMP)
+    compare.add_argument("--tolerance", type=_tolerance, default=1e-4, metavar="T", help="(1e-4)")
+    compare.add_argument(
+        "--isolated", action="store_true", help="feed each layer of ours their inputs"
+    )
+    compare.add_argument("--json", action="store_true", help="one JSON object")
+    compare.add_argument("--html", metavar="FILE", help="write a page as well")
+    compare.set_defaults(run=run_compare)
+
+    diagnose = commands.add_parser(
+        "diagnose", parents=[weights, picture, foreign], help="name the bug behind the difference"
+    )
+    diagnose.add_argument("image", metavar="IMAGE", help=IMAGE)
+    diagnose.add_argument("other", metavar="OTHER", help=DUMP)
+    diagnose.add_argument(
+        "--raw-weights", metavar="F", help="not the moving averages (extract --raw), to try as well"
+    )
+    diagnose.add_argument("--json", action="store_true", help="one JSON object")
+    diagnose.set_defaults(run=run_diagnose)
+
+    report = commands.add_parser(
+        "report", parents=[weights, picture, foreign], help="a page that shows every layer"
+    )
+    report.add_argument("image", metavar="IMAGE", help=IMAGE)
+    report.add_argument("other", nargs="?", metavar="OTHER", help=DUMP)
+    report.add_argument("-o", "--output", required=True, metavar="FILE.html")
+    report.set_defaults(run=run_report)
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
+    return value
+
+
+def picture_of(model: Model, arguments: argparse.Namespace, image: str) -> np.ndarray:
+    """The pixels of IMAGE, checked."""
+    return check_pixels(model.pixels(image, arguments.preset)).astype(np.float32)
+
+
+def dump_of(model: Model, pixels: np.ndarray, arguments: argparse.Namespace) -> "Dump":
+    """OTHER, as layers of this network for these pixels."""
+    from tinymixnet.dumps import open_dump
+
+    n, h, w, _ = pixels.shape
+    names, layout = arguments.names, arguments.layout
+    return open_dump(arguments.other, model.architecture, n, h, w, names, layout)
+
+
+def _origin(model: Model, arguments: argparse.Namespace, image: str) -> tuple[str, str]:
+    """For a manifest: the image's name, and the preset ("" for pixels, which come as they are)."""
+    preset = "" if image.endswith(".npy") else arguments.preset or model.metadata.preset
+    return os.path.basename(image), preset
+
+
+def run_trace(arguments: argparse.Namespace) -> int:
+    from tinymixnet.traces import record
+
+    model = load(arguments.weights)
+    pixels = picture_of(model, arguments, arguments.image)
+    image_name, preset = _origin(model, arguments, arguments.image)
+    count = record(model, pixels, arguments.output, arguments.layers, image_name, preset)
+    print(f"{arguments.output}: {count} layers")
+    return 0
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    from tinymixnet import compare as comparing
+    from tinymixnet.dumps import open_dump
+    from tinymixnet.traces import open_trace
+
+    image = arguments.reference
+    if os.path.isdir(image) or image.endswith((".npz", ".h5", ".hdf5")):
+        if arguments.isolated:
+            raise TraceError("--isolated runs the network: REFERENCE has to be an image")
+        trace = open_trace(image)
+        if trace.manifest is None:
+            raise TraceError(
+                f"{image}: no manifest.json, so not a trace of ours; make one with "
+                "`tinymixnet trace IMAGE -o DIR`, or name the image itself"
+            )
+        n, h, w, _ = trace.manifest.image_shape
+        names, layout = arguments.names, arguments.layout
+        dump = open_dump(arguments.other, trace.manifest.architecture, n, h, w, names, layout)
+        layers = ((name, trace[name]) for name in trace.names)
+        found = comparing.compare(layers, dump, arguments.tolerance, trace.manifest)
+    else:
+        model = load(arguments.weights)
+        pixels = picture_of(model, arguments, image)
+        dump = dump_of(model, pixels, arguments)
+        manifest = _manifest(model, pixels, arguments, image) if dump.trace.manifest else None
+        if arguments.isolated:
+            found = comparing.isolated(model, pixels, dump, arguments.tolerance, manifest)
+        else:
+            run = model.layers(pixels)
+            found = comparing.compare(run, dump, arguments.tolerance, manifest)
+    if arguments.html:
+        _write_page(arguments.html, comparing.html(found))
+    print(json.dumps(comparing.as_json(found)) if arguments.json else comparing.table(found))
+    return 0 if found.alike else 1
+
+
+def _manifest(
+    model: Model, pixels: np.ndarray, arguments: argparse.Namespace, image: str
+) -> "Manifest":
+    """What a trace of this run would say of itself."""
+    from tinymixnet.traces import Manifest, image_hash, weights_hash
+
+    image_name, preset = _origin(model, arguments, image)
+    about = model.metadata
+    return Manifest(
+        architecture=model.architecture,
+        image_shape=pixels.shape,
+        image_sha256=image_hash(pixels),
+        weights_sha256=weights_hash(model),
+        mean=about.mean,
+        std=about.std,
+        epsilon=about.epsilon,
+        weights_name=about.name,
+        image_name=image_name,
+        preprocessing=preset,
+    )
+
+
+def _write_page(path: str, text: str) -> None:
+    from tinymixnet.weights import written_whole
+
+    try:
+        with written_whole(path) as beside:
+            beside.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def run_diagnose(arguments: argparse.Namespace) -> int:
+    from tinymixnet import diagnose as diagnosing
+
+    model = load(arguments.weights)
+    raw = load(arguments.raw_weights) if arguments.raw_weights else None
+    pixels = picture_of(model, arguments, arguments.image)
+    dump = dump_of(model, pixels, arguments)
+    photo = None if arguments.image.endswith(".npy") else arguments.image
+    found = diagnosing.diagnose(model, pixels, dump, photo=photo, raw=raw, progress=True)
+    print(json.dumps(found.as_json()) if arguments.json else found.text())
+    return 0 if found.alike else 1
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    from tinymixnet.report import write_report
+
+    model = load(arguments.weights)
+    pixels = picture_of(model, arguments, arguments.image)
+    dump = dump_of(model, pixels, arguments) if arguments.other else None
+    write_report(model, arguments.image, pixels, arguments.output, dump)
+    print(arguments.output)
+    return 0

@@ -1,0 +1,657 @@
+"""Why does another implementation of MixNet answer differently? Try the known mistakes and see.
+
+Every layer of ours is fed *their* tensors, so an error is found at the layer that makes it, however
+many others there are before it. For each such layer `explain` computes what the suspects (known
+mistakes, `suspects.py`) would have made of the same input, and the one that gives their output is
+the cause. Layers that they did not dump are computed on the way, so a dump of block outputs alone
+does as well: then more suspects come into question for each tensor.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, product
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from tinymixnet.architecture import Block
+from tinymixnet.images import PRESETS, Source, read_image
+from tinymixnet.kernels import Array, split_channels
+from tinymixnet.model import Layers, Model, head, mixnet_block, stem
+from tinymixnet.suspects import (
+    SUSPECTS,
+    At,
+    Suspect,
+    memory_as_nchw,
+    memory_as_nhwc,
+    other_pixels,
+    raw_weights,
+    rows_and_columns_exchanged,
+    to_bfloat16,
+    to_float16,
+    to_int8,
+)
+
+if TYPE_CHECKING:
+    from tinymixnet.dumps import Dump
+
+TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-3  # of a whole run, for float32 and for float16 dumps
+FINE = 1e-5  # of one layer or block: what is below is rounding
+PARTLY = 10  # decoders and resizers differ a little: one that explains nearly all is the one
+MOST_SEARCHES = 4  # through all suspects without an answer: what else is wrong hardly has one
+ENOUGH = 6  # layers with noise, to speak of rounding
+MOST_PAIRS = 500  # of suspects, tried for one layer
+ROUNDING = {  # to a format: how, and what error a block may then have
+    "float16": (to_float16, 4e-3),
+    "bfloat16": (to_bfloat16, 3e-2),
+    "8-bit integers": (to_int8, 5e-2),
+}
+
+
+class Cause(NamedTuple):
+    """A mistake that explains what they computed, where it shows and how well it explains it."""
+
+    slug: str
+    place: str  # the first layer
+    places: tuple[str, ...]
+    before: float  # error at the layer where it first shows, fed their input
+    after: float  # the same, with the mistake made here as well
+    sentence: str
+
+
+class Diagnosis(NamedTuple):
+    """What `diagnose` found."""
+
+    causes: tuple[Cause, ...]  # in the network's order; none for a correct port
+    layers: int  # compared
+    first: str | None  # the first of them that differs
+
+    @property
+    def alike(self) -> bool:
+        return not self.causes
+
+    @property
+    def slugs(self) -> list[str]:
+        return [cause.slug for cause in self.causes] or ["none"]
+
+    def as_json(self) -> dict[str, Any]:
+        causes = [
+            {**cause._asdict(), "before": _number(cause.before), "after": _number(cause.after)}
+            for cause in self.causes
+        ]
+        return {"alike": self.alike, "layers": self.layers, "first": self.first, "causes": causes}
+
+    def text(self) -> str:
+        """The first line is for programs, the rest for people."""
+        lines = [f"cause: {', '.join(self.slugs)}"]
+        if self.alike:
+            lines.append(f"all {self.layers} layers that could be compared agree with ours")
+        else:
+            lines.append(f"of {self.layers} layers compared, {self.first} is the first to differ")
+        for cause in self.causes:
+            more = f" and {len(cause.places) - 1} more" if len(cause.places) > 1 else ""
+            lines += ["", f"{cause.slug}, at {cause.place}{more}", f"  {cause.sentence}"]
+            explained = f", {cause.after:.1e} with this" if cause.slug != "unknown" else ""
+            lines.append(f"  error fed with their input: {cause.before:.1e}{explained}")
+        return "\n".join(lines)
+
+
+def _number(value: float) -> float | None:
+    return value if np.isfinite(value) else None  # JSON has no infinity
+
+
+def diagnose(
+    model: Model,
+    pixels: Array,
+    dump: "Dump",
+    photo: "Source | None" = None,
+    raw: Model | None = None,
+    progress: bool = False,
+) -> Diagnosis:
+    """Find the mistakes that make our network compute what is in a dump of another one.
+
+    pixels (N, H, W, 3) float32, 0..255, as theirs should have been; photo, where they come from,
+    to try other ways of resizing; raw, the same network with the raw weights, to try these.
+    progress draws a bar on a terminal's standard error.
+    """
+    theirs = Evidence(dump)
+    causes = []
+    if how := theirs.set_straight(model, pixels):
+        causes.append(how)
+    differing = [name for name, _ in _different(model, pixels, theirs)]
+    if not differing:
+        return Diagnosis(tuple(causes), len(theirs.names), causes[0].place if causes else None)
+
+    suspects = list(SUSPECTS)
+    if raw is not None:
+        suspects += raw_weights(raw.tensors)
+    if photo is not None:
+        suspects += resized(model, photo, pixels)
+    bench = Bench(model, pixels, theirs)
+    causes += theirs.rounding(bench)
+    causes += Search(bench, suspects, theirs.fine, progress).run()
+    if not causes:  # no layer is wrong by itself, and yet they drift apart
+        sentence = "every layer is right, but rounding adds up: is there less than float32 in it?"
+        causes.append(Cause("low-precision", differing[0], (differing[0],), 0, 0, sentence))
+    causes.sort(key=lambda cause: bench.order.index(cause.place))
+    return Diagnosis(tuple(causes), len(theirs.names), differing[0])
+
+
+def _different(model: Model, pixels: Array, theirs: "Evidence") -> list[tuple[str, float]]:
+    """The layers past the tolerance in a whole run, with their errors.
+
+    Not what is before the first convolution, if that agrees: everybody may keep an image as he
+    likes. Raw pixels, say, or blue first, and turned round later.
+    """
+    tolerance = HALF_TOLERANCE if theirs.half else TOLERANCE
+    errors = {
+        name: error(x, theirs[name]).most for name, x in model.layers(pixels) if name in theirs
+    }
+    for name in ("image", "normalize"):
+        later = [e for other, e in errors.items() if other not in ("image", name)]
+        if name in errors and later and later[0] <= tolerance:
+            del errors[name]
+    return [(name, e) for name, e in errors.items() if not e <= tolerance]
+
+
+def resized(model: Model, photo: Source, pixels: Array) -> list[Suspect]:
+    """The photo brought to the same size by other presets, and by a plain resize or crop."""
+    from PIL import Image
+
+    image, (_, height, width, _) = read_image(photo), pixels.shape
+    found = {}
+    for preset in PRESETS:
+        found[f"the preset {preset}"] = model.pixels(photo, preset)[0]
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    square = image.crop((left, top, left + short, top + short))
+    for how in ("NEAREST", "BILINEAR", "BICUBIC", "LANCZOS"):
+        method, name = Image.Resampling[how], how.lower()
+        found[f"squashing the whole photo, {name}"] = image.resize((width, height), method)
+        found[f"a central square, all of it, {name}"] = square.resize((width, height), method)
+    suspects = []
+    for how, other in found.items():
+        x = np.asarray(other, np.float32)[np.newaxis]
+        if x.shape == pixels.shape and not np.array_equal(x, pixels):
+            suspects.append(other_pixels(how, x))
+    return suspects
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+class Error(NamedTuple):
+    """How far two tensors are apart, as shares of theirs."""
+
+    most: float  # largest difference, of the largest value
+    mean: float  # root mean square of the difference, of that of the values
+
+
+def error(ours: Array, theirs: Array) -> Error:
+    """NaN and infinity are as far away as can be."""
+    with np.errstate(all="ignore"):
+        difference = np.abs(ours - theirs).ravel()
+        largest = float(np.abs(theirs).max(initial=0)) or float(np.abs(ours).max(initial=0)) or 1.0
+        most = float(difference.max(initial=0)) / largest
+        power = float(np.dot(theirs.ravel(), theirs.ravel())) or largest**2
+        mean = (float(np.dot(difference, difference)) / power) ** 0.5
+    if not (np.isfinite(most) and np.isfinite(mean)):
+        return Error(np.inf, np.inf)
+    return Error(most, mean)
+
+
+def cosine(a: Array, b: Array) -> float:
+    with np.errstate(all="ignore"):
+        a, b = a.ravel(), b.ravel()
+        return float(np.dot(a, b)) / (float(np.dot(a, a) * np.dot(b, b)) ** 0.5 or 1.0)
+
+
+# -- their tensors --------------------------------------------------------------------------------
+
+
+class Evidence(Mapping[str, Array]):
+    """Their tensors by canonical name, float32; the last few are kept: they are asked for often."""
+
+    def __init__(self, dump: "Dump") -> None:
+        self.dump = dump
+        self.half = dump.half
+        self.fine = ROUNDING["float16"][1] if self.half else FINE
+        self.view = lambda x: x  # how a tensor of pixels must be read
+        self.extra: dict[str, Array] = {}  # set straight, in place of what the dump has
+        self.names = list(dump.names)
+        self._kept: dict[str, Array] = {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.extra or name in self.dump.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._kept:
+            x = self.extra[name] if name in self.extra else self.dump[name]
+            if x.ndim == 4 and min(x.shape[1:]) > 1:
+                x = self.view(x)
+            while len(self._kept) > 30:
+                del self._kept[next(iter(self._kept))]
+            self._kept[name] = np.ascontiguousarray(x, np.float32)
+        return self._kept[name]
+
+    def set_straight(self, model: Model, pixels: Array) -> "Cause | None":
+        """See to mistakes of the dump itself, which hide all others; say which there was."""
+        return self._labels(model, pixels) or self._order(model, pixels)
+
+    def _labels(self, model: Model, pixels: Array) -> "Cause | None":
+        """One class too many: a background class stands before or behind the others."""
+        classes, cause = model.architecture.classes, None
+        for name in ("logits", "probabilities"):
+            found, _ = self.dump.mismatched.get(name, ((), ()))
+            if np.prod(found, dtype=int) != len(pixels) * (classes + 1):
+                continue
+            values = self.dump.raw(name).reshape(-1, classes + 1).astype(np.float32)
+            if cause is None:
+                with_first = cosine(values[:, :-1], _last(model, pixels, name))
+                ahead = cosine(values[:, 1:], _last(model, pixels, name)) >= with_first
+                where = "ahead of" if ahead else "behind"
+                sentence = f"there is one class too many, {where} the others: drop it"
+                cause = Cause("label-offset", name, (name,), np.inf, 0.0, sentence)
+            values = values[:, 1:] if ahead else values[:, :-1]
+            if name == "probabilities":
+                values = values / values.sum(axis=1, keepdims=True)
+            self.extra[name] = values
+            self.names.append(name)
+        return cause
+
+    def _order(self, model: Model, pixels: Array) -> "Cause | None":
+        """Tensors dumped in an order that is not what their shape says."""
+        views = {
+            "tensors in NHWC order are dumped as NCHW": memory_as_nhwc,
+            "tensors in NCHW order are dumped as NHWC": memory_as_nchw,
+            "rows and columns are exchanged in what is dumped": rows_and_columns_exchanged,
+        }
+        votes = dict.fromkeys(views, 0)
+        seen: list[str] = []
+        for name, ours in model.layers(pixels):
+            spatial = ours.ndim == 4 and min(ours.shape[1:3]) > 1
+            if name not in self or not spatial or name in ("image", "normalize"):
+                continue
+            theirs = self[name]
+            if cosine(ours, theirs) > 0.9 or len(seen) == 3:
+                break
+            seen.append(name)
+            for how, view in views.items():
+                turned = view(theirs)
+                votes[how] += turned is not None and cosine(ours, turned) > 0.98
+        best = max(votes, key=lambda how: votes[how])
+        if not seen or votes[best] < len(seen):
+            return None
+        before = error(dict(model.layers(pixels))[seen[0]], self[seen[0]]).most
+        self.view = views[best]  # type: ignore[assignment]
+        self._kept.clear()
+        after = error(dict(model.layers(pixels))[seen[0]], self[seen[0]]).most
+        sentence = f"{best}: transpose where you reshape"
+        return Cause("transposed-layout", seen[0], tuple(seen), before, after, sentence)
+
+    def rounding(self, bench: "Bench") -> list[Cause]:
+        """Whether most of their tensors have fewer digits than float32; more error is fine then."""
+        kinds: dict[str, list[str]] = {name: [] for name in ROUNDING}
+        asked = 0
+        for name in self.names:
+            x = self[name].ravel()[:20_000]
+            if name in ("image", "normalize") or x.size < 64 or not np.isfinite(x).all():
+                continue
+            values = np.unique(x[x != 0])
+            if values.size < 16:
+                continue
+            asked += 1
+            few = x.size > 2000 and values.size < 256
+            for how, is_so in (
+                ("8-bit integers", few),
+                ("bfloat16", np.array_equal(to_bfloat16(values), values)),
+                ("float16", not self.half and np.array_equal(to_float16(values), values)),
+            ):
+                if is_so:
+                    kinds[how].append(name)
+                    break
+        how = max(kinds, key=lambda kind: len(kinds[kind]))
+        if 2 * len(kinds[how]) <= asked or not asked:
+            return []
+        round_to, self.fine = ROUNDING[how]
+        places = tuple(kinds[how])
+        for name, ours in bench.run(bench.start_of(places[0]), places[0]):
+            if name == places[0]:
+                before = error(ours, self[name]).most
+                after = error(round_to(ours), self[name]).most
+        sentence = f"all values of {len(places)} layers are {how}, or rounded to as many digits"
+        return [Cause("low-precision", places[0], places, before, after, sentence)]
+
+
+def _last(model: Model, pixels: Array, name: str) -> Array:
+    return next(x for layer, x in model.layers(pixels) if layer == name)
+
+
+# -- running parts of the network -----------------------------------------------------------------
+
+
+class Change(NamedTuple):
+    """A suspect at work in some layers."""
+
+    suspect: Suspect
+    layers: tuple[str, ...]
+
+
+class Unit(NamedTuple):
+    """A part of the network that can be run by itself: the stem, a block, the head."""
+
+    layers: list[str]
+    block: Block | None
+
+
+class Bench:
+    """Runs parts of our network on their tensors, with suspects at work."""
+
+    def __init__(self, model: Model, pixels: Array, theirs: Evidence) -> None:
+        self.model = model
+        self.pixels = pixels
+        self.theirs = theirs
+        names: dict[str, list[str]] = {}
+        self.order = list(model.architecture.layer_shapes(32, 32))
+        for name in self.order:
+            scope = name.split("/")[0]
+            scope = {"image": "stem", "normalize": "stem"}.get(scope, scope)
+            scope = {"logits": "head", "probabilities": "head"}.get(scope, scope)
+            names.setdefault(scope, []).append(name)
+        blocks = {block.name: block for block in model.architecture.blocks}
+        self.units = [Unit(layers, blocks.get(scope)) for scope, layers in names.items()]
+        self.tensors_of: dict[str, list[str]] = {}
+        for name in model.tensors:
+            self.tensors_of.setdefault(name.rsplit("/", 1)[0], []).append(name)
+
+    def start_of(self, layer: str) -> int:
+        """The unit to start with, so as to reach a layer: the one before it has been dumped."""
+        i = next(i for i, unit in enumerate(self.units) if layer in unit.layers)
+        while i > 0 and self.units[i - 1].layers[-1] not in self.theirs:
+            i -= 1
+        return i
+
+    def run(
+        self, start: int, last: str, changes: Sequence[Change] = ()
+    ) -> Iterator[tuple[str, Array]]:
+        """From unit number `start` to layer `last`: what we make of their tensors, layer by layer.
+
+        A layer that they dumped feeds the next with their tensor; but not the image, which
+        everybody keeps as he likes.
+        """
+        tensors = dict(self.model.tensors)
+        for suspect, layers in changes:
+            if suspect.weights:
+                for layer in layers:
+                    for name in self.tensors_of.get(layer, []):
+                        tensors[name] = suspect.weights(name, tensors[name])
+        x = self.pixels if start == 0 else self.theirs[self.units[start - 1].layers[-1]]
+        for unit in self.units[start:]:
+            entry, seen = x, dict[str, Array]()
+            steps = self._steps(unit, x, tensors)
+            layer, value = next(steps)
+            for _ in unit.layers:
+                kind = layer.split("/")[1] if unit.block else layer
+                for suspect, layers in changes:
+                    if suspect.output and layer in layers:
+                        about = self.model.metadata
+                        at = At(layer, kind, x, value, entry, seen, unit.block, tensors, about)
+                        changed = suspect.output(at)
+                        value = value if changed is None else changed
+                yield layer, value
+                if layer == last:
+                    return
+                x = self.theirs[layer] if layer in self.theirs and layer != "image" else value
+                seen[kind] = x
+                try:
+                    layer, value = steps.send(x)
+                except StopIteration:
+                    break
+
+    def _steps(self, unit: Unit, x: Array, tensors: Mapping[str, Array]) -> Layers:
+        about = self.model.metadata
+        if unit.block:
+            return mixnet_block(x, unit.block, tensors, about.epsilon)
+        if unit is self.units[0]:
+            return stem(x, tensors, about)
+        return head(x, tensors, about.epsilon)
+
+    def errors(
+        self, start: int, last: str, changes: Sequence[Change] = ()
+    ) -> Iterator[tuple[str, Array, Error]]:
+        """The layers of `run` that they dumped, with the distance from theirs."""
+        for layer, ours in self.run(start, last, changes):
+            if layer in self.theirs:
+                yield layer, ours, error(ours, self.theirs[layer])
+
+    def result(self, start: int, layer: str, changes: Sequence[Change]) -> Error:
+        """The error of one layer."""
+        with np.errstate(all="ignore"):
+            for _, ours in self.run(start, layer, changes):  # noqa: B007  (the last one)
+                pass
+            return error(ours, self.theirs[layer])
+
+
+# -- the search -----------------------------------------------------------------------------------
+
+
+class Trial(NamedTuple):
+    """A hypothesis and how well it explains a layer."""
+
+    changes: tuple[Change, ...]
+    error: Error
+
+
+class Search:
+    """Goes through the layers that they dumped, and for each that is wrong finds out why."""
+
+    def __init__(
+        self, bench: Bench, suspects: Sequence[Suspect], fine: float, progress: bool
+    ) -> None:
+        self.bench = bench
+        self.suspects = list(suspects)
+        self.fine = fine
+        self.progress = progress
+        self.found: list[Suspect] = []
+        self.causes: dict[str, Cause] = {}
+        self.unexplained: list[tuple[str, float, str]] = []  # layer, error, pattern
+
+    def run(self) -> list[Cause]:
+        theirs, right = self.bench.theirs, 0
+        last = next(name for name in reversed(self.bench.order) if name in theirs)
+        names = [name for name in self.bench.order if name in theirs and name != "image"]
+        harmless = self._harmless()
+        for number, (layer, ours, before) in enumerate(self._walk(last)):
+            self._draw(number, len(names), layer)
+            if layer in harmless or before.most <= 3 * self.fine:
+                right += 1
+                continue
+            trial = self.explain(layer, before)
+            if trial is None:
+                block = next(u.block for u in self.bench.units if layer in u.layers)
+                self.unexplained.append((layer, before.most, pattern(ours, theirs[layer], block)))
+                continue
+            for suspect, layers in trial.changes:
+                self._note(suspect, layers, before.most, trial.error.most)
+        self._draw(len(names), len(names), "")
+        return [*self.causes.values(), *self._rest(names)]
+
+    def _walk(self, last: str) -> Iterator[tuple[str, Array, Error]]:
+        """Each dumped layer, computed from their tensors."""
+        for layer, ours, distance in self.bench.errors(0, last):
+            if layer != "image":
+                yield layer, ours, distance
+
+    def _harmless(self) -> set[str]:
+        """The normalised image, if the first convolution comes out right all the same."""
+        for layer, ours in self.bench.model.layers(self.bench.pixels):
+            if layer in self.bench.theirs and layer not in ("image", "normalize"):
+                right = error(ours, self.bench.theirs[layer]).most <= 3 * self.fine
+                return {"normalize"} if right else set()
+        return set()
+
+    def explain(self, layer: str, before: Error) -> Trial | None:
+        """The changes that make our layer theirs, or come near; None if there are none."""
+        start = self.bench.start_of(layer)
+        open_layers = self._open(start, layer)
+
+        def tried(*changes: Change) -> Trial:
+            return Trial(changes, self.bench.result(start, layer, changes))
+
+        known = [c for suspect in self.found for c in self._changes(suspect, open_layers)]
+        for size in (1, 2, 3):
+            trials = [tried(*changes) for changes in combinations(known, size)]
+            if trials and (best := _best(trials)).error.most <= self.fine:
+                return best
+        if len(self.unexplained) >= MOST_SEARCHES:
+            return None
+        every = [c for suspect in self.suspects for c in self._changes(suspect, open_layers)]
+        singles = sorted((tried(change) for change in every), key=lambda t: t.error.mean)
+        if not singles:
+            return None
+        if singles[0].error.most <= self.fine:
+            return singles[0]
+        pairs = []
+        limit = MOST_PAIRS // (1 + len(open_layers) // 20)
+        for first in singles[:8]:
+            for change in every:
+                if change != first.changes[0] and len(pairs) < limit:
+                    pairs.append(tried(first.changes[0], change))
+                    if pairs[-1].error.most <= self.fine:
+                        return pairs[-1]
+        resize = [t for t in singles if t.changes[0].suspect.slug == "other-resize"]
+        near = [trial for trial in resize if trial.error.mean * PARTLY <= before.mean]
+        return _best(near) if near else None
+
+    def _open(self, start: int, layer: str) -> list[str]:
+        """The layers that may be to blame: itself, and those before it that were not dumped."""
+        names = [name for unit in self.bench.units[start:] for name in unit.layers]
+        names = names[: names.index(layer)]
+        hidden = [name for name in names if name not in self.bench.theirs or name == "image"]
+        return [*hidden, layer]
+
+    def _changes(self, suspect: Suspect, layers: Sequence[str]) -> Iterator[Change]:
+        """The suspect at work wherever it can be, and at each place alone."""
+        kinds = suspect.kinds.split()
+        places = tuple(name for name in layers if kind_of(name) in kinds)
+        if places:
+            yield Change(suspect, places)
+        if 1 < len(places) < 8:
+            yield from (Change(suspect, (place,)) for place in places)
+
+    def _note(self, suspect: Suspect, layers: tuple[str, ...], before: float, after: float) -> None:
+        if suspect not in self.found:
+            self.found.append(suspect)
+        if old := self.causes.get(suspect.slug):
+            self.causes[suspect.slug] = old._replace(places=(*old.places, *layers))
+        else:
+            self.causes[suspect.slug] = Cause(
+                suspect.slug, layers[0], layers, before, after, suspect.sentence
+            )
+
+    def _rest(self, names: Sequence[str]) -> list[Cause]:
+        """What no suspect explains: rounding, if in most layers of some kinds; else unknown."""
+        wrong = [found for found in self.unexplained if not found[1] <= 10 * self.fine]
+        if not wrong:
+            return []
+        places = tuple(layer for layer, _, _ in wrong)
+        noisy = [layer for layer, most, how in wrong if most < 0.1 and how == SPREAD]
+        kinds = {kind_of(layer) for layer in noisy}
+        alike = [name for name in names if kind_of(name) in kinds]
+        layer, before, how = wrong[0]
+        if len(noisy) >= ENOUGH and 2 * len(noisy) > len(alike):
+            sentence = "a little noise in layer after layer: is there less than float32 in it?"
+            return [Cause("low-precision", layer, places, before, np.nan, sentence)]
+        return [Cause("unknown", layer, places, before, before, f"no known mistake; {how}")]
+
+    def _draw(self, done: int, of: int, layer: str) -> None:
+        if self.progress and sys.stderr.isatty():
+            bar = "#" * (30 * done // max(of, 1))
+            end = "\n" if done == of else ""
+            print(f"\r[{bar:<30}] {done}/{of} {layer:<28}", end=end, file=sys.stderr, flush=True)
+
+
+def _best(trials: Sequence[Trial]) -> Trial:
+    return min(trials, key=lambda trial: trial.error.mean)
+
+
+def kind_of(layer: str) -> str:
+    """As `suspects.py` calls it: a block's layer by its last part, another by its name."""
+    return layer.split("/")[1] if layer.startswith("blocks_") else layer
+
+
+# -- what an error looks like ---------------------------------------------------------------------
+
+SPREAD = "the error is spread over all pixels and channels, like noise"
+
+
+def pattern(ours: Array, theirs: Array, block: Block | None) -> str:
+    """Put in words where an unexplained error is, and what of: (N, H, W, C) or (N, C)."""
+    bad = int((~np.isfinite(theirs)).sum())
+    if bad:
+        return f"{bad} of their {theirs.size} values are NaN or infinite"
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    wrong = float(np.square(b - a).sum())
+
+    def left(explained: Array) -> float:
+        return float(np.square(b - explained).sum()) / wrong
+
+    factor = float((a * b).sum() / (np.square(a).sum() or 1))
+    if left(a * factor) < 0.01:
+        return f"a constant factor: theirs is ours times {factor:.4g}"
+    offset = float((b - a).mean())
+    if left(a + offset) < 0.01:
+        return f"a constant offset: theirs is ours plus {offset:.4g}"
+    if where := _channels(np.square(b - a), block):
+        return where
+    axes = tuple(range(a.ndim - 1))
+    pixels = a.size // a.shape[-1]
+    if pixels >= 8:
+        if left(a * ((a * b).sum(axes) / np.maximum(np.square(a).sum(axes), 1e-30))) < 0.01:
+            return "each channel of theirs is ours times a factor of its own"
+        if left(a + (b - a).mean(axes)) < 0.01:
+            return "each channel of theirs is ours plus an offset of its own"
+    if a.ndim == 4 and min(a.shape[1:3]) > 4 and (where := _pixels(a, b)):
+        return where
+    if pixels >= 16 and left(a + (b - a).mean(axes)) < 0.5:
+        return (
+            "the error is spread over all pixels, and an offset in each channel for the most part"
+        )
+    return SPREAD
+
+
+def _pixels(a: Array, b: Array) -> str:
+    """Name a shift by one pixel, or the borders, if they hold nearly all of the error."""
+    inside = np.s_[:, 2:-2, 2:-2]
+    wrong, inner = np.square(b - a).sum(), np.square(b - a)[inside].sum()
+    for dy, dx in product((-1, 0, 1), repeat=2):
+        if np.square(b - np.roll(a, (dy, dx), (1, 2)))[inside].sum() < 0.05 * inner:
+            return f"shifted by one pixel: theirs is ours, {dy} further down, {dx} to the right"
+    if inner < 0.05 * wrong:
+        return "the error is at the borders alone: look at the padding"
+    return ""
+
+
+def _channels(squares: Array, block: Block | None) -> str:
+    """Name the channels that hold all of the error, if these are few; else nothing."""
+    c = squares.shape[-1]
+    energy = squares.reshape(-1, c).sum(axis=0)
+    bad = np.flatnonzero(energy > 1e-4 * energy.max())
+    if len(bad) > 0.8 * c:
+        return ""
+    text = f"the error is in {len(bad)} of {c} channels, {bad[0]} to {bad[-1]}"
+    if block and c == block.expanded:
+        sizes = split_channels(c, len(block.kernel_sizes))
+        ends = np.cumsum(sizes)
+        groups = {int(np.searchsorted(ends, channel, side="right")) for channel in bad}
+        names = ", ".join(
+            f"{block.kernel_sizes[g]}x{block.kernel_sizes[g]}" for g in sorted(groups)
+        )
+        text += f": the group of the {names} kernels"
+    return text
