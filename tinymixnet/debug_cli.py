@@ -6,7 +6,7 @@ Each imports what it needs when it runs, so that `classify` starts no slower for
 import argparse
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from tinymixnet.dumps import Dump
     from tinymixnet.traces import Manifest
 
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 IMAGE = "a photo, or .npy pixels (N, H, W, 3), 0..255, used as they are"
 DUMP = "a trace, or any folder of .npy, .npz or .h5 of another implementation's layers"
 
 
-def add_commands(commands: Commands, weights: argparse.ArgumentParser) -> None:
+def add_commands(
+    commands: "argparse._SubParsersAction[Any]", weights: argparse.ArgumentParser
+) -> None:
     """Add the four parsers to those of the `tinymixnet` command."""
     picture = argparse.ArgumentParser(add_help=False)
     picture.add_argument("--preset", choices=PRESETS, help="how to crop and resize the photo")

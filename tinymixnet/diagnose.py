@@ -9,15 +9,16 @@ does as well: then more suspects come into question for each tensor.
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, product
+from itertools import combinations, islice, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tinymixnet.architecture import Block
 from tinymixnet.images import PRESETS, Source, read_image
-from tinymixnet.kernels import Array, split_channels
+from tinymixnet.kernels import Array
 from tinymixnet.model import Layers, Model, head, mixnet_block, stem
+from tinymixnet.patterns import SPREAD, Error, cosine, error, pattern
 from tinymixnet.suspects import (
     SUSPECTS,
     At,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-3  # of a whole run, for float32 and for float16 dumps
 FINE = 1e-5  # of one layer or block: what is below is rounding
 PARTLY = 10  # decoders and resizers differ a little: one that explains nearly all is the one
-MOST_SEARCHES = 4  # through all suspects without an answer: what else is wrong hardly has one
+MOST_SEARCHES = 2  # through all suspects without an answer: what else is wrong hardly has one
 ENOUGH = 6  # layers with noise, to speak of rounding
 MOST_PAIRS = 500  # of suspects, tried for one layer
 ROUNDING = {  # to a format: how, and what error a block may then have
@@ -177,35 +178,6 @@ def resized(model: Model, photo: Source, pixels: Array) -> list[Suspect]:
     return suspects
 
 
-# -- errors ---------------------------------------------------------------------------------------
-
-
-class Error(NamedTuple):
-    """How far two tensors are apart, as shares of theirs."""
-
-    most: float  # largest difference, of the largest value
-    mean: float  # root mean square of the difference, of that of the values
-
-
-def error(ours: Array, theirs: Array) -> Error:
-    """NaN and infinity are as far away as can be."""
-    with np.errstate(all="ignore"):
-        difference = np.abs(ours - theirs).ravel()
-        largest = float(np.abs(theirs).max(initial=0)) or float(np.abs(ours).max(initial=0)) or 1.0
-        most = float(difference.max(initial=0)) / largest
-        power = float(np.dot(theirs.ravel(), theirs.ravel())) or largest**2
-        mean = (float(np.dot(difference, difference)) / power) ** 0.5
-    if not (np.isfinite(most) and np.isfinite(mean)):
-        return Error(np.inf, np.inf)
-    return Error(most, mean)
-
-
-def cosine(a: Array, b: Array) -> float:
-    with np.errstate(all="ignore"):
-        a, b = a.ravel(), b.ravel()
-        return float(np.dot(a, b)) / (float(np.dot(a, a) * np.dot(b, b)) ** 0.5 or 1.0)
-
-
 # -- their tensors --------------------------------------------------------------------------------
 
 
@@ -289,7 +261,7 @@ class Evidence(Mapping[str, Array]):
         if not seen or votes[best] < len(seen):
             return None
         before = error(dict(model.layers(pixels))[seen[0]], self[seen[0]]).most
-        self.view = views[best]  # type: ignore[assignment]
+        self.view = views[best]
         self._kept.clear()
         after = error(dict(model.layers(pixels))[seen[0]], self[seen[0]]).most
         sentence = f"{best}: transpose where you reshape"
@@ -321,10 +293,10 @@ class Evidence(Mapping[str, Array]):
             return []
         round_to, self.fine = ROUNDING[how]
         places = tuple(kinds[how])
-        for name, ours in bench.run(bench.start_of(places[0]), places[0]):
-            if name == places[0]:
-                before = error(ours, self[name]).most
-                after = error(round_to(ours), self[name]).most
+        start = bench.start_of(places[0])
+        before = bench.result(start, places[0], ()).most
+        rounded = Suspect("low-precision", "", "", lambda at: round_to(at.value))
+        after = bench.result(start, places[0], [Change(rounded, tuple(bench.order))]).most
         sentence = f"all values of {len(places)} layers are {how}, or rounded to as many digits"
         return [Cause("low-precision", places[0], places, before, after, sentence)]
 
@@ -517,14 +489,13 @@ class Search:
             return None
         if singles[0].error.most <= self.fine:
             return singles[0]
-        pairs = []
         limit = MOST_PAIRS // (1 + len(open_layers) // 20)
-        for first in singles[:8]:
-            for change in every:
-                if change != first.changes[0] and len(pairs) < limit:
-                    pairs.append(tried(first.changes[0], change))
-                    if pairs[-1].error.most <= self.fine:
-                        return pairs[-1]
+        firsts = [t.changes[0] for t in singles[:8] if t.error.mean < 0.9 * before.mean]
+        seconds = {change.suspect: change for change in reversed(every)}.values()  # all places
+        for pair in islice(product(firsts, seconds), limit):
+            trial = tried(*pair)
+            if trial.error.most <= self.fine:
+                return trial
         resize = [t for t in singles if t.changes[0].suspect.slug == "other-resize"]
         near = [trial for trial in resize if trial.error.mean * PARTLY <= before.mean]
         return _best(near) if near else None
@@ -584,74 +555,3 @@ def _best(trials: Sequence[Trial]) -> Trial:
 def kind_of(layer: str) -> str:
     """As `suspects.py` calls it: a block's layer by its last part, another by its name."""
     return layer.split("/")[1] if layer.startswith("blocks_") else layer
-
-
-# -- what an error looks like ---------------------------------------------------------------------
-
-SPREAD = "the error is spread over all pixels and channels, like noise"
-
-
-def pattern(ours: Array, theirs: Array, block: Block | None) -> str:
-    """Put in words where an unexplained error is, and what of: (N, H, W, C) or (N, C)."""
-    bad = int((~np.isfinite(theirs)).sum())
-    if bad:
-        return f"{bad} of their {theirs.size} values are NaN or infinite"
-    a, b = ours.astype(np.float64), theirs.astype(np.float64)
-    wrong = float(np.square(b - a).sum())
-
-    def left(explained: Array) -> float:
-        return float(np.square(b - explained).sum()) / wrong
-
-    factor = float((a * b).sum() / (np.square(a).sum() or 1))
-    if left(a * factor) < 0.01:
-        return f"a constant factor: theirs is ours times {factor:.4g}"
-    offset = float((b - a).mean())
-    if left(a + offset) < 0.01:
-        return f"a constant offset: theirs is ours plus {offset:.4g}"
-    if where := _channels(np.square(b - a), block):
-        return where
-    axes = tuple(range(a.ndim - 1))
-    pixels = a.size // a.shape[-1]
-    if pixels >= 8:
-        if left(a * ((a * b).sum(axes) / np.maximum(np.square(a).sum(axes), 1e-30))) < 0.01:
-            return "each channel of theirs is ours times a factor of its own"
-        if left(a + (b - a).mean(axes)) < 0.01:
-            return "each channel of theirs is ours plus an offset of its own"
-    if a.ndim == 4 and min(a.shape[1:3]) > 4 and (where := _pixels(a, b)):
-        return where
-    if pixels >= 16 and left(a + (b - a).mean(axes)) < 0.5:
-        return (
-            "the error is spread over all pixels, and an offset in each channel for the most part"
-        )
-    return SPREAD
-
-
-def _pixels(a: Array, b: Array) -> str:
-    """Name a shift by one pixel, or the borders, if they hold nearly all of the error."""
-    inside = np.s_[:, 2:-2, 2:-2]
-    wrong, inner = np.square(b - a).sum(), np.square(b - a)[inside].sum()
-    for dy, dx in product((-1, 0, 1), repeat=2):
-        if np.square(b - np.roll(a, (dy, dx), (1, 2)))[inside].sum() < 0.05 * inner:
-            return f"shifted by one pixel: theirs is ours, {dy} further down, {dx} to the right"
-    if inner < 0.05 * wrong:
-        return "the error is at the borders alone: look at the padding"
-    return ""
-
-
-def _channels(squares: Array, block: Block | None) -> str:
-    """Name the channels that hold all of the error, if these are few; else nothing."""
-    c = squares.shape[-1]
-    energy = squares.reshape(-1, c).sum(axis=0)
-    bad = np.flatnonzero(energy > 1e-4 * energy.max())
-    if len(bad) > 0.8 * c:
-        return ""
-    text = f"the error is in {len(bad)} of {c} channels, {bad[0]} to {bad[-1]}"
-    if block and c == block.expanded:
-        sizes = split_channels(c, len(block.kernel_sizes))
-        ends = np.cumsum(sizes)
-        groups = {int(np.searchsorted(ends, channel, side="right")) for channel in bad}
-        names = ", ".join(
-            f"{block.kernel_sizes[g]}x{block.kernel_sizes[g]}" for g in sorted(groups)
-        )
-        text += f": the group of the {names} kernels"
-    return text
