@@ -204,7 +204,10 @@ def import_tensorflow() -> ModuleType:
 
 
 class _Run:
-    """One pass through the network, in TensorFlow operations, noting every canonical layer."""
+    """One pass through the network, in TensorFlow operations, noting every canonical layer.
+
+    What planted.py plants bugs in is a method of its own.
+    """
 
     def __init__(self, tf: ModuleType, weights: dict[str, Any], epsilon: float) -> None:
         self.tf, self.weights, self.epsilon = tf, weights, epsilon
@@ -215,7 +218,19 @@ class _Run:
         return x
 
     def act(self, name: str, x: Any, swish: bool) -> Any:
-        return self.note(name, self.tf.nn.silu(x) if swish else self.tf.nn.relu(x))
+        return self.note(name, self.swish(x) if swish else self.tf.nn.relu(x))
+
+    def swish(self, x: Any) -> Any:
+        return self.tf.nn.silu(x)
+
+    def gate(self, x: Any) -> Any:
+        return self.tf.sigmoid(x)
+
+    def picture(self, image: Any) -> Any:
+        return self.note("image", image)
+
+    def normalize(self, image: Any, mean: Any, std: Any) -> Any:
+        return self.note("normalize", (image - mean) / std)
 
     def norm(self, scope: str, x: Any) -> Any:
         gamma, beta, mean, variance = (
@@ -225,25 +240,35 @@ class _Run:
         y = self.tf.nn.batch_normalization(x, mean, variance, beta, gamma, self.epsilon)
         return self.note(scope, y)
 
+    def conv(self, scope: str, x: Any, kernel: Any, stride: int) -> Any:
+        return self.tf.nn.conv2d(x, kernel, strides=stride, padding="SAME")
+
+    def depthwise(self, scope: str, x: Any, kernel: Any, stride: int) -> Any:
+        return self.tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], padding="SAME")
+
+    def parts(self, scope: str, x: Any, groups: int) -> list[Any]:
+        return self.tf.split(x, split_sizes(x.shape[-1], groups), axis=-1)
+
+    def kernels(self, scope: str, groups: int) -> list[Any]:
+        return [self.weights[f"{scope}/kernel_{g}"] for g in range(groups)]
+
+    def joined(self, scope: str, outs: list[Any]) -> Any:
+        return self.tf.concat(outs, axis=-1)
+
     def grouped(self, scope: str, x: Any, groups: int) -> Any:
         """1x1 convolutions, each over its own part of the channels."""
-        nn = self.tf.nn
-        parts = self.tf.split(x, split_sizes(x.shape[-1], groups), axis=-1)
-        outs = [
-            nn.conv2d(part, self.weights[f"{scope}/kernel_{g}"], strides=1, padding="SAME")
-            for g, part in enumerate(parts)
-        ]
-        return self.note(scope, self.tf.concat(outs, axis=-1))
+        pairs = zip(self.parts(scope, x, groups), self.kernels(scope, groups), strict=True)
+        outs = [self.conv(scope, part, kernel, 1) for part, kernel in pairs]
+        return self.note(scope, self.joined(scope, outs))
 
     def mixed(self, scope: str, x: Any, groups: int, stride: int) -> Any:
         """MixConv: depthwise convolutions of several sizes, each over its own channels."""
-        nn, steps = self.tf.nn, [1, stride, stride, 1]
-        parts = self.tf.split(x, split_sizes(x.shape[-1], groups), axis=-1)
-        outs = [
-            nn.depthwise_conv2d(part, self.weights[f"{scope}/kernel_{g}"], steps, padding="SAME")
-            for g, part in enumerate(parts)
-        ]
-        return self.note(scope, self.tf.concat(outs, axis=-1))
+        pairs = zip(self.parts(scope, x, groups), self.kernels(scope, groups), strict=True)
+        outs = [self.depthwise(scope, part, kernel, stride) for part, kernel in pairs]
+        return self.note(scope, self.joined(scope, outs))
+
+    def pool(self, scope: str, x: Any) -> Any:
+        return self.note(f"{scope}/se_pool", self.tf.reduce_mean(x, axis=[1, 2], keepdims=True))
 
     def squeeze_excite(self, scope: str, x: Any, swish: bool) -> Any:
         tf = self.tf
@@ -253,10 +278,13 @@ class _Run:
             conv = tf.nn.conv2d(y, kernel, strides=1, padding="SAME")
             return self.note(name, tf.nn.bias_add(conv, bias))
 
-        pooled = self.note(f"{scope}/se_pool", tf.reduce_mean(x, axis=[1, 2], keepdims=True))
+        pooled = self.pool(scope, x)
         narrow = self.act(f"{scope}/se_act", dense(f"{scope}/se_reduce", pooled), swish)
-        gate = self.note(f"{scope}/se_gate", tf.sigmoid(dense(f"{scope}/se_expand", narrow)))
+        gate = self.note(f"{scope}/se_gate", self.gate(dense(f"{scope}/se_expand", narrow)))
         return self.note(f"{scope}/se_scale", x * gate)
+
+    def residual(self, scope: str, x: Any, entry: Any, block: Block) -> Any:
+        return x + entry
 
     def block(self, scope: str, block: Block, x: Any) -> Any:
         entry = x
@@ -269,22 +297,26 @@ class _Run:
             x = self.squeeze_excite(scope, x, block.swish)
         x = self.grouped(f"{scope}/project_conv", x, block.project_groups)
         x = self.norm(f"{scope}/project_bn", x)
-        residual = block.stride == 1 and block.inputs == block.outputs
-        return self.note(f"{scope}/output", x + entry if residual else x)
+        if block.stride == 1 and block.inputs == block.outputs:
+            x = self.residual(scope, x, entry, block)
+        return self.note(f"{scope}/output", x)
+
+    def answer(self, x: Any) -> Any:
+        return self.tf.matmul(x, self.weights["logits/kernel"]) + self.weights["logits/bias"]
 
     def network(self, table: list[Block], image: Any, mean: Any, std: Any) -> dict[str, Any]:
         tf, weights = self.tf, self.weights
-        x = self.note("normalize", (self.note("image", image) - mean) / std)
-        x = tf.nn.conv2d(x, weights["stem/conv/kernel"], strides=2, padding="SAME")
+        x = self.normalize(self.picture(image), mean, std)
+        x = self.conv("stem/conv", x, weights["stem/conv/kernel"], 2)
         x = self.norm("stem/bn", self.note("stem/conv", x))
         x = self.act("stem/act", x, swish=False)
         for i, block in enumerate(table):
             x = self.block(f"blocks_{i}", block, x)
-        x = tf.nn.conv2d(x, weights["head/conv/kernel"], strides=1, padding="SAME")
+        x = self.conv("head/conv", x, weights["head/conv/kernel"], 1)
         x = self.norm("head/bn", self.note("head/conv", x))
         x = self.act("head/act", x, swish=False)
         x = self.note("head/pool", tf.reduce_mean(x, axis=[1, 2]))
-        x = self.note("logits", tf.matmul(x, weights["logits/kernel"]) + weights["logits/bias"])
+        x = self.note("logits", self.answer(x))
         self.note("probabilities", tf.nn.softmax(x))
         return self.layers
 

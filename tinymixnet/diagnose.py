@@ -8,17 +8,18 @@ does as well: then more suspects come into question for each tensor.
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, islice, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tinymixnet.architecture import Block
+from tinymixnet.errors import TraceError
 from tinymixnet.images import PRESETS, Source, read_image
 from tinymixnet.kernels import Array
 from tinymixnet.model import Layers, Model, head, mixnet_block, stem
-from tinymixnet.patterns import SPREAD, Error, cosine, error, pattern
+from tinymixnet.patterns import SPREAD, Error, averaged, cosine, error, pattern
 from tinymixnet.suspects import (
     SUSPECTS,
     At,
@@ -41,7 +42,8 @@ FINE = 1e-5  # of one layer or block: what is below is rounding
 PARTLY = 10  # decoders and resizers differ a little: one that explains nearly all is the one
 MOST_SEARCHES = 2  # through all suspects without an answer: what else is wrong hardly has one
 ENOUGH = 6  # layers with noise, to speak of rounding
-MOST_PAIRS = 500  # of suspects, tried for one layer
+MOST_AT_ONCE = 3  # mistakes in one place, where none of them has been found elsewhere
+MOST_TRIALS = 400  # of two mistakes at once
 ROUNDING = {  # to a format: how, and what error a block may then have
     "float16": (to_float16, 4e-3),
     "bfloat16": (to_bfloat16, 3e-2),
@@ -113,13 +115,18 @@ def diagnose(
 
     pixels (N, H, W, 3) float32, 0..255, as theirs should have been; photo, where they come from,
     to try other ways of resizing; raw, the same network with the raw weights, to try these.
-    progress draws a bar on a terminal's standard error.
+    progress draws a bar on a terminal's standard error. Raises TraceError when the dump has no
+    layer of this network's.
     """
     theirs = Evidence(dump)
     causes = []
     if how := theirs.set_straight(model, pixels):
         causes.append(how)
-    differing = [name for name, _ in _different(model, pixels, theirs)]
+    if not set(theirs.names) - {"image"}:
+        found = [f"{name} is {is_so}, not {due}" for name, (is_so, due) in dump.mismatched.items()]
+        why = found[0] if found else "no name is known: --names says which is which"
+        raise TraceError(f"{dump.trace.path}: no layer could be compared ({why})")
+    differing = _different(model, pixels, theirs)
     if not differing:
         return Diagnosis(tuple(causes), len(theirs.names), causes[0].place if causes else None)
 
@@ -129,30 +136,41 @@ def diagnose(
     if photo is not None:
         suspects += resized(model, photo, pixels)
     bench = Bench(model, pixels, theirs)
-    causes += theirs.rounding(bench)
-    causes += Search(bench, suspects, theirs.fine, progress).run()
+    rounded = theirs.rounding()
+    search = Search(bench, suspects, theirs.fine, progress)
+    causes += search.run()
+    if rounded:
+        causes.append(search.rounding(*rounded))
     if not causes:  # no layer is wrong by itself, and yet they drift apart
         sentence = "every layer is right, but rounding adds up: is there less than float32 in it?"
         causes.append(Cause("low-precision", differing[0], (differing[0],), 0, 0, sentence))
-    causes.sort(key=lambda cause: bench.order.index(cause.place))
-    return Diagnosis(tuple(causes), len(theirs.names), differing[0])
+    merged: dict[str, Cause] = {}
+    for cause in sorted(causes, key=lambda cause: bench.order.index(cause.place)):
+        old = merged.get(cause.slug)
+        merged[cause.slug] = old._replace(places=old.places + cause.places) if old else cause
+    first, *others = merged.values()
+    shows = min([*differing, first.place], key=bench.order.index)
+    return Diagnosis((first._replace(place=shows), *others), len(theirs.names), differing[0])
 
 
-def _different(model: Model, pixels: Array, theirs: "Evidence") -> list[tuple[str, float]]:
-    """The layers past the tolerance in a whole run, with their errors.
+def _different(model: Model, pixels: Array, theirs: "Evidence") -> list[str]:
+    """The layers past the tolerance in a whole run, or of another shape.
 
     Not what is before the first convolution, if that agrees: everybody may keep an image as he
     likes. Raw pixels, say, or blue first, and turned round later.
     """
     tolerance = HALF_TOLERANCE if theirs.half else TOLERANCE
-    errors = {
-        name: error(x, theirs[name]).most for name, x in model.layers(pixels) if name in theirs
-    }
+    right: dict[str, bool] = {}
+    for name, x in model.layers(pixels):
+        if name in theirs:
+            right[name] = error(x, theirs[name]).most <= tolerance
+        elif name in theirs.dump.mismatched and name != "image":
+            right[name] = False
     for name in ("image", "normalize"):
-        later = [e for other, e in errors.items() if other not in ("image", name)]
-        if name in errors and later and later[0] <= tolerance:
-            del errors[name]
-    return [(name, e) for name, e in errors.items() if not e <= tolerance]
+        later = [fine for other, fine in right.items() if other not in ("image", name)]
+        if later and later[0]:
+            right.pop(name, None)
+    return [name for name, fine in right.items() if not fine]
 
 
 def resized(model: Model, photo: Source, pixels: Array) -> list[Suspect]:
@@ -265,40 +283,32 @@ class Evidence(Mapping[str, Array]):
         self._kept.clear()
         after = error(dict(model.layers(pixels))[seen[0]], self[seen[0]]).most
         sentence = f"{best}: transpose where you reshape"
-        return Cause("transposed-layout", seen[0], tuple(seen), before, after, sentence)
+        shapes = model.architecture.layer_shapes(*pixels.shape[1:3])
+        places = [name for name in self.names if len(shapes[name]) == 3 and shapes[name][0] > 1]
+        return Cause("transposed-layout", places[0], tuple(places), before, after, sentence)
 
-    def rounding(self, bench: "Bench") -> list[Cause]:
-        """Whether most of their tensors have fewer digits than float32; more error is fine then."""
+    def rounding(self) -> tuple[str, list[str]] | None:
+        """The format with fewer digits than float32 that most of their tensors are of, and which
+        these are; errors of that size are then fine."""
         kinds: dict[str, list[str]] = {name: [] for name in ROUNDING}
         asked = 0
         for name in self.names:
             x = self[name].ravel()[:20_000]
-            if name in ("image", "normalize") or x.size < 64 or not np.isfinite(x).all():
-                continue
             values = np.unique(x[x != 0])
-            if values.size < 16:
+            if name in ("image", "normalize") or values.size < 16 or not np.isfinite(x).all():
                 continue
             asked += 1
-            few = x.size > 2000 and values.size < 256
-            for how, is_so in (
-                ("8-bit integers", few),
-                ("bfloat16", np.array_equal(to_bfloat16(values), values)),
-                ("float16", not self.half and np.array_equal(to_float16(values), values)),
-            ):
-                if is_so:
-                    kinds[how].append(name)
-                    break
+            if x.size > 2000 and values.size < 256:
+                kinds["8-bit integers"].append(name)
+            elif np.array_equal(to_bfloat16(values), values):
+                kinds["bfloat16"].append(name)
+            elif not self.half and np.array_equal(to_float16(values), values):
+                kinds["float16"].append(name)
         how = max(kinds, key=lambda kind: len(kinds[kind]))
         if 2 * len(kinds[how]) <= asked or not asked:
-            return []
-        round_to, self.fine = ROUNDING[how]
-        places = tuple(kinds[how])
-        start = bench.start_of(places[0])
-        before = bench.result(start, places[0], ()).most
-        rounded = Suspect("low-precision", "", "", lambda at: round_to(at.value))
-        after = bench.result(start, places[0], [Change(rounded, tuple(bench.order))]).most
-        sentence = f"all values of {len(places)} layers are {how}, or rounded to as many digits"
-        return [Cause("low-precision", places[0], places, before, after, sentence)]
+            return None
+        self.fine = ROUNDING[how][1]
+        return how, kinds[how]
 
 
 def _last(model: Model, pixels: Array, name: str) -> Array:
@@ -420,6 +430,15 @@ class Trial(NamedTuple):
     error: Error
 
 
+class Unexplained(NamedTuple):
+    """A layer that is wrong, and no suspect says why."""
+
+    layer: str
+    error: float
+    averaged: float
+    pattern: str
+
+
 class Search:
     """Goes through the layers that they dumped, and for each that is wrong finds out why."""
 
@@ -432,22 +451,24 @@ class Search:
         self.progress = progress
         self.found: list[Suspect] = []
         self.causes: dict[str, Cause] = {}
-        self.unexplained: list[tuple[str, float, str]] = []  # layer, error, pattern
+        self.errors: dict[str, Error] = {}  # of each layer, fed their input
+        self.unexplained: list[Unexplained] = []
 
     def run(self) -> list[Cause]:
-        theirs, right = self.bench.theirs, 0
+        theirs = self.bench.theirs
         last = next(name for name in reversed(self.bench.order) if name in theirs)
         names = [name for name in self.bench.order if name in theirs and name != "image"]
         harmless = self._harmless()
         for number, (layer, ours, before) in enumerate(self._walk(last)):
             self._draw(number, len(names), layer)
+            self.errors[layer] = before
             if layer in harmless or before.most <= 3 * self.fine:
-                right += 1
                 continue
             trial = self.explain(layer, before)
             if trial is None:
                 block = next(u.block for u in self.bench.units if layer in u.layers)
-                self.unexplained.append((layer, before.most, pattern(ours, theirs[layer], block)))
+                how, bias = pattern(ours, theirs[layer], block), averaged(ours, theirs[layer])
+                self.unexplained.append(Unexplained(layer, before.most, bias, how))
                 continue
             for suspect, layers in trial.changes:
                 self._note(suspect, layers, before.most, trial.error.most)
@@ -469,36 +490,51 @@ class Search:
         return set()
 
     def explain(self, layer: str, before: Error) -> Trial | None:
-        """The changes that make our layer theirs, or come near; None if there are none."""
+        """The changes that make our layer theirs, or None: what is known already comes first."""
         start = self.bench.start_of(layer)
-        open_layers = self._open(start, layer)
+        places = self._open(start, layer)
 
         def tried(*changes: Change) -> Trial:
             return Trial(changes, self.bench.result(start, layer, changes))
 
-        known = [c for suspect in self.found for c in self._changes(suspect, open_layers)]
+        known = [c for suspect in self.found for c in self._changes(suspect, places)]
         for size in (1, 2, 3):
             trials = [tried(*changes) for changes in combinations(known, size)]
             if trials and (best := _best(trials)).error.most <= self.fine:
                 return best
         if len(self.unexplained) >= MOST_SEARCHES:
             return None
-        every = [c for suspect in self.suspects for c in self._changes(suspect, open_layers)]
+        every = [c for suspect in self.suspects for c in self._changes(suspect, places)]
         singles = sorted((tried(change) for change in every), key=lambda t: t.error.mean)
-        if not singles:
-            return None
-        if singles[0].error.most <= self.fine:
+        if singles and singles[0].error.most <= self.fine:
             return singles[0]
-        limit = MOST_PAIRS // (1 + len(open_layers) // 20)
-        firsts = [t.changes[0] for t in singles[:8] if t.error.mean < 0.9 * before.mean]
-        seconds = {change.suspect: change for change in reversed(every)}.values()  # all places
-        for pair in islice(product(firsts, seconds), limit):
-            trial = tried(*pair)
-            if trial.error.most <= self.fine:
-                return trial
+        several = self._together(tried, singles, every, before, 1 + len(places) // 20)
+        if several:
+            return several
         resize = [t for t in singles if t.changes[0].suspect.slug == "other-resize"]
         near = [trial for trial in resize if trial.error.mean * PARTLY <= before.mean]
         return _best(near) if near else None
+
+    def _together(
+        self,
+        tried: Callable[..., Trial],
+        best: list[Trial],
+        every: Sequence[Change],
+        before: Error,
+        cost: int,
+    ) -> Trial | None:
+        """Several mistakes in one place: add to the best trials whatever makes them better."""
+        more = list({change.suspect: change for change in reversed(every)}.values())  # all places
+        for size in range(2, MOST_AT_ONCE + 1):
+            near = [trial for trial in best[:8] if trial.error.mean < 0.9 * before.mean]
+            best = []
+            for trial, change in islice(product(near, more), MOST_TRIALS // cost // (size - 1)):
+                if change not in trial.changes:
+                    best.append(tried(*trial.changes, change))
+                    if best[-1].error.most <= self.fine:
+                        return best[-1]
+            best.sort(key=lambda trial: trial.error.mean)
+        return None
 
     def _open(self, start: int, layer: str) -> list[str]:
         """The layers that may be to blame: itself, and those before it that were not dumped."""
@@ -528,18 +564,36 @@ class Search:
 
     def _rest(self, names: Sequence[str]) -> list[Cause]:
         """What no suspect explains: rounding, if in most layers of some kinds; else unknown."""
-        wrong = [found for found in self.unexplained if not found[1] <= 10 * self.fine]
+        wrong = [found for found in self.unexplained if not found.error <= 10 * self.fine]
         if not wrong:
             return []
-        places = tuple(layer for layer, _, _ in wrong)
-        noisy = [layer for layer, most, how in wrong if most < 0.1 and how == SPREAD]
+        first, places = wrong[0], tuple(found.layer for found in wrong)
+        noisy = [found.layer for found in wrong if found.error < 0.1 and found.pattern == SPREAD]
         kinds = {kind_of(layer) for layer in noisy}
         alike = [name for name in names if kind_of(name) in kinds]
-        layer, before, how = wrong[0]
         if len(noisy) >= ENOUGH and 2 * len(noisy) > len(alike):
-            sentence = "a little noise in layer after layer: is there less than float32 in it?"
-            return [Cause("low-precision", layer, places, before, np.nan, sentence)]
-        return [Cause("unknown", layer, places, before, before, f"no known mistake; {how}")]
+            sentence = (
+                "a little noise in layer after layer, which averages out: is there less than "
+                "float32 in it, or in the weights of one side?"
+            )
+            measured = first.error, first.averaged
+            return [Cause("low-precision", first.layer, places, *measured, sentence)]
+        sentence = f"no known mistake; {first.pattern}"
+        return [Cause("unknown", first.layer, places, first.error, first.error, sentence)]
+
+    def rounding(self, how: str, places: list[str]) -> Cause:
+        """Say that their numbers have few digits, and how well rounding ours makes them theirs."""
+        fine = [name for name in places if self.errors[name].most <= 3 * self.fine]
+        layer = fine[0] if fine else places[0]
+        start, before = self.bench.start_of(layer), self.errors[layer].most
+        suspect = Suspect("", "", "", lambda at: ROUNDING[how][0](at.value))
+        after = self.bench.result(start, layer, [Change(suspect, tuple(self.bench.order))]).most
+        if not after < before:  # it is rounded at other places in between
+            for _, ours in self.bench.run(start, layer):  # noqa: B007  (the last one)
+                pass
+            after = averaged(ours, self.bench.theirs[layer])
+        sentence = f"all values of {len(places)} layers are {how}, or rounded to as many digits"
+        return Cause("low-precision", places[0], tuple(places), before, after, sentence)
 
     def _draw(self, done: int, of: int, layer: str) -> None:
         if self.progress and sys.stderr.isatty():

@@ -243,7 +243,7 @@ class Model:
             raise InputError(f"top={top}: expected the number of answers wanted, 1 or more")
         pixels = self.pixels(image, preset)
         if len(pixels) != 1:
-            raise ImageError(f"{image}: holds {len(pixels)} images, expected one")
+            raise ImageError(f"{image!r}: holds {len(pixels)} images, expected one")
         probabilities = softmax(self(pixels))[0]
         best = np.argsort(-probabilities, kind="stable")[:top]
         return [Prediction(self.labels[i], float(probabilities[i]), int(i)) for i in best]

@@ -6,7 +6,6 @@ finds out which of them make this network answer as another implementation did.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -132,6 +131,18 @@ INPUT = [
         "the colours are normalised as RGB and then reversed: leave them as they are",
         lambda at: at.value[..., ::-1],
     ),
+    Suspect(
+        "bgr",
+        "normalize",
+        "means and deviations are in the order BGR, and the image is RGB: reverse them",
+        colours(lambda x, mean, std: (x - mean[::-1]) / std[::-1]),
+    ),
+    Suspect(
+        "bgr",
+        "stem/conv",
+        "the first kernel takes BGR, and the image is RGB: leave the kernel as it is",
+        weights=lambda name, tensor: tensor[:, :, ::-1],
+    ),
     *(
         Suspect(
             "no-normalization",
@@ -217,12 +228,16 @@ def kernel_memory(name: str, tensor: Array, back: bool = False) -> Array:
     return np.ascontiguousarray(tensor.reshape(theirs).transpose(np.argsort(order)))
 
 
-def contiguous(x: Array, sizes: Sequence[int]) -> list[Array]:
-    return np.split(x, np.cumsum(sizes)[:-1], axis=-1)
+def arranged(order: Callable[[int], list[int]]) -> Callable[[Array, Sequence[int]], list[Array]]:
+    """Cut channels into groups of such sizes; of G groups, they lie there as order(G) says."""
 
+    def cut(x: Array, sizes: Sequence[int]) -> list[Array]:
+        there = order(len(sizes))
+        ends = np.cumsum([sizes[group] for group in there])
+        parts = dict(zip(there, np.split(x, ends[:-1], axis=-1), strict=True))
+        return [parts[group] for group in range(len(sizes))]
 
-def from_the_end(x: Array, sizes: Sequence[int]) -> list[Array]:
-    return contiguous(x, sizes[::-1])[::-1]
+    return cut
 
 
 def interleaved(x: Array, sizes: Sequence[int]) -> list[Array]:
@@ -230,27 +245,30 @@ def interleaved(x: Array, sizes: Sequence[int]) -> list[Array]:
     return [x[..., group :: len(sizes)] for group in range(len(sizes))]
 
 
-ORDERS = {"in order": contiguous, "in reverse": from_the_end, "interleaved": interleaved}
+ORDERS = {
+    "in order": arranged(lambda groups: list(range(groups))),
+    "in reverse": arranged(lambda groups: list(range(groups))[::-1]),
+    "the second first": arranged(lambda groups: [*range(1, groups), 0]),
+    "the last first": arranged(lambda groups: [groups - 1, *range(groups - 1)]),
+    "interleaved": interleaved,
+}
 
 
-def regrouped(taken: str, kernels: str, put: str) -> Callable[[At], Array | None]:
-    """The groups' channels taken, and their outputs put, in such an order; kernels likewise."""
+def regrouped(taken: str, put: str) -> Callable[[At], Array | None]:
+    """The groups' channels taken, and their outputs put, in such an order."""
 
     def output(at: At) -> Array | None:
-        filters = kernels_of(at)
-        if len(filters) < 2:
+        kernels = kernels_of(at)
+        if len(kernels) < 2:
             return None
-        filters = filters[::-1] if kernels == "in reverse" else filters
-        parts = ORDERS[taken](at.x, [kernel.shape[2] for kernel in filters])
+        parts = ORDERS[taken](at.x, [kernel.shape[2] for kernel in kernels])
         stride = at.block.stride if at.block else 1
         depthwise = at.kind == "depthwise_conv"
         result = np.empty_like(at.value)
         try:
             done = [
-                depthwise_conv2d(part, kernel, stride)
-                if depthwise
-                else pointwise_conv2d(part, kernel)
-                for part, kernel in zip(parts, filters, strict=True)
+                depthwise_conv2d(part, k, stride) if depthwise else pointwise_conv2d(part, k)
+                for part, k in zip(parts, kernels, strict=True)
             ]
             places = ORDERS[put](result, [part.shape[-1] for part in done])
             for place, part in zip(places, done, strict=True):
@@ -263,13 +281,13 @@ def regrouped(taken: str, kernels: str, put: str) -> Callable[[At], Array | None
 
 
 def group_orders() -> Iterator[Suspect]:
-    """Every way to take and put the groups but the right one."""
-    for taken, kernels, put in product(ORDERS, ("in order", "in reverse"), ORDERS):
-        if (taken, kernels, put) == ("in order",) * 3:
-            continue
-        found = f"channels are taken {taken}, kernels used {kernels}, outputs put {put}"
-        sentence = f"the groups are not the right ones: {found}; all three belong in order"
-        yield Suspect("group-order", GROUPED, sentence, regrouped(taken, kernels, put))
+    """Another order of what the groups take, or of what they give, or of both: of the kernels."""
+    right, *wrong = ORDERS
+    for order in wrong:
+        for taken, put in ((order, right), (right, order), (order, order)):
+            found = f"their channels are taken {taken}, their outputs put {put}"
+            sentence = f"the channel groups are in another order: {found}; both belong in order"
+            yield Suspect("group-order", GROUPED, sentence, regrouped(taken, put))
 
 
 CONVOLUTION = [
@@ -530,8 +548,14 @@ ACTIVATION = [
     Suspect(
         "activation-after-residual",
         "output",
-        "the block's output goes through an activation: it should not",
+        "the block's output goes through its activation: it should not",
         block_activation,
+    ),
+    Suspect(
+        "activation-after-residual",
+        "output",
+        "the block's output goes through ReLU, as in a ResNet: it should not",
+        lambda at: relu(at.value),
     ),
     Suspect(
         "head-pooling",
@@ -577,25 +601,28 @@ def to_int8(x: Array, axes: tuple[int, ...] | None = None) -> Array:
 
 def to_int8_by_channel(x: Array) -> Array:
     """As `to_int8`, with steps of its own for each output channel (depthwise: its one channel)."""
+    if x.ndim == 1:
+        return to_int8(x)
     axes = (0, 1) if x.ndim == 4 and x.shape[-1] == 1 else tuple(range(x.ndim - 1))
     return to_int8(x, axes)
 
 
+def rounded(change: Callable[[Array], Array], which: str) -> Callable[[str, Array], Array]:
+    return lambda name, tensor: change(tensor) if which in name else tensor
+
+
 PRECISION = [
-    Suspect(
-        "low-precision",
-        f"{FILTERS} {POINTWISE}",
-        f"the kernels are rounded to {name}",
-        weights=lambda name, tensor, change=change: (  # type: ignore[misc]
-            change(tensor) if "/kernel" in name else tensor
-        ),
-    )
+    Suspect("low-precision", kinds, f"{what} are rounded to {name}", weights=rounded(change, which))
     for name, change in {
         "float16": to_float16,
         "bfloat16": to_bfloat16,
         "8-bit integers, one scale a kernel": to_int8,
         "8-bit integers, one scale a channel": to_int8_by_channel,
     }.items()
+    for what, kinds, which in (
+        ("the kernels", f"{FILTERS} {POINTWISE}", "/kernel"),
+        ("all weights", f"{FILTERS} {POINTWISE} {NORMS}", ""),
+    )
 ]
 
 SUSPECTS = [*INPUT, *CONVOLUTION, *NORMALIZATION, *ACTIVATION, *PRECISION]

@@ -1,10 +1,13 @@
-"""python -m weights_tools: fetch, extract, convert, inspect, evaluate."""
+"""python -m weights_tools: fetch, extract, convert, inspect, evaluate, record."""
 
 import argparse
 import sys
 
+import numpy as np
+
 from tinymixnet.architecture import VARIANTS
 from tinymixnet.cli import Parser, run
+from tinymixnet.errors import TraceError
 from tinymixnet.images import PRESETS
 from tinymixnet.weights import Weights
 from weights_tools.convert import convert
@@ -12,6 +15,7 @@ from weights_tools.evaluate import evaluate
 from weights_tools.extract import extract
 from weights_tools.fetch import ARCHIVES, fetch
 from weights_tools.inspect_file import describe
+from weights_tools.record import record_file
 
 
 def parser() -> Parser:
@@ -53,6 +57,25 @@ def parser() -> Parser:
     evaluating.add_argument("photos", help=".npz with images (N, H, W, 3) uint8 and labels (N,)")
     evaluating.add_argument("--write", action="store_true", help="note it in the weights file")
     evaluating.set_defaults(run=run_evaluate)
+
+    recording = commands.add_parser(
+        "record",
+        help="write down every layer of another framework's model",
+        description="Run a model on one input and write what each layer computes, in its own names "
+        "and layout, for `tinymixnet compare` and `diagnose`. A PyTorch module has no file that is "
+        "safe to load: call weights_tools.record.record_torch(module, input, DIR) from Python.",
+    )
+    recording.add_argument("model", help=".onnx, .keras, .h5, a frozen .pb or a SavedModel folder")
+    recording.add_argument(
+        "input", metavar="INPUT.npy", help="what the model takes, as it takes it"
+    )
+    recording.add_argument(
+        "-o", "--output", required=True, metavar="DIR", help="a folder, or FILE.npz"
+    )
+    recording.add_argument(
+        "--layers", nargs="+", default=["*"], metavar="PATTERN", help="only these names: '*Conv*'"
+    )
+    recording.set_defaults(run=run_record)
     return top
 
 
@@ -98,6 +121,18 @@ def run_inspect(arguments: argparse.Namespace) -> int:
 def run_evaluate(arguments: argparse.Namespace) -> int:
     accuracy = evaluate(arguments.weights, arguments.photos, arguments.write)
     print(f"top-1 {accuracy:.4f}")
+    return 0
+
+
+def run_record(arguments: argparse.Namespace) -> int:
+    a = arguments
+    try:  # mapped, so that a header which lies about the size costs nothing
+        array = np.load(a.input, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        why = getattr(error, "strerror", None) or "not a .npy file of numbers"
+        raise TraceError(f"{a.input}: cannot be read ({why})") from None
+    count = record_file(a.model, np.array(array), a.output, a.layers)
+    print(f"{a.output}: {count} layers of {a.model}")
     return 0
 
 

@@ -1,0 +1,89 @@
+"""Make the notebooks: run each script in a fresh kernel and write it beside as .ipynb with outputs.
+
+    python notebooks/make.py                      all of them
+    python notebooks/make.py 03_depthwise...py    only these
+
+Needs the extra `notebooks`. The .py (jupytext's percent format) is the source: change that one. The
+picture of the cell tagged "readme" becomes docs/notebooks.png.
+"""
+
+import base64
+import os
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parent
+PICTURE = FOLDER.parent / "docs" / "notebooks.png"
+TIMEOUT = 240  # seconds a cell
+UNWANTED = ("TINYMIXNET_WEIGHTS", "MPLBACKEND")  # would change the answers, or show no picture
+
+
+def scripts() -> list[Path]:
+    """The sources of the series, in order."""
+    return sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+
+
+def read_script(path: Path) -> nbformat.NotebookNode:
+    """A script as a notebook without outputs, the same bytes each time."""
+    notebook = jupytext.read(path, fmt="py:percent")
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"  # jupytext makes up another one each time
+    return notebook
+
+
+def execute(notebook: nbformat.NotebookNode) -> None:
+    """Run all cells in a new kernel, as it would run in this folder; outputs go into the notebook.
+
+    Raises nbclient's CellExecutionError at the first cell that fails.
+    """
+    env = {name: value for name, value in os.environ.items() if name not in UNWANTED}
+    client = NotebookClient(
+        notebook,
+        timeout=TIMEOUT,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(FOLDER)}},
+        record_timing=False,
+        coalesce_streams=True,  # prints arrive in parts of any size: make one text of them
+    )
+    client.execute(env=env)
+    notebook.metadata.pop("language_info", None)  # tells this machine's Python version
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a whole file or none."""
+    beside = path.with_name(path.name + ".part")
+    try:
+        beside.write_bytes(content)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def readme_picture(notebook: nbformat.NotebookNode) -> bytes | None:
+    """The picture of the cell tagged "readme", where there is one."""
+    for cell in notebook.cells:
+        if "readme" in cell.metadata.get("tags", []):
+            (png,) = (o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {}))
+            return base64.b64decode(png)
+    return None
+
+
+def main(paths: list[Path]) -> None:
+    for path in paths:
+        started = time.perf_counter()
+        notebook = read_script(path)
+        execute(notebook)
+        text = nbformat.writes(notebook) + "\n"
+        write(path.with_suffix(".ipynb"), text.encode())
+        if (png := readme_picture(notebook)) is not None:
+            write(PICTURE, png)
+        print(f"{path.stem}: {time.perf_counter() - started:.1f} s, {len(text) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main([Path(name).resolve().with_suffix(".py") for name in sys.argv[1:]] or scripts())

@@ -1,0 +1,246 @@
+"""The pictures of the notebooks in one house style: fonts, sizes, colours, labelled axes.
+
+Importing this sets matplotlib's defaults. Two levels:
+
+    draw_*(axis, ...)   one picture on a given axis; get axes from `panels`
+    show_*(...)         a whole figure in one call, for a cell's last line
+
+Nothing returns a figure, for Jupyter shows an open figure by itself at the end of a cell and would
+show a returned one twice. Colours are told apart by colour-blind readers: cividis where values have
+a size, blue to orange where they have a sign, and the palette of Okabe and Ito for lines and bars.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+WIDTH = 11.0  # inches of every figure: 1210 pixels
+SIZES = "cividis"  # colours for values from small to large
+SIGNS = LinearSegmentedColormap.from_list(  # colours for values about zero
+    "blue_orange", ["#08407e", "#4f94cd", "#f7f7f7", "#f0973a", "#9c4a00"]
+)
+STRONG, PALE = "#0b6e99", "#b8c4d0"  # the bar that matters, and the others
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+
+plt.rcParams.update(
+    {
+        "figure.dpi": 110,
+        "figure.facecolor": "white",
+        "figure.constrained_layout.use": True,
+        "font.size": 13,
+        "axes.titlesize": 13,
+        "axes.labelsize": 13,
+        "xtick.labelsize": 12,
+        "ytick.labelsize": 12,
+        "legend.fontsize": 12,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.prop_cycle": plt.cycler(color=COLOURS),
+        "lines.linewidth": 2,
+        "image.cmap": SIZES,
+        "image.interpolation": "nearest",
+    }
+)
+
+
+def panels(
+    rows: int = 1, columns: int = 1, height: float = 3.4, **more: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure of full width with rows x columns axes, always (rows, columns); height in inches.
+
+    more goes to plt.subplots, e.g. width_ratios=[2, 1].
+    """
+    return plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False, **more)
+
+
+# -- one picture on an axis -----------------------------------------------------------------------
+
+
+def draw_image(axis: Axes, image: np.ndarray, title: str = "") -> None:
+    """An RGB picture (H, W, 3) of 0..255."""
+    axis.imshow(np.clip(image, 0, 255).astype(np.uint8))
+    _label_pixels(axis, image.shape[0], image.shape[1])
+    axis.set_title(title)
+
+
+def draw_map(
+    axis: Axes,
+    values: np.ndarray,
+    title: str = "",
+    label: str | None = "value",
+    signs: bool = False,
+    limits: tuple[float, float] | None = None,
+    numbers: str | None = None,
+) -> Any:
+    """A 2-D array as colours, with a colour bar called label (None: no bar); returns the image.
+
+    signs: colours about zero, as wide as the largest |value|. limits: the values at both ends of
+    the colours. numbers: a format such as ".0f" to write every value into its cell.
+    """
+    low, high = limits or _limits([values], signs)
+    image = axis.imshow(values, cmap=SIGNS if signs else SIZES, vmin=low, vmax=high)
+    _label_pixels(axis, *values.shape)
+    axis.set_title(title)
+    if numbers is not None:
+        for (row, column), value in np.ndenumerate(values):
+            red, green, blue, _ = image.cmap(image.norm(value))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+            text = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
+            axis.text(column, row, format(value, numbers), **text)
+    if label is not None:
+        axis.figure.colorbar(image, ax=axis, label=label, shrink=0.9)
+    return image
+
+
+def draw_box(
+    axis: Axes, row: float, column: float, height: float, width: float, colour: str = COLOURS[1]
+) -> None:
+    """The outline of the pixels from (row, column) on, height x width of them."""
+    corner = column - 0.5, row - 0.5
+    axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=2))
+
+
+def draw_bars(
+    axis: Axes,
+    names: Sequence[str],
+    values: Sequence[float],
+    label: str,
+    title: str = "",
+    numbers: str | None = "%.1f",
+    strong: Sequence[int] | None = None,
+) -> None:
+    """Horizontal bars, the first on top; label names the values' axis with its unit.
+
+    numbers: a %-format for the number at each bar, None for none. strong: which bars stand out, by
+    position (None: all).
+    """
+    wanted = range(len(values)) if strong is None else strong
+    colours = [STRONG if i in wanted else PALE for i in range(len(values))]
+    bars = axis.barh(range(len(values)), values, color=colours)
+    axis.set_yticks(range(len(values)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel(label)
+    axis.set_title(title)
+    if numbers is not None:
+        axis.bar_label(bars, fmt=numbers, padding=4)
+        axis.margins(x=0.15)
+
+
+def draw_lines(
+    axis: Axes,
+    x: Sequence[float] | np.ndarray,
+    series: Mapping[str, Any],
+    x_label: str,
+    y_label: str,
+    title: str = "",
+    log: bool = False,
+    marker: str = "",
+) -> None:
+    """One line for each named series over x; log: a logarithmic y axis."""
+    for name, y in series.items():
+        axis.plot(x, y, label=name, marker=marker)
+    if log:
+        axis.set_yscale("log")
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+    axis.set_title(title)
+    if len(series) > 1:
+        axis.legend(frameon=False)
+
+
+# -- whole figures --------------------------------------------------------------------------------
+
+
+def show_images(images: Sequence[np.ndarray], titles: Sequence[str], height: float = 3.4) -> None:
+    """RGB pictures (H, W, 3) of 0..255 side by side."""
+    _, axes = panels(1, len(images), height)
+    for axis, image, title in zip(axes[0], images, titles, strict=True):
+        draw_image(axis, image, title)
+
+
+def show_maps(
+    maps: Sequence[np.ndarray],
+    titles: Sequence[str],
+    label: str,
+    columns: int = 6,
+    signs: bool = False,
+    height: float | None = None,
+    numbers: str | None = None,
+    title: str = "",
+) -> None:
+    """2-D arrays in rows of `columns`, on one scale, with one colour bar called label.
+
+    signs and numbers as for draw_map; height in inches of the whole figure.
+    """
+    columns = min(columns, len(maps))
+    rows = -(-len(maps) // columns)
+    figure, axes = panels(rows, columns, height or 0.6 + rows * (0.6 + 8.2 / columns))
+    limits = _limits(maps, signs)
+    for axis, values, name in zip(axes.flat, maps, titles, strict=False):
+        image = draw_map(axis, values, name, None, signs, limits, numbers)
+        if len({m.shape for m in maps}) == 1:
+            axis.label_outer()
+    for axis in axes.flat[len(maps) :]:
+        axis.set_visible(False)
+    figure.suptitle(title or None)
+    figure.colorbar(image, ax=axes, label=label, shrink=0.9, aspect=12 * rows)
+
+
+def show_bars(
+    names: Sequence[str],
+    values: Sequence[float],
+    label: str,
+    title: str = "",
+    numbers: str | None = "%.1f",
+    strong: Sequence[int] | None = None,
+    height: float | None = None,
+) -> None:
+    """A figure of draw_bars alone."""
+    _, axes = panels(height=height or 1.2 + 0.36 * len(values))
+    draw_bars(axes[0, 0], names, values, label, title, numbers, strong)
+
+
+def show_lines(
+    x: Sequence[float] | np.ndarray,
+    series: Mapping[str, Any],
+    x_label: str,
+    y_label: str,
+    title: str = "",
+    log: bool = False,
+    marker: str = "",
+    height: float = 3.8,
+) -> None:
+    """A figure of draw_lines alone."""
+    _, axes = panels(height=height)
+    draw_lines(axes[0, 0], x, series, x_label, y_label, title, log, marker)
+
+
+# -- shared ---------------------------------------------------------------------------------------
+
+
+def _limits(maps: Sequence[np.ndarray], signs: bool) -> tuple[float, float]:
+    if signs:
+        largest = max(float(np.abs(values).max()) for values in maps) or 1.0
+        return -largest, largest
+    return min(float(v.min()) for v in maps), max(float(v.max()) for v in maps)
+
+
+def _label_pixels(axis: Axes, height: int, width: int) -> None:
+    axis.set_xlabel("column")
+    axis.set_ylabel("row")
+    axis.set_xticks(_ticks(width))
+    axis.set_yticks(_ticks(height))
+    axis.tick_params(length=2)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _ticks(size: int) -> list[int]:
+    """First, middle and last; of a short axis all."""
+    return sorted({0, (size - 1) // 2, size - 1}) if size > 5 else list(range(size))

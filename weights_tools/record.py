@@ -1,0 +1,305 @@
+"""Recorders: what every layer of a live foreign model computes, written down for `compare`.
+
+A recording is a dump as `tinymixnet.traces.write_dump` writes it (a folder, or a .npz where the
+path ends so): tensors and names are the model's own, in the order in which they were computed.
+
+Every recorder takes the input as the model takes it (`record_torch`: mostly NCHW and normalised)
+and `layers`, fnmatch patterns of the names to keep; it returns how many layers it wrote. It raises
+TraceError when a package is missing, when there is nothing to record or it cannot be written, and
+InputError for a pattern that matches no name. Exceptions of a PyTorch or Keras model pass through;
+what a runtime says of a file becomes a TraceError. No recorder leaves half a dump behind.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from tinymixnet.errors import InputError, TinyMixNetError, TraceError
+from tinymixnet.traces import DTYPES, write_dump
+
+StrPath = str | os.PathLike[str]
+Feeds = np.ndarray | Mapping[str, np.ndarray]  # the only input, or each by its name
+Nodes = Iterable[tuple[Iterable[str], Iterable[str]]]  # (inputs, outputs), in order
+
+ALL = ("*",)
+# What TensorFlow adds for the inputs and outputs of functions.
+_COPY = re.compile(r"Func/.*|(\w*PartitionedCall/)*Identity(_\d+)?")
+
+
+def record_torch(module: Any, inputs: Any, path: StrPath, layers: Sequence[str] = ALL) -> int:
+    """Run a torch.nn.Module and record the output of every submodule by name (`blocks.1.0.bn1`).
+
+    inputs is what the module takes, a tensor or array; it is cast to the type and device of the
+    weights. The module runs in eval mode without gradients and is left as it was. A later call of
+    the same submodule has the suffix #1, #2, ...; outputs that are no tensors are left out.
+    """
+    torch = _import("torch", "record-torch")
+    modes = {part: part.training for part in module.modules()}
+    weight = next((p for p in module.parameters() if p.is_floating_point()), None)
+    tensor = torch.as_tensor(inputs)
+    hooks = []
+    with _recording(path, layers) as recording:
+        try:
+            for name, part in module.named_modules():
+                if name and recording.wants(name):
+                    hooks.append(part.register_forward_hook(recording.hook(name)))
+            module.eval()
+            with torch.inference_mode():
+                module(tensor if weight is None else tensor.to(weight))
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for part, training in modes.items():
+                part.training = training
+    return len(recording.names)
+
+
+def record_keras(model: Any, inputs: Any, path: StrPath, layers: Sequence[str] = ALL) -> int:
+    """Run a Keras model, functional or subclassed, and record the output of every layer in it.
+
+    A layer inside another is called `outer/inner`; all else is as in `record_torch`. Every call of
+    a layer passes through one method of Keras, which is replaced during the run: run no other model
+    meanwhile.
+    """
+    bases = {base.__name__: base for base in type(model).__mro__}
+    base: Any = bases.get("Operation", bases.get("Layer"))  # of Keras 3, of earlier ones
+    if base is None:
+        raise TraceError(f"expected a Keras model, found a {type(model).__name__}")
+    call = base.__call__
+    inside: list[str] = []  # the names of the layers being called, the model's own first
+    with _recording(path, layers) as recording:
+
+        def recorded(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            inside.append(layer.name)
+            try:
+                output = call(layer, *args, **kwargs)
+                name = "/".join(inside[1:])
+                if name and recording.wants(name):
+                    recording.write(name, output)
+                return output
+            finally:
+                inside.pop()
+
+        base.__call__ = recorded
+        try:
+            model(inputs, training=False)
+        finally:
+            base.__call__ = call
+    return len(recording.names)
+
+
+def record_onnx(file: StrPath, feeds: Feeds, path: StrPath, layers: Sequence[str] = ALL) -> int:
+    """Run an .onnx file in ONNX Runtime, unoptimised, and record every intermediate and output.
+
+    They are made outputs of a copy of the graph. One run gives them all, so all are in memory until
+    they are written: where that is too much, record some `layers` at a time. Constants (the
+    initialisers and what follows from them alone) are left out; quantised values are recorded as
+    the integers they are.
+    """
+    onnx = _import("onnx", "record-onnx")
+    runtime = _import("onnxruntime", "record-onnx")
+    with _recording(path, layers) as recording, _one_line(file):
+        model = onnx.load(os.fspath(file))
+        graph = model.graph
+        constants = {constant.name for constant in graph.initializer}
+        fed = _feeds(feeds, [i.name for i in graph.input if i.name not in constants])
+        nodes = [(node.input, [name for name in node.output if name]) for node in graph.node]
+        names = [name for name in _computed(nodes, fed) if recording.wants(name)]
+        del graph.output[:]
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        options = runtime.SessionOptions()
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4  # what matters comes as an exception
+        session = runtime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        for name, value in zip(names, session.run(names, fed) if names else [], strict=True):
+            recording.write(name, value)
+    return len(recording.names)
+
+
+def record_tensorflow(graph: Any, feeds: Feeds, path: StrPath, layers: Sequence[str] = ALL) -> int:
+    """Run a TensorFlow graph and record every tensor of floats with two axes or more.
+
+    graph is a frozen .pb, the folder of a SavedModel (its serving_default) or a GraphDef. The names
+    are TensorFlow's without :0. It runs once, not rewritten for speed; memory as in `record_onnx`.
+    """
+    tf = _import("tensorflow", "record-tensorflow")
+    with _recording(path, layers) as recording, _one_line(graph):
+        definition, loaded = _graph_def(tf, graph), tf.Graph()
+        with loaded.as_default():
+            tf.import_graph_def(definition, name="")
+        operations = loaded.get_operations()
+        fed = _feeds(feeds, [op.name for op in operations if op.type == "Placeholder"])
+        tensors = {_name(t): t for op in operations for t in op.outputs}
+        nodes = [([*map(_name, op.inputs)], [*map(_name, op.outputs)]) for op in operations]
+        floats = [n for n in _computed(nodes, fed) if tensors[n].dtype.is_floating]
+        wanted = {name: tensors[name] for name in floats if recording.wants(name)}
+        options = tf.compat.v1.ConfigProto()
+        options.graph_options.rewrite_options.disable_meta_optimizer = True
+        with tf.compat.v1.Session(graph=loaded, config=options) as session:
+            values = session.run(wanted, {tensors[name]: value for name, value in fed.items()})
+        for name, value in values.items():
+            if value.ndim >= 2 and not _COPY.fullmatch(name):  # a fused batch norm gives vectors
+                recording.write(name, value)
+    return len(recording.names)
+
+
+def record_file(file: StrPath, inputs: np.ndarray, path: StrPath, layers: Sequence[str]) -> int:
+    """Record an .onnx, .keras, .h5 or .pb file or a SavedModel's folder that takes one input."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow talks a lot as it starts
+    suffix = Path(file).suffix.lower()
+    if not os.path.exists(file):
+        raise TraceError(f"{file}: no such file or folder")
+    if suffix == ".onnx":
+        return record_onnx(file, inputs, path, layers)
+    if suffix in (".keras", ".h5", ".hdf5"):
+        keras = _import("keras", "record-tensorflow")
+        with _one_line(file):  # safe mode: the file may not bring code along
+            model = keras.models.load_model(file, compile=False, safe_mode=True)
+            return record_keras(model, inputs, path, layers)
+    if suffix == ".pb" or os.path.isdir(file):
+        return record_tensorflow(file, inputs, path, layers)
+    raise TraceError(
+        f"{file}: expected .onnx, .keras, .h5, .pb or a SavedModel's folder; no file of a PyTorch "
+        "module is safe to load: call weights_tools.record.record_torch from Python"
+    )
+
+
+# -- graphs ---------------------------------------------------------------------------------------
+
+
+def _feeds(feeds: Feeds, names: list[str]) -> dict[str, np.ndarray]:
+    """The inputs by name."""
+    given = feeds if isinstance(feeds, Mapping) else dict.fromkeys(names[:1], feeds)
+    if set(given) != set(names):
+        raise TraceError(f"takes the inputs {names}, found {list(given)}: give a dict, from Python")
+    return dict(given)
+
+
+def _computed(nodes: Nodes, fed: Iterable[str]) -> Iterator[str]:
+    """The outputs that depend on what is fed, and so are no constants."""
+    depend = set(fed)
+    for inputs, outputs in nodes:
+        if not depend.isdisjoint(inputs):
+            depend.update(outputs)
+            yield from outputs
+
+
+def _name(tensor: Any) -> str:
+    return tensor.name.removesuffix(":0")
+
+
+def _graph_def(tf: Any, graph: Any) -> Any:
+    if not isinstance(graph, (str, os.PathLike)):
+        return graph
+    if os.path.isdir(graph):
+        constants = import_module("tensorflow.python.framework.convert_to_constants")
+        saved = tf.saved_model.load(os.fspath(graph))  # its variables live as long as it
+        serving = saved.signatures["serving_default"]
+        return constants.convert_variables_to_constants_v2(serving).graph.as_graph_def()
+    return tf.compat.v1.GraphDef.FromString(Path(graph).read_bytes())
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+class _Recording:
+    """A dump that grows by a layer with every `write`.
+
+    A model pushes its layers and `write_dump` pulls them: so that runs in a thread of its own, and
+    the model waits meanwhile. A layer is on disk before an operation in place can change it.
+    """
+
+    def __init__(self, path: StrPath, patterns: Sequence[str], pool: ThreadPoolExecutor) -> None:
+        self.patterns, self.unused = patterns, set(patterns)
+        self.names: set[str] = set()
+        self.layers: SimpleQueue[Any] = SimpleQueue()  # (name, array); an error or None at the end
+        self._turns: SimpleQueue[None] = SimpleQueue()
+        self.writer = pool.submit(write_dump, path, self._pulled(), "weights_tools.record")
+        self.writer.add_done_callback(lambda _: self._turns.put(None))
+
+    def wants(self, name: str) -> bool:
+        fitting = [pattern for pattern in self.patterns if fnmatchcase(name, pattern)]
+        self.unused.difference_update(fitting)
+        return bool(fitting)
+
+    def hook(self, name: str) -> Callable[[Any, Any, Any], None]:
+        return lambda module, inputs, output: self.write(name, output)
+
+    def write(self, name: str, value: Any) -> None:
+        """Write a framework's tensor; what is none, or not of numbers, is passed over."""
+        if hasattr(value, "detach"):  # PyTorch's
+            value = value.detach().cpu()
+            value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+        if not hasattr(value, "__array__"):
+            return
+        array = np.asarray(value)
+        if array.dtype.kind == "V":  # bfloat16 and its like, which .npy does not know
+            array = array.astype(np.float32)
+        if array.dtype.name not in DTYPES:
+            return
+        calls = (f"{name}#{i}" if i else name for i in count())
+        name = next(call for call in calls if call not in self.names)
+        self.names.add(name)
+        self.layers.put((name, array))
+        self._turns.get()
+        if self.writer.done():
+            self.writer.result()  # raises: only when it cannot write does it end by itself
+
+    def _pulled(self) -> Iterator[tuple[str, np.ndarray]]:
+        while (layer := self.layers.get()) is not None:
+            if isinstance(layer, TinyMixNetError):
+                raise layer
+            yield layer
+            self._turns.put(None)
+
+
+@contextmanager
+def _recording(path: StrPath, patterns: Sequence[str]) -> Iterator[_Recording]:
+    """A recording that appears only if the block ends well."""
+    with ThreadPoolExecutor(1) as pool:
+        recording = _Recording(path, patterns, pool)
+        try:
+            yield recording
+            if recording.unused - {"*"}:
+                raise InputError(f"no layer is called {', '.join(sorted(recording.unused))}")
+            if not recording.names:
+                raise TraceError("nothing to record: no layer of the model gave a tensor")
+        except BaseException:
+            recording.layers.put(TraceError("the run has failed"))
+            raise
+        recording.layers.put(None)
+        recording.writer.result()
+
+
+@contextmanager
+def _one_line(file: Any) -> Iterator[None]:
+    """Whatever a runtime raises over a file, as a TraceError of one line."""
+    name = file if isinstance(file, (str, os.PathLike)) else "the graph"
+    try:
+        yield
+    except TinyMixNetError:
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise TraceError(f"{name}: cannot be recorded ({why})") from error
+
+
+def _import(module: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError:
+        raise TraceError(
+            f"recording this needs {module}: pip install 'tinymixnet[{extra}]'"
+        ) from None
