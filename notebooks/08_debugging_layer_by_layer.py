@@ -38,7 +38,8 @@ from pictures import COLOURS, draw_bars, draw_map, panels
 import tinymixnet
 from tinymixnet import traces
 from tinymixnet.architecture import group_kernels
-from tinymixnet.compare import compare, isolated, measure, table
+from tinymixnet.compare import compare, isolated, measure
+from tinymixnet.compare_views import table
 from tinymixnet.diagnose import diagnose
 from tinymixnet.dumps import open_dump
 from tinymixnet.kernels import conv2d, mix_conv, relu

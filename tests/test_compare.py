@@ -16,7 +16,8 @@ from synthetic import TINY, synthetic_image, synthetic_tensors
 
 import tinymixnet
 from tinymixnet import cli
-from tinymixnet.compare import as_json, compare, html, isolated, measure, table
+from tinymixnet.compare import compare, isolated, measure
+from tinymixnet.compare_views import as_json, html, table
 from tinymixnet.dumps import open_dump
 from tinymixnet.errors import InputError, TraceError
 from tinymixnet.model import Model
@@ -674,10 +675,20 @@ def test_isolated_and_json_and_html(files, capsys, tmp_path):
     assert os.listdir(tmp_path) == ["page.html"]
 
 
+def test_isolated_runs_on_the_image_of_a_trace(files, capsys):
+    weights = ["--weights", files.weights, "--isolated", "--json"]
+    code, out, _ = command(capsys, files.ours, files.theirs, *weights)
+    of_trace = json.loads(out)
+    _, out, _ = command(capsys, files.image, files.theirs, *weights)
+    assert code == 1
+    assert of_trace["rows"] == json.loads(out)["rows"]
+    assert of_trace["guilty"] == "blocks_3/se_expand"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{ours}", "{ours}", "--isolated"], "--isolated runs the network"),
+        (["{ours}", "{ours}", "--isolated"], "--isolated needs its weights"),
         (["{foreign}", "{ours}"], "manifest"),
         (["{ours}", "{empty}"], "no layers"),
         (["{ours}", "{other}"], "no layer could be compared"),

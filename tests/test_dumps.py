@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from synthetic import TINY, synthetic_image, synthetic_tensors
 
-from tinymixnet import dumps
+from tinymixnet import name_maps
 from tinymixnet.architecture import Architecture, mixnet, parse_block_string
-from tinymixnet.dumps import Dump, layouts_of, nearest, open_dump
+from tinymixnet.dumps import Dump, layouts_of, open_dump
 from tinymixnet.errors import TraceError
 from tinymixnet.model import Model
+from tinymixnet.name_maps import nearest
 from tinymixnet.traces import write_dump
 
 Tensors = dict[str, np.ndarray]
@@ -489,7 +490,7 @@ def test_timm_one_block_only(tmp_path: Path) -> None:
 def test_stages_of_published_networks() -> None:
     """timm's stages have 1, 2, 4, 4, 4, 4 blocks in L (and M), 1, 2, 4, 3, 3, 3 in S."""
     for variant, counts in (("mixnet-l", [1, 2, 4, 4, 4, 4]), ("mixnet-s", [1, 2, 4, 3, 3, 3])):
-        pairs = dumps._timm_blocks(mixnet(variant))
+        pairs = name_maps._timm_blocks(mixnet(variant))
         assert pairs == [(stage, n) for stage, count in enumerate(counts) for n in range(count)]
 
 

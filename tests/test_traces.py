@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from synthetic import TINY, synthetic_image, synthetic_tensors
 
+from tinymixnet.array_files import natural
 from tinymixnet.errors import InputError, TraceError
 from tinymixnet.model import Model
 from tinymixnet.traces import (
     Manifest,
     image_hash,
-    natural,
     open_trace,
     record,
     weights_hash,

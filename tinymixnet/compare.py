@@ -6,9 +6,8 @@ layer of ours their inputs, so that what a layer adds stands beside what it inhe
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
 from math import inf, isfinite, log10, nan, sqrt
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,10 +24,6 @@ BLOCK = 1 << 14  # values at once: their float64 copies stay in the processor's 
 SAMPLE = 1024  # values of a layer that are kept, to recognise it under another name
 ANOTHER_ORDER = 0.01  # from this error on sorted values tell another order from mere noise
 LOOKS_LIKE = 0.03  # RMS distance of two samples relative to the layer's RMS: cosine 0.9995
-HEADINGS = "layer status shape error added dB cosine NaN Inf zero worst ch"
-LEGEND = (
-    "error: of the largest value; dB: signal to noise; ch: worst channel; ADDS: by its own fault"
-)
 CLASSES = ("logits", "probabilities")
 LISTED = 5  # names a sentence lists before "and N more"
 
@@ -154,7 +149,7 @@ def isolated(
             computed = fed.send(theirs)[1]
             theirs = np.ascontiguousarray(dump[name], np.float32) if name in known else None
             if theirs is not None and theirs.shape != ours.shape:
-                raise TraceError(f"{name}: of {_by(theirs.shape)}, not {_by(ours.shape)} as here")
+                raise TraceError(f"{name}: of {by(theirs.shape)}, not {by(ours.shape)} as here")
             if theirs is not None and ours.size:
                 finite = isfinite(float(computed.min())) and isfinite(float(computed.max()))
                 added[name] = measure(name, computed, theirs, 0).error if finite else nan
@@ -224,10 +219,8 @@ def _half(dump: "Dump", layer: str) -> bool:
 def _nothing(dump: "Dump", rows: list[Row]) -> str:
     where = f"{dump.trace.path}: no layer could be compared"
     if rows:
-        return (
-            f"{where}; {rows[0].layer}: expected {_by(rows[0].shape)}, found {_by(rows[0].found)}"
-        )
-    names = _listing([repr(name) for name in dump.unmatched] or list(dump.names))
+        return f"{where}; {rows[0].layer}: expected {by(rows[0].shape)}, found {by(rows[0].found)}"
+    names = listing([repr(name) for name in dump.unmatched] or list(dump.names))
     return f"{where} with the reference, found {names}; --names says which is which"
 
 
@@ -283,15 +276,15 @@ def _of_values(
     if strange:
         yield f"NaN or infinity in OTHER, first in {strange[0]} ({len(strange)} layers in all)"
     if odd := [n for n, (o, _) in seen.items() if not (isfinite(o.low) and isfinite(o.high))]:
-        yield f"NaN or infinity in REFERENCE itself: {_listing(odd)}"
+        yield f"NaN or infinity in REFERENCE itself: {listing(odd)}"
     flat = {n: t.low for n, (o, t) in seen.items() if t.low == t.high and o.low != o.high}
     if zeros := [name for name, value in flat.items() if value == 0]:
-        yield f"all zeros in OTHER: {_listing(zeros)}"
+        yield f"all zeros in OTHER: {listing(zeros)}"
     if constant := [f"{name} ({value:g})" for name, value in flat.items() if value != 0]:
-        yield f"constant in OTHER: {_listing(constant)}"
+        yield f"constant in OTHER: {listing(constant)}"
     if reordered:
         yield (
-            f"the same values in another order in OTHER: {_listing(reordered)} "
+            f"the same values in another order in OTHER: {listing(reordered)} "
             "(reshaped instead of transposed? channels or axes swapped?)"
         )
 
@@ -305,7 +298,7 @@ def _of_names(rows: list[Row], seen: dict[str, tuple[Print, Print]]) -> Iterator
             copies.setdefault((theirs.digest, shapes[name]), []).append(name)
     for names in copies.values():
         if len({seen[name][0].digest for name in names}) > 1:
-            yield f"one and the same tensor in OTHER under several names: {_listing(names)}"
+            yield f"one and the same tensor in OTHER under several names: {listing(names)}"
 
     different = [row.layer for row in rows if row.status == "DIFFERENT"]
     like = {n: _lookalikes(n, [m for m in seen if shapes[m] == shapes[n]], seen) for n in different}
@@ -315,7 +308,7 @@ def _of_names(rows: list[Row], seen: dict[str, tuple[Print, Print]]) -> Iterator
             yield f"{name} and {other} of OTHER look swapped"
     moved = [f"{n} (our {like[n][0]})" for n in different if like[n] and not swapped[n]]
     if moved:
-        yield f"in OTHER these hold what is another layer of ours: {_listing(moved)}"
+        yield f"in OTHER these hold what is another layer of ours: {listing(moved)}"
 
 
 def _lookalikes(
@@ -339,12 +332,12 @@ def _of_storage(rows: list[Row], dump: "Dump") -> Iterator[str]:
     compared = {row.layer: row for row in rows}
     if half := [n for n, row in compared.items() if row.status != "shape" and _half(dump, n)]:
         within = compared[half[0]].tolerance
-        yield f"stored as float16, so compared within {within:g}: {_listing(half)}"
+        yield f"stored as float16, so compared within {within:g}: {listing(half)}"
     status = {name: row.status for name, row in compared.items()}
     if unclear := [name for name in dump.ambiguous if status.get(name) == "DIFFERENT"]:
-        yield f"as NHWC and as NCHW these fit: {_listing(unclear)}; --layout says which it is"
+        yield f"as NHWC and as NCHW these fit: {listing(unclear)}; --layout says which it is"
     if extra := [name for name in dump.names if name not in compared]:
-        yield f"not compared, as REFERENCE does not have them: {_listing(extra)}"
+        yield f"not compared, as REFERENCE does not have them: {listing(extra)}"
     for row in rows:
         if row.layer in CLASSES and row.found[-1:] == (row.shape[-1] + 1,):
             yield (
@@ -353,141 +346,10 @@ def _of_storage(rows: list[Row], dump: "Dump") -> Iterator[str]:
             )
 
 
-# -- showing --------------------------------------------------------------------------------------
-
-
-def _cells(comparison: Comparison) -> list[list[str]]:
-    """The table as text: headings, then a row a layer."""
-    isolated = any(row.added is not None for row in comparison.rows)
-    cells = [HEADINGS.split()]
-    for row in comparison.rows:
-        added = "" if row.added is None else _short(row.added)
-        size = _by(row.shape[1:])
-        if row.status == "shape":
-            cells.append([row.layer, "SHAPE", size, "", added, *[""] * 5, _by(row.found), ""])
-            continue
-        status = "ADDS" if row.guilty else "ok" if row.status == "ok" else "DIFF"
-        cosine = f"{row.cosine:.{4 if row.cosine >= 0 else 3}f}"
-        measures = [_short(row.error), added, f"{row.snr:.0f}", cosine]
-        counts = map(_count, (row.nans, row.infs, row.zeros))
-        worst = ",".join(map(str, row.worst[1:] if row.shape[0] == 1 else row.worst))
-        place = [worst, str(row.channel)] if row.error else ["", ""]
-        cells.append([row.layer, status, size, *measures, *counts, *place])
-    return cells if isolated else [[*line[:4], *line[5:]] for line in cells]
-
-
-def _summary(comparison: Comparison) -> list[str]:
-    """The answer, then what else there is to say, a sentence each."""
-    rows, first, guilty = comparison.rows, comparison.first, comparison.guilty
-    of = {row.layer: row for row in rows}
-    if first is None:
-        lines = [f"alike: {len(rows)} layers within {comparison.tolerance:g}"]
-    elif of[first].status == "shape":
-        shapes = f"expected {_by(of[first].shape)}, found {_by(of[first].found)}"
-        lines = [f"first difference: {first} ({shapes})"]
-    else:
-        row = of[first]
-        worst = f"worst at {','.join(map(str, row.worst))}: ours {row.values[0]:.6g}, "
-        worst += f"theirs {row.values[1]:.6g}; worst channel {row.channel}"
-        lines = [f"first difference: {first} (error {_short(row.error)}, {worst})"]
-    if guilty:
-        lines.append(f"first layer that adds an error: {guilty} ({_short(of[guilty].added or 0)})")
-    lines += [f"warning: {warning}" for warning in comparison.warnings]
-    if comparison.missing:
-        lines.append(f"{len(comparison.missing)} layers not in OTHER")
-    for name, guess in list(comparison.unmatched.items())[:LISTED]:
-        lines.append(f"no layer of ours: {name!r}" + (f" (meant as {guess}?)" if guess else ""))
-    if len(comparison.unmatched) > LISTED:
-        lines.append(f"and {len(comparison.unmatched) - LISTED} more names of theirs (see --json)")
-    return lines
-
-
-def table(comparison: Comparison) -> str:
-    """For a terminal: the first difference, the warnings, and a line a layer in 100 columns."""
-    lines = _cells(comparison)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = (
-        " ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(pairs))
-        for pairs in (zip(line, widths, strict=True) for line in lines)
-    )
-    return "\n".join([*_summary(comparison), "", *map(str.rstrip, aligned), "", LEGEND])
-
-
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    """For programs: the same as `table`, as values that JSON has.
-
-    What is no number in JSON is text: "Infinity", "-Infinity", "NaN", which Python's float() and
-    JavaScript's Number() read.
-    """
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, float) and not isfinite(value):
-            return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
-        return list(map(plain, value)) if isinstance(value, tuple) else value
-
-    found = comparison._asdict()
-    found["rows"] = [{k: plain(v) for k, v in row._asdict().items()} for row in comparison.rows]
-    summary = {"alike": comparison.alike, "first": comparison.first, "guilty": comparison.guilty}
-    return summary | found
-
-
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>tinymixnet compare</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-:root {{ color-scheme: light dark; --heat: 221, 107, 0 }}
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 1rem; background: #fff; color: #1a1a1a }}
-h1 {{ font-size: 1.2rem; overflow-wrap: anywhere }} p {{ overflow-wrap: anywhere }}
-div {{ overflow-x: auto; border: 1px solid #888 }}
-table {{ border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums }}
-th, td {{ padding: .15rem .5rem; text-align: right; white-space: nowrap }}
-th:first-child {{ text-align: left; position: sticky; left: 0; background: #fff }}
-tbody tr {{ border-top: 1px solid #8884 }}
-@media (prefers-color-scheme: dark) {{
-  body, th:first-child {{ background: #16181c; color: #e6e6e6 }}
-}}
-</style>
-<h1>{answer}</h1>
-{notes}
-<p>{legend}. The deeper the orange, the larger the error, on a logarithmic scale.</p>
-<div tabindex="0" role="region" aria-label="layers"><table>
-<thead><tr>{headings}</tr></thead>
-<tbody>
-{rows}
-</tbody></table></div></html>
-"""
-
-
-def html(comparison: Comparison) -> str:
-    """For a browser: the same as `table`, as one page that needs nothing else."""
-    head, *lines = [[*map(escape, line)] for line in _cells(comparison)]
-    rows = []
-    for row, (name, *cells) in zip(comparison.rows, lines, strict=True):
-        # from nothing at 1e-7, which rounding alone makes, to full at 1, where all is different
-        heat = min(max(1 + log10(max(row.error, 1e-30)) / 7, 0), 1) if row.error < inf else 1
-        columns = "".join(f"<td>{cell}</td>" for cell in cells)
-        style = f"background: rgba(var(--heat), {heat / 2:.2f})"
-        rows.append(f'<tr style="{style}"><th scope="row">{name}</th>{columns}</tr>')
-    answer, *notes = map(escape, _summary(comparison))
-    headings = "".join(f'<th scope="col">{heading}</th>' for heading in head)
-    paragraphs = "\n".join(f"<p>{note}</p>" for note in notes)
-    parts = {"headings": headings, "rows": "\n".join(rows), "legend": escape(LEGEND)}
-    return PAGE.format(answer=answer, notes=paragraphs, **parts)
-
-
-def _by(shape: Sequence[int]) -> str:
+def by(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _short(x: float) -> str:
-    text = f"{x:.2g}" if x >= 1e-3 or x == 0 else f"{x:.1e}"
-    return text.replace("e-0", "e-").replace("e+0", "e")
-
-
-def _count(n: int) -> str:
-    return str(n) if n < 1000 else f"{n / 1e3:.0f}k" if n < 999_500 else f"{n / 1e6:.1f}M"
-
-
-def _listing(names: Sequence[str]) -> str:
+def listing(names: Sequence[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more

@@ -15,6 +15,7 @@ from tinymixnet.images import PRESETS
 from tinymixnet.model import Model, check_pixels, load
 
 if TYPE_CHECKING:
+    from tinymixnet.compare import Comparison
     from tinymixnet.dumps import Dump
     from tinymixnet.traces import Manifest
 
@@ -117,39 +118,58 @@ def run_trace(arguments: argparse.Namespace) -> int:
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
-    from tinymixnet import compare as comparing
-    from tinymixnet.dumps import open_dump
-    from tinymixnet.traces import open_trace
+    from tinymixnet import compare_views as views
 
-    image = arguments.reference
-    if os.path.isdir(image) or image.endswith((".npz", ".h5", ".hdf5")):
-        if arguments.isolated:
-            raise TraceError("--isolated runs the network: REFERENCE has to be an image")
-        trace = open_trace(image)
-        if trace.manifest is None:
-            raise TraceError(
-                f"{image}: no manifest.json, so not a trace of ours; make one with "
-                "`tinymixnet trace IMAGE -o DIR`, or name the image itself"
-            )
-        n, h, w, _ = trace.manifest.image_shape
-        names, layout = arguments.names, arguments.layout
-        dump = open_dump(arguments.other, trace.manifest.architecture, n, h, w, names, layout)
-        layers = ((name, trace[name]) for name in trace.names)
-        found = comparing.compare(layers, dump, arguments.tolerance, trace.manifest)
+    reference = arguments.reference
+    if os.path.isdir(reference) or reference.endswith((".npz", ".h5", ".hdf5")):
+        found = _compare_trace(arguments, reference)
     else:
-        model = load(arguments.weights)
-        pixels = picture_of(model, arguments, image)
-        dump = dump_of(model, pixels, arguments)
-        manifest = _manifest(model, pixels, arguments, image) if dump.trace.manifest else None
-        if arguments.isolated:
-            found = comparing.isolated(model, pixels, dump, arguments.tolerance, manifest)
-        else:
-            run = model.layers(pixels)
-            found = comparing.compare(run, dump, arguments.tolerance, manifest)
+        found = _compare_image(arguments, reference)
     if arguments.html:
-        _write_page(arguments.html, comparing.html(found))
-    print(json.dumps(comparing.as_json(found)) if arguments.json else comparing.table(found))
+        _write_page(arguments.html, views.html(found))
+    print(json.dumps(views.as_json(found)) if arguments.json else views.table(found))
     return 0 if found.alike else 1
+
+
+def _compare_trace(arguments: argparse.Namespace, path: str) -> "Comparison":
+    """With what was recorded earlier; only --isolated runs the network, on the recorded image."""
+    from tinymixnet.compare import compare, isolated
+    from tinymixnet.dumps import open_dump
+    from tinymixnet.traces import open_trace, weights_hash
+
+    trace = open_trace(path)
+    about = trace.manifest
+    if about is None:
+        raise TraceError(
+            f"{path}: no manifest.json, so not a trace of ours; make one with "
+            "`tinymixnet trace IMAGE -o DIR`, or name the image itself"
+        )
+    n, h, w, _ = about.image_shape
+    names, layout = arguments.names, arguments.layout
+    dump = open_dump(arguments.other, about.architecture, n, h, w, names, layout)
+    if not arguments.isolated:
+        layers = ((name, trace[name]) for name in trace.names)
+        return compare(layers, dump, arguments.tolerance, about)
+    model = load(arguments.weights)
+    if weights_hash(model) != about.weights_sha256:
+        wanted = about.weights_name or "others"
+        raise TraceError(f"{path}: --isolated needs its weights ({wanted}): say --weights F")
+    if "image" not in trace.names:
+        raise TraceError(f"{path}: --isolated needs its layer `image`; or name the image itself")
+    return isolated(model, trace["image"], dump, arguments.tolerance, about)
+
+
+def _compare_image(arguments: argparse.Namespace, image: str) -> "Comparison":
+    """With a run of ours on the image."""
+    from tinymixnet.compare import compare, isolated
+
+    model = load(arguments.weights)
+    pixels = picture_of(model, arguments, image)
+    dump = dump_of(model, pixels, arguments)
+    manifest = _manifest(model, pixels, arguments, image) if dump.trace.manifest else None
+    if arguments.isolated:
+        return isolated(model, pixels, dump, arguments.tolerance, manifest)
+    return compare(model.layers(pixels), dump, arguments.tolerance, manifest)
 
 
 def _manifest(

@@ -125,7 +125,7 @@ def _page(model: Model, image: str, pixels: Array, dump: "Dump | None") -> str:
         answers(model, shown, pixels[0], ours, theirs),
         verdict(look, dump),
         f'<h2 id="network">The network</h2>{drawing(look)}{strip(look)}',
-        *(panel(look, number, cards) for number in range(len(look.units))),
+        *(panel(look, place, cards) for place in range(len(look.units))),
     ]
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
@@ -199,9 +199,9 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms" if seconds < 0.1 else f"{seconds * 1e3:,.0f} ms"
 
 
-def number(value: float) -> str:
+def figures(value: float) -> str:
     """Four digits, and a minus that is as wide as a plus."""
-    return f"{value:.4g}".replace("-", "−")
+    return f"{value:.4g}".replace("-", "−").replace("inf", "∞")
 
 
 def by(shape: Iterable[int]) -> str:
@@ -284,12 +284,13 @@ def sprite(rows: Sequence[Array]) -> Array:
 def figure(rows: Sequence[Array], labels: Sequence[str], alt: str, caption: str) -> str:
     """A sprite with a label before each row (none: labels are empty)."""
     flat = " flat" if rows[0].shape[0] == 1 and rows[0].shape[1] == 1 else ""
-    canvas = sprite([row.repeat(16, 1) for row in rows] if flat else rows)
+    canvas = sprite([row.repeat(8, 1) for row in rows] if flat else rows)
+    tall = f' style="height:{22 * len(rows)}px"' if flat else ""
     names = "".join(f"<span>{escape(label)}</span>" for label in labels)
     h, w = canvas.shape
     return (
         f'<figure class="maps{flat}"><div>{f"<p aria-hidden=true>{names}</p>" if names else ""}'
-        f'<img src="{png(canvas)}" width="{w}" height="{h}" alt="{escape(alt)}"></div>'
+        f'<img src="{png(canvas)}" width="{w}" height="{h}"{tall} alt="{escape(alt)}"></div>'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 
@@ -303,7 +304,7 @@ def feature_maps(look: Look, name: str, x: Array) -> str:
     if h * w == 1:
         values = x.reshape(1, 1, c)
         low, high = float(np.nanmin(x)), float(np.nanmax(x))
-        caption = f"All {c} channels, dark {number(low)}, light {number(high)}"
+        caption = f"All {c} channels, dark {figures(low)}, light {figures(high)}"
         return figure([shade(values, low, high)], [], f"{c} values as a strip", caption)
     block = next((u.block for u in look.units if u.block and name in u.layers), None)
     variance = np.nan_to_num(x.reshape(-1, c).var(axis=0))
@@ -324,8 +325,8 @@ def feature_maps(look: Look, name: str, x: Array) -> str:
     which = f"{len(maps)} of {c}" if len(maps) < c else f"all {c}"
     alt = f"{which} feature maps of {name}, {h} by {w} pixels each"
     caption = (
-        f"{which.capitalize()} channels, those that vary most first; dark {number(low)}, light "
-        f"{number(high)}<details><summary>Which channels</summary>{listed}</details>"
+        f"{which.capitalize()} channels, those that vary most first; dark {figures(low)}, light "
+        f"{figures(high)}<details><summary>Which channels</summary>{listed}</details>"
     )
     return figure(rows, labels, alt, caption)
 
@@ -346,7 +347,7 @@ def side_by_side(name: str, ours: Array, theirs: Array) -> str:
     low, high = ends(a)
     largest = float(np.abs(d[np.isfinite(d)]).max(initial=0))
     rows = [shade(a, low, high), shade(b, low, high), shade_signed(d)]
-    caption = f"{listed.capitalize()}; darkest difference ±{number(largest)}"
+    caption = f"{listed.capitalize()}; darkest difference ±{figures(largest)}"
     return figure(rows, labels, f"{name}: ours, theirs, difference; {listed}", caption)
 
 
@@ -394,7 +395,7 @@ def histogram(x: Array, other: Array | None) -> str:
     return (
         f'<figure class="histogram"><svg viewBox="0 -64 {BINS} 65" preserveAspectRatio="none" '
         f'role="img" aria-label="Histogram">{paths}</svg>'
-        f"<figcaption><span>{number(low)}</span><span>{number(high)}</span></figcaption></figure>"
+        f"<figcaption><span>{figures(low)}</span><span>{figures(high)}</span></figcaption></figure>"
     )
 
 
@@ -402,7 +403,7 @@ def gates(block: Block, gate: Array, other: Array | None) -> str:
     """The squeeze-and-excite gates (C,), sorted and by kernel size: what the block listens to."""
     parts = np.split(gate, np.cumsum(split_channels(len(gate), len(block.kernel_sizes)))[:-1])
     means = ", ".join(
-        f"{number(float(part.mean()))} for {k} × {k}"
+        f"{figures(float(part.mean()))} for {k} × {k}"
         for k, part in zip(block.kernel_sizes, parts, strict=True)
     )
 
@@ -428,7 +429,7 @@ COLUMN, LEFT, FLOOR, TIMES, ERRORS = 54, 66, 176, 336, 378  # pixels; the last t
 def drawing(look: Look) -> str:
     """The network from left to right; each part a link to its panel."""
     width = LEFT + COLUMN * len(look.units) + 4
-    height = ERRORS + (118 if look.comparison else -8)
+    height = ERRORS + (104 if look.comparison else -8)
     lanes = {FLOOR - 9: "kernels", 197: "part", 215: "channels", 231: "expanded"}
     lanes |= {247: "squeeze", 263: "activation", TIMES - 30: "time", TIMES + 14: "fast path"}
     if look.comparison:
@@ -486,9 +487,9 @@ def column(look: Look, place: int) -> str:
     return (
         f'<a href="#{unit.name}" data-part="{unit.name}" aria-label="{spoken(look, unit)}">'
         f'<rect class="hit" x="{left + 1}" y="28" width="{COLUMN - 2}" rx="5" '
-        f'height="{(ERRORS + 82 if look.comparison else TIMES + 22) - 28}"/>{box}'
+        f'height="{(ERRORS + 100 if look.comparison else TIMES + 22) - 28}"/>{box}'
         f"{time_bars(look, unit, left)}{error_bars(look, unit, left)}"
-        + (f'<text class="first" x="{middle}" y="{ERRORS + 108}">first</text>' if first else "")
+        + (f'<text class="first" x="{middle}" y="{ERRORS + 95}">▲ first</text>' if first else "")
         + "</a>"
     )
 
@@ -566,7 +567,7 @@ def error_bars(look: Look, unit: Unit, left: float) -> str:
             drawn += (
                 f'<rect class="{kind}" x="{left + 4 + i * wide:.1f}" width="{wide * 0.8:.1f}" '
                 f'y="{ERRORS + 80 - tall:.1f}" height="{tall:.1f}"><title>{escape(name)} '
-                f"{number(look.rows[name].error)}</title></rect>"
+                f"{figures(look.rows[name].error)}</title></rect>"
             )
     return drawn
 
@@ -574,10 +575,11 @@ def error_bars(look: Look, unit: Unit, left: float) -> str:
 def error_scale(look: Look, width: int) -> str:
     """The lines behind the errors: powers of ten and the tolerance."""
     drawn = ""
+    small = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
     for power in range(LEAST, MOST + 1, 3):
         y = ERRORS + 80 - high(10.0**power)
         drawn += f'<path class="grid" d="M{LEFT} {y:.1f}H{width}"/>'
-        drawn += f'<text class="tick" x="{LEFT - 4}" y="{y + 4:.1f}">{number(10.0**power)}</text>'
+        drawn += f'<text class="tick" x="{LEFT - 4}" y="{y + 4:.1f}">10{str(power).translate(small)}</text>'
     assert look.comparison
     y = ERRORS + 80 - high(look.comparison.tolerance)
     return drawn + f'<path class="limit" d="M{LEFT} {y:.1f}H{width}"/>'
@@ -627,10 +629,11 @@ def verdict(look: Look, dump: "Dump | None") -> str:
     if found.first is None:
         text = f"Alike: all {count} layers compared are within {found.tolerance:g}."
     else:
-        row = look.rows[found.first]
+        past = sum(row.status != "ok" for row in found.rows)
         text = (
-            f'First difference: <a href="#{found.first}">{found.first}</a>, error '
-            f"{number(row.error)}, {number(row.snr)} dB, worst in channel {row.channel}."
+            f'First difference: <a href="#{found.first}">{found.first}</a>'
+            f"{difference(look, found.first).replace('<br>', ', ')}. {past} of {count} layers are "
+            f"past their tolerance, {found.tolerance:g} unless a note says otherwise."
         )
     notes = [escape(warning) for warning in found.warnings]
     notes += [
@@ -683,7 +686,7 @@ def panel(look: Look, place: int, cards: Mapping[str, str]) -> str:
         for name, seconds in fast.items()
     )
     return (
-        f'<section class="panel" id="{unit.name}" aria-labelledby="{unit.name}-title" tabindex="-1">'
+        f'<section class="panel" id="{unit.name}" aria-labelledby="{unit.name}-title">'
         f'<h2 id="{unit.name}-title">{unit.title}</h2><p class="flow">{flow(look, unit)}</p>'
         f'<div class="about"><div><h3>Time</h3><p>Fast path {milliseconds(sum(fast.values()))}, '
         f"readable path {milliseconds(sum(slow.values()))}. The fast path's steps:</p>"
@@ -733,7 +736,7 @@ def card(look: Look, name: str, ours: Array, theirs: Array | None) -> str:
     if block and name.endswith("/se_gate"):
         parts.append(gates(block, x.ravel(), None if y is None else y.ravel()))
     parts.append(statistics(x, y))
-    if y is not None:
+    if y is not None and not np.array_equal(x, y):
         parts.append(side_by_side(name, x, y))
     bad = name in look.rows and not fine(look, name)
     first = look.comparison and look.comparison.first == name
@@ -752,8 +755,17 @@ def difference(look: Look, name: str) -> str:
     if name not in look.rows:
         return "<br>not in the other"
     row = look.rows[name]
-    at = f", worst at {', '.join(map(str, row.worst))}" if row.worst else ""
-    return f"<br>error <b>{number(row.error)}</b>, {number(row.snr)} dB{at}"
+    if row.status == "shape":
+        return f"<br>theirs has shape {by(row.found)}"
+    if row.error == 0:
+        return "<br>theirs is equal"
+    axes = ("image", "row", "column", "channel") if len(row.worst) == 4 else ("image", "channel")
+    at = ", ".join(f"{axis} {i}" for axis, i in zip(axes, row.worst, strict=True))
+    ours, theirs = map(figures, row.values)
+    return (
+        f"<br>error <b>{figures(row.error)}</b>, {figures(row.snr)} dB, worst at {at}: "
+        f"ours {ours}, theirs {theirs}"
+    )
 
 
 def statistics(x: Array, y: Array | None) -> str:
@@ -762,7 +774,7 @@ def statistics(x: Array, y: Array | None) -> str:
     for who, values in [("ours", x)] + ([] if y is None else [("theirs", y)]):
         zeros = 1 - np.count_nonzero(values) / values.size
         found = [values.min(), values.max(), values.mean(dtype=np.float64), values.std()]
-        cells = "".join(f"<td>{number(float(value))}</td>" for value in found)
+        cells = "".join(f"<td>{figures(float(value))}</td>" for value in found)
         label = f"<th scope=row>{who}</th>" if y is not None else ""
         rows += f"<tr>{label}{cells}<td>{zeros:.1%}</td></tr>"
     corner = "<td></td>" if y is not None else ""
