@@ -471,6 +471,8 @@ class Search:
                 self.unexplained.append(Unexplained(layer, before.most, bias, how))
                 continue
             for suspect, layers in trial.changes:
+                if layers == ("image",) and self._image_is_right():
+                    layers = (layer,)  # what is wrong happens later
                 self._note(suspect, layers, before.most, trial.error.most)
         self._draw(len(names), len(names), "")
         return [*self.causes.values(), *self._rest(names)]
@@ -488,6 +490,10 @@ class Search:
                 right = error(ours, self.bench.theirs[layer]).most <= 3 * self.fine
                 return {"normalize"} if right else set()
         return set()
+
+    def _image_is_right(self) -> bool:
+        theirs = self.bench.theirs
+        return "image" in theirs and error(self.bench.pixels, theirs["image"]).most <= self.fine
 
     def explain(self, layer: str, before: Error) -> Trial | None:
         """The changes that make our layer theirs, or None: what is known already comes first."""
