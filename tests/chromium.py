@@ -45,6 +45,7 @@ class Browser:
         self.session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def close(self) -> None:
         self.process.kill()
@@ -83,10 +84,14 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", **size)
         features = [{"name": k.replace("_", "-"), "value": v} for k, v in media.items()]
         self.call("Emulation.setEmulatedMedia", features=features)
-        self.call("Page.navigate", url="about:blank")
+        self._go("about:blank")  # so that the same page at another #place is loaded anew
         self.events.clear()
-        self.call("Page.navigate", url=address)
-        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+        self._go(address)
+
+    def _go(self, address: str) -> None:
+        loader = self.call("Page.navigate", url=address)["loaderId"]
+        wanted = {"loaderId": loader, "name": "load"}
+        while not any(wanted.items() <= event["params"].items() for event in self.events):
             self.read()
 
     def js(self, expression: str) -> Any:
@@ -99,8 +104,8 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Move the mouse to the middle of an element and press: what covers it gets the click."""
-        self.js(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
-        self.js("new Promise((done) => setTimeout(done, 50))")
+        how = "{block: 'center', behavior: 'instant'}"
+        self.js(f"document.querySelector({selector!r}).scrollIntoView({how})")
         x, y = self.js(
             f"(() => {{ const at = document.querySelector({selector!r}).getBoundingClientRect();"
             "return [at.left + at.width / 2, at.top + at.height / 2]; })()"

@@ -412,11 +412,8 @@ def test_on_a_phone_the_page_does_not_scroll_sideways(
 def test_text_stands_out_from_its_ground(browser: Browser, folder: Path, scheme: str) -> None:
     browser.open((folder / "other.html").as_uri(), prefers_color_scheme=scheme)
     names = ["text", "soft", "link", "bad", "ground", "card", "mark"]
-    style = "getComputedStyle(document.documentElement).getPropertyValue"
-    found = {
-        name: browser.js(f"{style[: -len('.getPropertyValue')]}.getPropertyValue('--{name}')")
-        for name in names
-    }
+    style = "getComputedStyle(document.documentElement)"
+    found = {name: browser.js(f"{style}.getPropertyValue('--{name}')") for name in names}
     light = {
         name: luminance(tuple(bytes.fromhex(value.strip().removeprefix("#"))))
         for name, value in found.items()
