@@ -88,7 +88,7 @@ def _page(model: Model, image: str, pixels: Array, dump: "Dump | None") -> str:
         if other is not None and name in ("logits", "probabilities"):
             theirs = softmax(other[:1])[0] if name == "logits" else other[0]
 
-    shown = f"{image}, {h} × {w}" + (f", the first of {n} images" if n > 1 else "")
+    shown = f"{image}, {h} × {w} pixels" + (f", the first of {n} images" if n > 1 else "")
     network = model.metadata.name or model.architecture.variant
     title = f"{network} looks at {image}"
     script = (DATA / "report.js").read_text("utf-8")
@@ -174,7 +174,7 @@ def answers(model: Model, shown: str, image: Array, ours: Array, theirs: Array |
         rows += f"<dt>{escape(model.labels[i])}</dt><dd>{meters}</dd>"
     return (
         f'<section class="answers" aria-label="Answers"><figure><img src="{data_uri(picture)}" '
-        f'alt="The image as the network sees it"><figcaption>{escape(shown)} pixels, as the network'
+        f'alt="The image as the network sees it"><figcaption>{escape(shown)}, as the network'
         f" sees it</figcaption></figure><div><h2>What it sees</h2><dl>{rows}</dl></div></section>"
     )
 

@@ -126,10 +126,11 @@ def column(look: Look, place: int) -> str:
     top = FLOOR - tall
     sizes = block.kernel_sizes if block else (3,) if unit.name == "stem" else (1,)
     wide, box = (COLUMN - 8) / len(sizes), ""
+    tight = " tight" if wide < 11 else ""
     for i, k in enumerate(sizes):
         x = left + 4 + i * wide
         box += f'<rect class="k k{min(k, 11)}" x="{x:.1f}" y="{top:.1f}" width="{wide:.1f}"'
-        box += f' height="{tall:.1f}"/><text class="k k{min(k, 11)}" x="{x + wide / 2:.1f}"'
+        box += f' height="{tall:.1f}"/><text class="k k{min(k, 11)}{tight}" x="{x + wide / 2:.1f}"'
         box += f' y="{FLOOR - 9}">{k}</text>'
     if block and block.residual:
         box += f'<path class="residual" d="M{left + 6} {top - 3:.1f}c0 -16 42 -16 42 0l-5 -4m5 4l3'
