@@ -119,9 +119,7 @@ def diagnose(
     layer of this network's.
     """
     theirs = Evidence(dump)
-    causes = []
-    if how := theirs.set_straight(model, pixels):
-        causes.append(how)
+    causes = theirs.set_straight(model, pixels)
     if not set(theirs.names) - {"image"}:
         found = [f"{name} is {is_so}, not {due}" for name, (is_so, due) in dump.mismatched.items()]
         why = found[0] if found else "no name is known: --names says which is which"
@@ -208,11 +206,12 @@ class Evidence(Mapping[str, Array]):
         self.fine = ROUNDING["float16"][1] if self.half else FINE
         self.view = lambda x: x  # how a tensor of pixels must be read
         self.extra: dict[str, Array] = {}  # set straight, in place of what the dump has
-        self.names = list(dump.names)
+        self.names = list(dump.names)  # and of what is extra
+        self._there = set(self.names)
         self._kept: dict[str, Array] = {}
 
     def __contains__(self, name: object) -> bool:
-        return name in self.extra or name in self.dump.names
+        return name in self._there
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -230,11 +229,12 @@ class Evidence(Mapping[str, Array]):
             self._kept[name] = np.ascontiguousarray(x, np.float32)
         return self._kept[name]
 
-    def set_straight(self, model: Model, pixels: Array) -> "Cause | None":
-        """See to mistakes of the dump itself, which hide all others; say which there was."""
-        return self._labels(model, pixels) or self._order(model, pixels)
+    def set_straight(self, model: Model, pixels: Array) -> list[Cause]:
+        """See to mistakes of the dump itself, which hide all others; say which there were."""
+        found = self._labels(model, pixels), self._order(model, pixels)
+        return [cause for cause in found if cause]
 
-    def _labels(self, model: Model, pixels: Array) -> "Cause | None":
+    def _labels(self, model: Model, pixels: Array) -> Cause | None:
         """One class too many: a background class stands before or behind the others."""
         classes, cause = model.architecture.classes, None
         for name in ("logits", "probabilities"):
@@ -243,8 +243,8 @@ class Evidence(Mapping[str, Array]):
                 continue
             values = self.dump.raw(name).reshape(-1, classes + 1).astype(np.float32)
             if cause is None:
-                with_first = cosine(values[:, :-1], _last(model, pixels, name))
-                ahead = cosine(values[:, 1:], _last(model, pixels, name)) >= with_first
+                ours = _layer(model, pixels, name)
+                ahead = cosine(values[:, 1:], ours) >= cosine(values[:, :-1], ours)
                 where = "ahead of" if ahead else "behind"
                 sentence = f"there is one class too many, {where} the others: drop it"
                 cause = Cause("label-offset", name, (name,), np.inf, 0.0, sentence)
@@ -253,9 +253,10 @@ class Evidence(Mapping[str, Array]):
                 values = values / values.sum(axis=1, keepdims=True)
             self.extra[name] = values
             self.names.append(name)
+            self._there.add(name)
         return cause
 
-    def _order(self, model: Model, pixels: Array) -> "Cause | None":
+    def _order(self, model: Model, pixels: Array) -> Cause | None:
         """Tensors dumped in an order that is not what their shape says."""
         views = {
             "tensors in NHWC order are dumped as NCHW": memory_as_nhwc,
@@ -278,10 +279,11 @@ class Evidence(Mapping[str, Array]):
         best = max(votes, key=lambda how: votes[how])
         if not seen or votes[best] < len(seen):
             return None
-        before = error(dict(model.layers(pixels))[seen[0]], self[seen[0]]).most
+        ours = _layer(model, pixels, seen[0])
+        before = error(ours, self[seen[0]]).most
         self.view = views[best]
         self._kept.clear()
-        after = error(dict(model.layers(pixels))[seen[0]], self[seen[0]]).most
+        after = error(ours, self[seen[0]]).most
         sentence = f"{best}: transpose where you reshape"
         shapes = model.architecture.layer_shapes(*pixels.shape[1:3])
         places = [name for name in self.names if len(shapes[name]) == 3 and shapes[name][0] > 1]
@@ -311,7 +313,7 @@ class Evidence(Mapping[str, Array]):
         return how, kinds[how]
 
 
-def _last(model: Model, pixels: Array, name: str) -> Array:
+def _layer(model: Model, pixels: Array, name: str) -> Array:
     return next(x for layer, x in model.layers(pixels) if layer == name)
 
 
