@@ -296,7 +296,7 @@ def test_names_without_a_place_are_listed(tmp_path):
     found = compare(OURS.items(), dumped(tmp_path, theirs))
     assert found.missing == ["blocks_1/depthwise_bn"]
     assert list(found.unmatched) == ["blocks_1/depthwise_bnn_x"]
-    assert "1 layers not in OTHER" in table(found)
+    assert "1 layer not in OTHER: " in table(found)
     assert "blocks_1/depthwise_bnn_x" in table(found)
     odd = found._replace(unmatched={"a\nb\x1b[2J": None})
     assert r"a\nb\x1b[2J" in table(odd)

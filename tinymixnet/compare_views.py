@@ -4,7 +4,7 @@ from html import escape
 from math import inf, isfinite, log10
 from typing import Any
 
-from tinymixnet.compare import LISTED, Comparison, by
+from tinymixnet.compare import LISTED, Comparison, by, listing
 
 HEADINGS = "layer status shape error added dB cosine NaN Inf zero worst ch"
 LEGEND = (
@@ -50,7 +50,9 @@ def _summary(comparison: Comparison) -> list[str]:
         lines.append(f"first layer that adds an error: {guilty} ({_short(of[guilty].added or 0)})")
     lines += [f"warning: {warning}" for warning in comparison.warnings]
     if comparison.missing:
-        lines.append(f"{len(comparison.missing)} layers not in OTHER")
+        absent = comparison.missing
+        some = "s" * (len(absent) > 1)
+        lines.append(f"{len(absent)} layer{some} not in OTHER: {listing(absent)}")
     for name, guess in list(comparison.unmatched.items())[:LISTED]:
         lines.append(f"no layer of ours: {name!r}" + (f" (meant as {guess}?)" if guess else ""))
     if len(comparison.unmatched) > LISTED:
