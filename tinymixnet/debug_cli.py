@@ -17,7 +17,6 @@ from tinymixnet.model import Model, check_pixels, load
 if TYPE_CHECKING:
     from tinymixnet.compare import Comparison
     from tinymixnet.dumps import Dump
-    from tinymixnet.traces import Manifest
 
 IMAGE = "a photo, or .npy pixels (N, H, W, 3), 0..255, used as they are"
 DUMP = "a trace, or any folder of .npy, .npz or .h5 of another implementation's layers"
@@ -162,36 +161,17 @@ def _compare_trace(arguments: argparse.Namespace, path: str) -> "Comparison":
 def _compare_image(arguments: argparse.Namespace, image: str) -> "Comparison":
     """With a run of ours on the image."""
     from tinymixnet.compare import compare, isolated
+    from tinymixnet.traces import manifest_of
 
     model = load(arguments.weights)
     pixels = picture_of(model, arguments, image)
     dump = dump_of(model, pixels, arguments)
-    manifest = _manifest(model, pixels, arguments, image) if dump.trace.manifest else None
+    manifest = None
+    if dump.trace.manifest:  # a trace of ours says what it is of: so will this run
+        manifest = manifest_of(model, pixels, *_origin(model, arguments, image))
     if arguments.isolated:
         return isolated(model, pixels, dump, arguments.tolerance, manifest)
     return compare(model.layers(pixels), dump, arguments.tolerance, manifest)
-
-
-def _manifest(
-    model: Model, pixels: np.ndarray, arguments: argparse.Namespace, image: str
-) -> "Manifest":
-    """What a trace of this run would say of itself."""
-    from tinymixnet.traces import Manifest, image_hash, weights_hash
-
-    image_name, preset = _origin(model, arguments, image)
-    about = model.metadata
-    return Manifest(
-        architecture=model.architecture,
-        image_shape=pixels.shape,
-        image_sha256=image_hash(pixels),
-        weights_sha256=weights_hash(model),
-        mean=about.mean,
-        std=about.std,
-        epsilon=about.epsilon,
-        weights_name=about.name,
-        image_name=image_name,
-        preprocessing=preset,
-    )
 
 
 def _write_page(path: str, text: str) -> None:

@@ -348,8 +348,18 @@ def record(
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise InputError(f"no layer is called {pattern!r}: see `tinymixnet summary`")
+    manifest = manifest_of(model, images, image_name, preprocessing)
+    layers = ((name, layer) for name, layer in model.layers(images) if name in wanted)
+    write_trace(path, layers, manifest)
+    return len(wanted)
+
+
+def manifest_of(
+    model: Model, images: np.ndarray, image_name: str = "", preprocessing: str = ""
+) -> Manifest:
+    """What a trace of this run says of itself; images (N, H, W, 3) float32."""
     about = model.metadata
-    manifest = Manifest(
+    return Manifest(
         architecture=model.architecture,
         image_shape=images.shape,
         image_sha256=image_hash(images),
@@ -361,9 +371,6 @@ def record(
         image_name=image_name,
         preprocessing=preprocessing,
     )
-    layers = ((name, layer) for name, layer in model.layers(images) if name in wanted)
-    write_trace(path, layers, manifest)
-    return len(wanted)
 
 
 def image_hash(pixels: np.ndarray) -> str:
