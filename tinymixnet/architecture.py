@@ -111,6 +111,14 @@ class Block(NamedTuple):
         return self.stride == 1 and self.inputs == self.outputs
 
 
+class Part(NamedTuple):
+    """A part of the network that can be run by itself: the stem, a block or the head."""
+
+    name: str
+    layers: dict[str, tuple[int, ...]]  # with their shapes for one image
+    block: Block | None
+
+
 class Layer(NamedTuple):
     """A row of the network's table; shape is that of its output for one image."""
 
@@ -282,6 +290,16 @@ class Architecture:
         add("head/", "pool", self.head_filters)
         add("", "logits probabilities", self.classes)
         return shapes
+
+    def parts(self, height: int = 224, width: int = 224) -> list[Part]:
+        """Stem, blocks and head in order; what comes before and after them belongs to them."""
+        blocks = [Part(block.name, {}, block) for block in self.blocks]
+        parts = [Part("stem", {}, None), *blocks, Part("head", {}, None)]
+        places, at = {part.name: i for i, part in enumerate(parts)}, 0
+        for layer, shape in self.layer_shapes(height, width).items():
+            at = places.get(layer.split("/")[0], at)
+            parts[at].layers[layer] = shape
+        return parts
 
     def layers(self, height: int = 224, width: int = 224) -> list[Layer]:
         """The network's table: a row a layer, with what it costs.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinymixnet.architecture import Block
+from tinymixnet.architecture import Part
 from tinymixnet.errors import TraceError
 from tinymixnet.images import PRESETS, Source, read_image
 from tinymixnet.kernels import Array
@@ -327,13 +327,6 @@ class Change(NamedTuple):
     layers: tuple[str, ...]
 
 
-class Unit(NamedTuple):
-    """A part of the network that can be run by itself: the stem, a block, the head."""
-
-    layers: list[str]
-    block: Block | None
-
-
 class Bench:
     """Runs parts of our network on their tensors, with suspects at work."""
 
@@ -341,30 +334,26 @@ class Bench:
         self.model = model
         self.pixels = pixels
         self.theirs = theirs
-        names: dict[str, list[str]] = {}
-        self.order = list(model.architecture.layer_shapes(32, 32))
-        for name in self.order:
-            scope = name.split("/")[0]
-            scope = {"image": "stem", "normalize": "stem"}.get(scope, scope)
-            scope = {"logits": "head", "probabilities": "head"}.get(scope, scope)
-            names.setdefault(scope, []).append(name)
-        blocks = {block.name: block for block in model.architecture.blocks}
-        self.units = [Unit(layers, blocks.get(scope)) for scope, layers in names.items()]
+        self.parts = model.architecture.parts()
+        self.order = [layer for part in self.parts for layer in part.layers]
         self.tensors_of: dict[str, list[str]] = {}
         for name in model.tensors:
             self.tensors_of.setdefault(name.rsplit("/", 1)[0], []).append(name)
 
     def start_of(self, layer: str) -> int:
-        """The unit to start with, so as to reach a layer: the one before it has been dumped."""
-        i = next(i for i, unit in enumerate(self.units) if layer in unit.layers)
-        while i > 0 and self.units[i - 1].layers[-1] not in self.theirs:
+        """The part to start with, so as to reach a layer: what comes before it they dumped."""
+        i = next(i for i, part in enumerate(self.parts) if layer in part.layers)
+        while i > 0 and self._last_of(i - 1) not in self.theirs:
             i -= 1
         return i
+
+    def _last_of(self, part: int) -> str:
+        return list(self.parts[part].layers)[-1]
 
     def run(
         self, start: int, last: str, changes: Sequence[Change] = ()
     ) -> Iterator[tuple[str, Array]]:
-        """From unit number `start` to layer `last`: what we make of their tensors, layer by layer.
+        """From part number `start` to layer `last`: what we make of their tensors, layer by layer.
 
         A layer that they dumped feeds the next with their tensor; but not the image, which
         everybody keeps as he likes.
@@ -375,17 +364,17 @@ class Bench:
                 for layer in layers:
                     for name in self.tensors_of.get(layer, []):
                         tensors[name] = suspect.weights(name, tensors[name])
-        x = self.pixels if start == 0 else self.theirs[self.units[start - 1].layers[-1]]
-        for unit in self.units[start:]:
+        x = self.pixels if start == 0 else self.theirs[self._last_of(start - 1)]
+        for part in self.parts[start:]:
             entry, seen = x, dict[str, Array]()
-            steps = self._steps(unit, x, tensors)
+            steps = self._steps(part, x, tensors)
             layer, value = next(steps)
-            for _ in unit.layers:
-                kind = layer.split("/")[1] if unit.block else layer
+            for _ in part.layers:
+                kind = layer.split("/")[1] if part.block else layer
                 for suspect, layers in changes:
                     if suspect.output and layer in layers:
                         about = self.model.metadata
-                        at = At(layer, kind, x, value, entry, seen, unit.block, tensors, about)
+                        at = At(layer, kind, x, value, entry, seen, part.block, tensors, about)
                         changed = suspect.output(at)
                         value = value if changed is None else changed
                 yield layer, value
@@ -398,11 +387,11 @@ class Bench:
                 except StopIteration:
                     break
 
-    def _steps(self, unit: Unit, x: Array, tensors: Mapping[str, Array]) -> Layers:
+    def _steps(self, part: Part, x: Array, tensors: Mapping[str, Array]) -> Layers:
         about = self.model.metadata
-        if unit.block:
-            return mixnet_block(x, unit.block, tensors, about.epsilon)
-        if unit is self.units[0]:
+        if part.block:
+            return mixnet_block(x, part.block, tensors, about.epsilon)
+        if part.name == "stem":
             return stem(x, tensors, about)
         return head(x, tensors, about.epsilon)
 
@@ -468,7 +457,7 @@ class Search:
                 continue
             trial = self.explain(layer, before)
             if trial is None:
-                block = next(u.block for u in self.bench.units if layer in u.layers)
+                block = next(part.block for part in self.bench.parts if layer in part.layers)
                 how, bias = pattern(ours, theirs[layer], block), averaged(ours, theirs[layer])
                 self.unexplained.append(Unexplained(layer, before.most, bias, how))
                 continue
@@ -546,7 +535,7 @@ class Search:
 
     def _open(self, start: int, layer: str) -> list[str]:
         """The layers that may be to blame: itself, and those before it that were not dumped."""
-        names = [name for unit in self.bench.units[start:] for name in unit.layers]
+        names = [name for part in self.bench.parts[start:] for name in part.layers]
         names = names[: names.index(layer)]
         hidden = [name for name in names if name not in self.bench.theirs or name == "image"]
         return [*hidden, layer]

@@ -41,19 +41,11 @@ class Look(NamedTuple):
 
 
 def units(architecture: Architecture, height: int, width: int) -> list[Unit]:
-    """The parts of the network in order, each with its layers and their shapes for one image.
-
-    What comes before the stem is counted to the stem, what comes after the head to the head.
-    """
-    found = [Unit("stem", "Stem", {}, None)]
-    found += [Unit(b.name, f"Block {b.name[7:]}", {}, b) for b in architecture.blocks]
-    found.append(Unit("head", "Head", {}, None))
-    place = {unit.name: unit for unit in found}
-    before = "stem"
-    for layer, shape in architecture.layer_shapes(height, width).items():
-        before = layer.split("/")[0] if "/" in layer else before
-        place[before].layers[layer] = shape
-    return found
+    """The parts of the network in order, with titles."""
+    return [
+        Unit(name, f"Block {name[7:]}" if block else name.capitalize(), layers, block)
+        for name, layers, block in architecture.parts(height, width)
+    ]
 
 
 def of_unit(unit: Unit, times: Mapping[str, float]) -> dict[str, float]:
