@@ -43,7 +43,7 @@ PARTLY = 10  # decoders and resizers differ a little: one that explains nearly a
 MOST_SEARCHES = 2  # through all suspects without an answer: what else is wrong hardly has one
 ENOUGH = 6  # layers with noise, to speak of rounding
 MOST_AT_ONCE = 3  # mistakes in one place, where none of them has been found elsewhere
-MOST_TRIALS = 400  # of two mistakes at once
+MOST_TRIALS = 400  # of several mistakes at once, for one layer
 ROUNDING = {  # to a format: how, and what error a block may then have
     "float16": (to_float16, 4e-3),
     "bfloat16": (to_bfloat16, 3e-2),
@@ -496,7 +496,8 @@ class Search:
 
         known = [c for suspect in self.found for c in self._changes(suspect, places)]
         for size in (1, 2, 3):
-            trials = [tried(*changes) for changes in combinations(known, size)]
+            some = islice(combinations(known, size), MOST_TRIALS)
+            trials = [tried(*changes) for changes in some]
             if trials and (best := _best(trials)).error.most <= self.fine:
                 return best
         if len(self.unexplained) >= MOST_SEARCHES:
