@@ -19,7 +19,6 @@ import numpy as np
 from benchmarks.measure import Server, chosen_kernels, machine, markdown
 from benchmarks.weights import write_made_up_weights
 from tinymixnet.architecture import Architecture, mixnet
-from tinymixnet.kernels import normalize
 from tinymixnet.model import Model
 
 COLOURS = (  # Okabe and Ito's, which the colour-blind can tell apart
@@ -76,11 +75,9 @@ def readable_steps(model: Model, pixels: np.ndarray) -> Iterator[Step]:
 
 def fast_steps(model: Model, pixels: np.ndarray) -> Iterator[Step]:
     """Run the compiled plan once, as `Plan.run` does, with a clock around each of its steps."""
-    [image], about = pixels, model.metadata
+    [image] = pixels
     program = model.plan.program(*image.shape[:2])
-    before = perf_counter()
-    program.image[:] = normalize(image, about.mean, about.std)
-    yield Step("stem", "normalize", perf_counter() - before)
+    program.image[:] = image
     for step in program.steps:
         before = perf_counter()
         step.run()

@@ -44,7 +44,6 @@ from tinymixnet.kernels import (
     conv2d,
     depthwise_conv2d,
     im2col,
-    normalize,
     pointwise_conv2d,
     relu,
     swish,
@@ -367,7 +366,7 @@ def readable_run():
 def fast_run():
     """Milliseconds of each (part, kernel) on the fast path."""
     sums = {}
-    program.image[:] = normalize(pixels[0], model.metadata.mean, model.metadata.std)
+    program.image[:] = pixels[0]
     for step in program.steps:
         before = perf_counter()
         step.run()
@@ -384,7 +383,7 @@ def best(run, rounds=7):
 by_layers, by_steps = best(readable_run, 4), best(fast_run)
 parts = list(by_layers)
 shown = ["matmul", "depthwise_columns", "depthwise_fourier"]
-shown += ["swish_of_half_to", "relu_to", "squeeze_excite_planes"]
+shown += ["swish_of_half_to", "relu_to", "squeeze_excite_gate"]
 
 figure, axes = panels(1, 2, 7, sharey=True, width_ratios=[1, 2])
 draw_bars(axes[0, 0], parts, list(by_layers.values()), "milliseconds", "Readable path", "%.1f")

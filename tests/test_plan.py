@@ -16,6 +16,7 @@ from tinymixnet.kernels import (
     squeeze_excite,
     swish,
 )
+from tinymixnet.plan import aligned
 
 ODD = st.sampled_from([1, 3, 5, 7, 9, 11])
 SIDE = st.integers(1, 20)
@@ -101,7 +102,7 @@ def test_activations_equal_relu_and_swish():
 
 
 @pytest.mark.parametrize("is_swish", [False, True])
-def test_squeeze_excite_planes_equals_squeeze_excite(is_swish):
+def test_squeeze_excite_gate_equals_that_of_squeeze_excite(is_swish):
     x, reduce, expand = random(1, 4, 6, 8), random(1, 1, 8, 3, seed=1), random(1, 1, 3, 8, seed=2)
     reduce_bias, expand_bias = random(3, seed=3), random(8, seed=4)
     expected = squeeze_excite(
@@ -112,8 +113,15 @@ def test_squeeze_excite_planes_equals_squeeze_excite(is_swish):
     layout.plane(planes)[:] = x[0].transpose(2, 0, 1)
     half = np.float32(0.5 if is_swish else 1)
     weights = reduce[0, 0] * half, reduce_bias * half, expand[0, 0] / 2, expand_bias / 2
-    fast.squeeze_excite_planes(planes, layout.ones() / np.float32(24), *weights, is_swish)
-    assert_equal(layout.plane(planes).transpose(1, 2, 0)[None], expected)
+    gate = np.empty(8, np.float32)
+    fast.squeeze_excite_gate(planes, layout.ones() / np.float32(24), *weights, is_swish, gate)
+    assert_equal(x * gate, expected)
+
+
+def test_aligned_arrays_begin_with_a_line_of_the_cache():
+    for size in (1, 15, 16, 1000, 100_001):
+        array = aligned(size)
+        assert (array.shape, array.dtype, array.ctypes.data % 64) == ((size,), np.float32, 0)
 
 
 SIZES = [(224, 224), (192, 192), (160, 160), (97, 131), (32, 32)]

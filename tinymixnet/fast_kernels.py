@@ -110,7 +110,7 @@ def swish_of_half_to(half: Array, scratch: Array, out: Array) -> None:
     np.multiply(half, scratch, out=out)
 
 
-def squeeze_excite_planes(
+def squeeze_excite_gate(
     x: Array,
     mean: Array,
     reduce: Array,
@@ -118,17 +118,18 @@ def squeeze_excite_planes(
     expand: Array,
     expand_bias: Array,
     swish: bool,
+    out: Array,
 ) -> None:
-    """Equals `squeeze_excite`, in place.
+    """Equals the gate of `squeeze_excite`, (C,); what it multiplies, the plan decides.
 
     x (C, P); mean (P,), 1 / pixels at each pixel and 0 in gaps, so that the mean is a product;
     reduce (C, R) and its bias halved where the activation is swish, expand (R, C) and its bias
-    always: sigmoid(2 z) = (1 + tanh(z)) / 2.
+    always: sigmoid(2 z) = (1 + tanh(z)) / 2. A channel of x times its gate, times a column of the
+    kernel that projects it, is x times the gated column: (O, C) numbers to scale, not (C, P).
     """
     squeezed = (x @ mean) @ reduce + reduce_bias
     squeezed = squeezed * (1 + np.tanh(squeezed)) if swish else np.maximum(squeezed, 0)
-    gate = (1 + np.tanh(squeezed @ expand + expand_bias)) / 2
-    np.multiply(x, gate[:, np.newaxis], out=x)
+    np.divide(1 + np.tanh(squeezed @ expand + expand_bias), 2, out=out)
 
 
 # -- the stem -------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ path.
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -18,11 +19,12 @@ import numpy as np
 from tinymixnet import fast_kernels as fast
 from tinymixnet.architecture import BATCH_NORM, Architecture, Block, group_kernels
 from tinymixnet.fast_kernels import Layout, gap_for
-from tinymixnet.kernels import Array, fold_batch_norm, normalize
+from tinymixnet.kernels import Array, fold_batch_norm
 from tinymixnet.weights import Metadata
 
 FOURIER_PIXELS = 64  # planes up to this size go by Fourier transform, larger ones by columns
 CACHE_BYTES = 1 << 20  # about what a core's second-level cache holds
+LINE = 16  # numbers in a line of the cache
 
 
 class Step(NamedTuple):
@@ -36,7 +38,7 @@ class Step(NamedTuple):
 class Program(NamedTuple):
     """The steps for one input size, and where they read and leave what is wanted of them."""
 
-    image: Array  # (H, W, 3) float32: write the image here, normalised
+    image: Array  # (H, W, 3) float32: write the image here, 0..255
     steps: list[Step]
     outputs: dict[str, tuple[int, Array]]  # name: after how many steps it is there, and where
 
@@ -60,8 +62,7 @@ class Plan:
         """
         with self._lock:
             program = self.program(*image.shape[:2])
-            pixels = image.astype(np.float32)
-            program.image[:] = normalize(pixels, self.about.mean, self.about.std)
+            program.image[:] = image
             found, done = {}, 0
             for name in sorted(wanted, key=lambda name: program.outputs[name][0]):
                 after, array = program.outputs[name]
@@ -103,6 +104,8 @@ def constants(
             end = start + kernel.shape[2 if depthwise else 3]
             gamma, beta, mean, variance = (tensors[f"{norm}/{s}"][start:end] for s in BATCH_NORM)
             kernel, bias = fold_batch_norm(kernel, gamma, beta, mean, variance, about.epsilon)
+            if conv == "stem/conv":
+                kernel = kernel / np.array(about.std, np.float32)[:, np.newaxis]
             if not depthwise:
                 kernel = kernel.reshape(-1, end - start).T
             if not depthwise and not project:
@@ -118,7 +121,8 @@ def constants(
         found[f"{name}/kernel"] = kernel.reshape(-1, kernel.shape[-1]) * np.float32(scale)
         found[f"{name}/bias"] = bias * np.float32(scale)
 
-    convolution("stem", "stem/conv", "stem/bn")
+    found["normalize/mean"] = np.array(about.mean, np.float32)
+    convolution("stem", "stem/conv", "stem/bn")  # and it divides by the deviation
     for b in architecture.blocks:
         for part in ("expand", "depthwise", "project")[not b.expand_groups :]:
             half = b.swish and part != "project"
@@ -134,6 +138,16 @@ def constants(
 # -- compiling ------------------------------------------------------------------------------------
 
 
+def aligned(size: int) -> Array:
+    """An array of so many numbers that begins with a line of the cache, as NumPy's do not.
+
+    Else every vector lies in two lines, and whatever reads two arrays takes nearly twice as long.
+    """
+    spare = np.empty(size + LINE, np.float32)
+    start = -spare.ctypes.data // spare.itemsize % LINE
+    return spare[start : start + size]
+
+
 class Compiler:
     """Turns the architecture into a `Program` for one input size."""
 
@@ -143,16 +157,20 @@ class Compiler:
         self.steps: list[Step] = []
         self.pools: dict[object, Array] = {}
         self.matrices: dict[tuple[int, int, int, int], fast.Fourier] = {}
-        self.margin = max(max(b.kernel_sizes) for b in architecture.blocks) // 2
+        reach = max(max(b.kernel_sizes) for b in architecture.blocks) // 2
+        self.margin = -(-reach // LINE) * LINE
 
     def program(self, height: int, width: int) -> Program:
         """Go through the network once and note what there is to do."""
         outputs: dict[str, tuple[int, Array]] = {}
-        image = np.empty((height, width, 3), np.float32)
+        image, centred = (np.empty((height, width, 3), np.float32) for _ in range(2))
+        mean = np.tile(self.constants["normalize/mean"], width)  # rows of 3 would be slow
+        rows = image.reshape(height, -1), mean
+        self.step("normalize", np.subtract, *rows, out=centred.reshape(height, -1))
         layout = Layout(-(-height // 2), -(-width // 2))
         columns = np.ones((28, layout.size), np.float32)
         x = self.scratch("block 1", self.architecture.stem, layout.size)
-        self.step("stem", fast.im2col_planes, image, 3, 2, columns[:27])
+        self.step("stem", fast.im2col_planes, centred, 3, 2, columns[:27])
         self.step("stem", np.matmul, self.constants["stem/kernel_0"], columns, out=x)
         self.activate("stem", x, swish=False)
         outputs["stem/act"] = len(self.steps), layout.plane(x).transpose(1, 2, 0)
@@ -203,15 +221,12 @@ class Compiler:
         else:
             self.columns(b, expanded, layout, filtered)
 
-        if b.se_width:
-            mean = after.ones() / np.float32(after.height * after.width)
-            names = ("se_reduce/kernel", "se_reduce/bias", "se_expand/kernel", "se_expand/bias")
-            weights = [self.constants[f"{b.name}/{name}"] for name in names]
-            self.step(f"{b.name}/se", fast.squeeze_excite_planes, filtered, mean, *weights, b.swish)
-
         layer = f"{b.name}/project"
+        kernels = self.kernels(layer)
+        if b.se_width:
+            kernels = self.squeeze_excite(b, filtered, after, kernels)
         projected = self.scratch(name, b.outputs, after.size)
-        self.pointwise(layer, self.kernels(layer), filtered, projected)
+        self.pointwise(layer, kernels, filtered, projected)
         bias = self.constants[f"{layer}/bias"][:, np.newaxis]
         self.step(layer, np.add, projected, bias, out=projected)
         if b.residual and before == after:  # gaps and all: they hold nothing of use in either
@@ -220,6 +235,26 @@ class Compiler:
             output = after.plane(projected)
             self.step(layer, np.add, output, x, out=output)
         return projected, after
+
+    def squeeze_excite(
+        self, b: Block, x: Array, layout: Layout, kernels: list[Array]
+    ) -> list[Array]:
+        """Compute the gates and scale by them what is smaller: x, or the kernels it meets next."""
+        layer, gate = f"{b.name}/se", self.scratch("gate", b.expanded)
+        mean = layout.ones() / np.float32(layout.height * layout.width)
+        names = ("se_reduce/kernel", "se_reduce/bias", "se_expand/kernel", "se_expand/bias")
+        weights = [self.constants[f"{b.name}/{name}"] for name in names]
+        self.step(layer, fast.squeeze_excite_gate, x, mean, *weights, b.swish, gate)
+        if layout.size < len(kernels[0]):
+            self.step(layer, np.multiply, x, gate[:, np.newaxis], out=x)
+            return kernels
+        scaled, start = [], 0
+        for group, kernel in enumerate(kernels):
+            end = start + kernel.shape[1]
+            scaled.append(self.scratch(f"gated {group}", *kernel.shape))
+            self.step(layer, np.multiply, kernel, gate[start:end], out=scaled[-1])
+            start = end
+        return scaled
 
     def lay_out(self, layer: str, x: Array, layout: Layout, groups: list[int]) -> Array:
         """Put x (C, H, W) where a 1x1 convolution with bias can take it: (C + groups, layout.size).
@@ -230,7 +265,9 @@ class Compiler:
         """
         key = ("laid out", layout, *groups)
         if key not in self.pools:
-            self.pools[key] = np.zeros((len(x) + len(groups), layout.size), np.float32)
+            shape = len(x) + len(groups), layout.size
+            self.pools[key] = aligned(prod(shape)).reshape(shape)
+            self.pools[key].fill(0)
         laid_out, channel = self.pools[key], 0
         for number, channels in enumerate(groups):
             row = channel + number
@@ -268,8 +305,10 @@ class Compiler:
             k, _, channels, _ = kernel.shape
             bytes_each = 4 * (2 * (k + 1) * layout.run + layout.size)
             parts = min(-(-channels * bytes_each // CACHE_BYTES), channels)
-            for part in range(parts):
-                first, end = part * channels // parts, (part + 1) * channels // parts
+            cuts = {
+                part * channels // parts // 4 * 4 for part in range(parts)
+            }  # whole lines, mostly
+            for first, end in pairwise([*sorted(cuts), channels]):
                 some, c = slice(group + first, group + end), end - first
                 x = expanded[some.start * layout.size : some.stop * layout.size + 2 * self.margin]
                 scratch = self.scratch("columns", 2, k + 1, c, layout.run)
@@ -305,19 +344,21 @@ class Compiler:
         """An array to write into, of a pool that all layers share: its content does not last."""
         size = prod(shape)
         if name not in self.pools or self.pools[name].size < size:
-            self.pools[name] = np.empty(size, np.float32)
+            self.pools[name] = aligned(size)
         return self.pools[name][:size].reshape(shape)
 
     def zeros(self, size: int) -> Array:
         if "zeros" not in self.pools or self.pools["zeros"].size < size:
-            self.pools["zeros"] = np.zeros(size, np.float32)
+            self.pools["zeros"] = aligned(size)
+            self.pools["zeros"].fill(0)
         return self.pools["zeros"][:size]
 
     def with_margins(self, key: object, channels: int, layout: Layout) -> Array:
         """Planes with a margin before and behind, where shifted planes reach to. Zero, at first."""
         size = channels * layout.size + 2 * self.margin
         if key not in self.pools or self.pools[key].size < size:
-            self.pools[key] = np.zeros(size, np.float32)
+            self.pools[key] = aligned(size)
+            self.pools[key].fill(0)
         return self.pools[key][:size]
 
     def inside(self, x: Array, channels: int) -> Array:

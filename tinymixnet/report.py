@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinymixnet.errors import InputError
-from tinymixnet.kernels import Array, normalize, softmax, split_channels
+from tinymixnet.kernels import Array, softmax, split_channels
 from tinymixnet.model import Model, check_pixels
 from tinymixnet.report_drawing import Look, Unit, by, drawing, fine, milliseconds, of_unit, units
 from tinymixnet.report_layers import (
@@ -131,7 +131,7 @@ def slow_times(model: Model, pixels: Array) -> dict[str, float]:
 def fast_times(model: Model, image: Array) -> dict[str, float]:
     """Seconds of each layer of the plan, all its steps together, for one image (H, W, 3)."""
     program = model.plan.program(*image.shape[:2])
-    program.image[:] = normalize(image, model.metadata.mean, model.metadata.std)
+    program.image[:] = image
     best = [float("inf")] * len(program.steps)
     for _ in range(RUNS):
         for i, step in enumerate(program.steps):
