@@ -186,7 +186,7 @@ class Model:
         if len(self.labels) != architecture.classes:
             raise InputError(f"{architecture.classes} classes, but {len(self.labels)} labels")
         prepared = prepared or constants(architecture, tensors, self.metadata)
-        self.plan = Plan(architecture, prepared, self.metadata)
+        self.plan = Plan(architecture, prepared)
 
     def __call__(self, pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> Array:
         """The network's answer before softmax: (N, classes) float32."""

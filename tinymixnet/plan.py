@@ -46,12 +46,9 @@ class Program(NamedTuple):
 class Plan:
     """MixNet made fast. `constants` are those of `constants()`, possibly in shared memory."""
 
-    def __init__(
-        self, architecture: Architecture, constants: Mapping[str, Array], about: Metadata
-    ) -> None:
+    def __init__(self, architecture: Architecture, constants: Mapping[str, Array]) -> None:
         self.architecture = architecture
         self.constants = constants
-        self.about = about
         self._programs: dict[tuple[int, int], Program] = {}
         self._lock = threading.Lock()  # two threads must not write into the same scratch arrays
 
