@@ -1,8 +1,9 @@
 """Where the time goes, layer by layer and kernel by kernel: python -m benchmarks.layers
 
 Prints tables for README.md, by kind of layer, by kernel and by block, on one thread, so that no
-kernel waits for another core; --readable takes the path of `Model.layers` instead of the fast one,
-and --picture FILE draws the blocks as bars (needs the extra `pictures`).
+kernel waits for another core, and what each fast kernel gains over the readable one it equals.
+--readable takes the path of `Model.layers` instead of the fast one, and --picture FILE draws the
+blocks as bars (needs the extra `pictures`).
 """
 
 import argparse
@@ -185,6 +186,31 @@ def block_table(steps: Sequence[Step], most: int = 5) -> str:
     return markdown(["ms", *columns, "others", "all"], rows)
 
 
+EQUALS = {  # kernels of the fast path: the readable one that they equal
+    ("depthwise_columns",): "mix_conv",
+    ("depthwise_fourier",): "mix_conv",
+    ("swish_of_half_to",): "swish",
+    ("relu_to",): "relu",
+    ("squeeze_excite_gate", "multiply"): "squeeze_excite",
+}
+
+
+def gains_table(fast: Sequence[Step], readable: Sequence[Step]) -> str:
+    """A row a fast kernel: its time and the readable one's, in the blocks where it is at work."""
+    theirs, rows = by_part(readable), []
+    for kernels, function in EQUALS.items():
+        ours = {
+            part: sum(s for kernel, s in times.items() if kernel in kernels)
+            for part, times in by_part(fast).items()
+            if kernels[0] in times
+        }
+        quick, slow = sum(ours.values()), sum(theirs[part].get(function, 0) for part in ours)
+        if ours:
+            names = " and ".join(kernels), function
+            rows.append([*names, f"{1e3 * slow:.2f}", f"{1e3 * quick:.2f}", f"{slow / quick:.1f}"])
+    return markdown(["fast kernel", "readable one", "its ms", "ms", "times as fast"], rows)
+
+
 def draw(steps: Sequence[Step], title: str, path: Path) -> None:
     """A bar a block, cut by kernel: the longest seven in colour, all others in grey."""
     import matplotlib
@@ -232,8 +258,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         weights = Path(folder) / "weights.h5"
         write_made_up_weights(weights, mixnet(variant), size)
         with Server("benchmarks.peers:tinymixnet", 1, weights) as server:
-            answer = server.ask("layers", size=size, rounds=rounds, readable=options.readable)
-    steps = [Step(*step) for step in answer["steps"]]
+
+            def measured(readable: bool, rounds: int) -> list[Step]:
+                answer = server.ask("layers", size=size, rounds=rounds, readable=readable)
+                return [Step(*step) for step in answer["steps"]]
+
+            steps = measured(options.readable, rounds)
+            readable = None if options.readable else measured(True, 5)
     path = "readable path" if options.readable else "fast path"
     what = f"{variant}, {path}, one image of {size} px"
     about = {
@@ -244,6 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for table in (kind_table(steps, mixnet(variant), size), kernel_table(steps)):
         print(f"\n{table}")
     print(f"\n{block_table(steps)}")
+    if readable:
+        print(f"\n{gains_table(steps, readable)}")
     if options.picture:
         draw(steps, f"Where the time goes: {what}", options.picture)
 

@@ -22,9 +22,8 @@ from tinymixnet.traces import write_dump
 HERE = Path(__file__).parent
 PAGE, PHOTO = HERE / "porting_mistakes.md", HERE.parent / "tinymixnet" / "data" / "cat.jpg"
 BEGIN, END = "<!-- begin: make_porting_mistakes.py -->\n", "<!-- end -->\n"
-HEAD = """| the mistake, planted | the photo becomes | first difference | its error | `cause:` | explained |
-|---|---|---|---:|---|---:|
-"""
+COLUMNS = "the mistake, planted | the photo becomes | first difference | its error | `cause:`"
+HEAD = f"| {COLUMNS} | explained |\n|---|---|---|---:|---|---:|\n"
 
 
 def rows() -> list[str]:

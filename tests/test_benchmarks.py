@@ -323,6 +323,7 @@ def test_layers_prints_its_tables_and_draws(capsys, tmp_path):
     out = capsys.readouterr().out
     assert re.search(r"^\| blocks_15 \|.*\| [\d.]+ \|$", out, re.MULTILINE)
     assert re.search(r"^\| all \| [\d.]+ \| 100 % \|", out, re.MULTILINE)
+    assert re.search(r"^\| relu_to \| relu \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$", out, re.MULTILINE)
     if drawn:
         assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
 

