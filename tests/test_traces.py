@@ -20,6 +20,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from synthetic import TINY, synthetic_image, synthetic_tensors
 
 from tinymixnet.array_files import natural
+from tinymixnet.cli import main
 from tinymixnet.errors import InputError, TraceError
 from tinymixnet.model import Model
 from tinymixnet.traces import (
@@ -677,3 +678,18 @@ def test_damaged_h5(tmp_path: Path) -> None:
     packed = good.index(b"\x78\x5e") if b"\x78\x5e" in good else good.index(b"\x78\x9c")
     path.write_bytes(good[: packed + 20] + b"\xff" * 8 + good[packed + 28 :])
     assert_refused(path, "x: ")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--layers", "stem/*", "logits"],
+        ["--layers", "stem/*", "--layers", "logits"],
+        ["--layers=stem/*", "--layers=logits"],
+    ],
+)
+def test_the_command_takes_layers_together_or_one_by_one(tmp_path, given):
+    np.save(tmp_path / "pixels.npy", synthetic_image(1, 64, 64))
+    arguments = ["trace", str(tmp_path / "pixels.npy"), "-o", str(tmp_path / "trace"), *given]
+    assert main(arguments) == 0
+    assert open_trace(tmp_path / "trace").names == ["stem/conv", "stem/bn", "stem/act", "logits"]

@@ -38,7 +38,7 @@ def add_commands(
     trace.add_argument("image", metavar="IMAGE", help=IMAGE)
     trace.add_argument("-o", "--output", required=True, metavar="DIR", help="a folder, or FILE.npz")
     trace.add_argument(
-        "--layers", nargs="+", default=["*"], metavar="PATTERN", help="only these: 'blocks_3/*'"
+        "--layers", nargs="+", action="extend", metavar="PATTERN", help="only these: 'blocks_3/*'"
     )
     trace.set_defaults(run=run_trace)
 
@@ -111,7 +111,7 @@ def run_trace(arguments: argparse.Namespace) -> int:
     model = load(arguments.weights)
     pixels = picture_of(model, arguments, arguments.image)
     image_name, preset = _origin(model, arguments, arguments.image)
-    count = record(model, pixels, arguments.output, arguments.layers, image_name, preset)
+    count = record(model, pixels, arguments.output, arguments.layers or ["*"], image_name, preset)
     print(f"{arguments.output}: {count} layers")
     return 0
 

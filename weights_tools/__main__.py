@@ -73,7 +73,7 @@ def parser() -> Parser:
         "-o", "--output", required=True, metavar="DIR", help="a folder, or FILE.npz"
     )
     recording.add_argument(
-        "--layers", nargs="+", default=["*"], metavar="PATTERN", help="only these names: '*Conv*'"
+        "--layers", nargs="+", action="extend", metavar="PATTERN", help="only these: '*Conv*'"
     )
     recording.set_defaults(run=run_record)
     return top
@@ -131,7 +131,7 @@ def run_record(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError, EOFError) as error:
         why = getattr(error, "strerror", None) or "not a .npy file of numbers"
         raise TraceError(f"{a.input}: cannot be read ({why})") from None
-    count = record_file(a.model, np.array(array), a.output, a.layers)
+    count = record_file(a.model, np.array(array), a.output, a.layers or ["*"])
     print(f"{a.output}: {count} layers of {a.model}")
     return 0
 
