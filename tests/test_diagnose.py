@@ -22,6 +22,7 @@ from tinymixnet.diagnose import diagnose
 from tinymixnet.dumps import open_dump
 from tinymixnet.images import preprocess, read_image
 from tinymixnet.model import Model, load
+from tinymixnet.traces import write_dump
 from tinymixnet.weights import Metadata, Weights, write_weights
 
 Layers = dict[str, np.ndarray]
@@ -501,3 +502,20 @@ def test_command_on_what_cannot_be_read(
     assert out == ""
     assert len([line for line in err.splitlines() if "tinymixnet:" in line]) == 1
     assert str(path) in err
+
+
+def test_noise_may_be_our_own_weights(large: Subject, tmp_path: Path) -> None:
+    """The bundled weights are stored as float16; a port may well run the unrounded ones."""
+    rng = np.random.default_rng(0)
+    model = large.model
+    unrounded = {
+        name: (tensor * (1 + rng.uniform(-(2**-12), 2**-12, tensor.shape))).astype(np.float32)
+        for name, tensor in model.tensors.items()
+    }
+    port = Model(model.architecture, unrounded, model.metadata)
+    write_dump(tmp_path / "port", port.layers(large.pixels))
+    n, h, w, _ = large.pixels.shape
+    dump = open_dump(tmp_path / "port", model.architecture, n, h, w)
+    found = diagnose(model, large.pixels, dump)
+    assert found.slugs == ["low-precision"]
+    assert "float16 values" in found.text()
