@@ -519,3 +519,18 @@ def test_noise_may_be_our_own_weights(large: Subject, tmp_path: Path) -> None:
     found = diagnose(model, large.pixels, dump)
     assert found.slugs == ["low-precision"]
     assert "float16 values" in found.text()
+
+
+def test_another_shape_is_no_rounding(large: Subject, tmp_path: Path) -> None:
+    """Logits of other classes, and all else right: nothing that a known mistake makes."""
+    model = large.model
+    layers = dict(model.layers(large.pixels))
+    del layers["probabilities"]
+    layers["logits"] = np.pad(layers["logits"], ((0, 0), (0, 5)))
+    write_dump(tmp_path / "port", layers.items())
+    n, h, w, _ = large.pixels.shape
+    dump = open_dump(tmp_path / "port", model.architecture, n, h, w)
+    found = diagnose(model, large.pixels, dump)
+    assert (found.slugs, found.causes[0].place) == (["unknown"], "logits")
+    assert "shape" in found.text()
+    json.dumps(found.as_json(), allow_nan=False)

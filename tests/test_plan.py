@@ -122,6 +122,7 @@ def test_aligned_arrays_begin_with_a_line_of_the_cache():
     for size in (1, 15, 16, 1000, 100_001):
         array = aligned(size)
         assert (array.shape, array.dtype, array.ctypes.data % 64) == ((size,), np.float32, 0)
+        assert not array.any()
 
 
 SIZES = [(224, 224), (192, 192), (160, 160), (97, 131), (32, 32)]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tinymixnet.architecture import Part
+from tinymixnet.compare import HALF_TOLERANCE
 from tinymixnet.errors import TraceError
 from tinymixnet.images import PRESETS, Source, read_image
 from tinymixnet.kernels import Array
@@ -37,7 +38,7 @@ from tinymixnet.suspects import (
 if TYPE_CHECKING:
     from tinymixnet.dumps import Dump
 
-TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-3  # of a whole run, for float32 and for float16 dumps
+TOLERANCE = 1e-4  # of a whole run
 FINE = 1e-5  # of one layer or block: what is below is rounding
 PARTLY = 10  # decoders and resizers differ a little: one that explains nearly all is the one
 MOST_SEARCHES = 2  # through all suspects without an answer: what else is wrong hardly has one
@@ -121,8 +122,8 @@ def diagnose(
     theirs = Evidence(dump)
     causes = theirs.set_straight(model, pixels)
     if not set(theirs.names) - {"image"}:
-        found = [f"{name} is {is_so}, not {due}" for name, (is_so, due) in dump.mismatched.items()]
-        why = found[0] if found else "no name is known: --names says which is which"
+        shapes = [f"{name} is {is_so}, not {due}" for name, (is_so, due) in dump.mismatched.items()]
+        why = shapes[0] if shapes else "no name is known: --names says which is which"
         raise TraceError(f"{dump.trace.path}: no layer could be compared ({why})")
     differing = _different(model, pixels, theirs)
     if not differing:
@@ -139,7 +140,11 @@ def diagnose(
     causes += search.run()
     if rounded:
         causes.append(search.rounding(*rounded))
-    if not causes:  # no layer is wrong by itself, and yet they drift apart
+    if not causes and differing[0] in dump.mismatched:
+        found, due = dump.mismatched[differing[0]]
+        sentence = f"no known mistake; its shape is {found}, not {due}"
+        causes.append(Cause("unknown", differing[0], (differing[0],), np.inf, np.inf, sentence))
+    elif not causes:  # no layer is wrong by itself, and yet they drift apart
         sentence = "every layer is right, but rounding adds up: is there less than float32 in it?"
         causes.append(Cause("low-precision", differing[0], (differing[0],), 0, 0, sentence))
     merged: dict[str, Cause] = {}

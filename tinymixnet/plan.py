@@ -136,11 +136,11 @@ def constants(
 
 
 def aligned(size: int) -> Array:
-    """An array of so many numbers that begins with a line of the cache, as NumPy's do not.
+    """So many zeros, in an array that begins with a line of the cache, as NumPy's do not.
 
     Else every vector lies in two lines, and whatever reads two arrays takes nearly twice as long.
     """
-    spare = np.empty(size + LINE, np.float32)
+    spare = np.zeros(size + LINE, np.float32)
     start = -spare.ctypes.data // spare.itemsize % LINE
     return spare[start : start + size]
 
@@ -264,7 +264,6 @@ class Compiler:
         if key not in self.pools:
             shape = len(x) + len(groups), layout.size
             self.pools[key] = aligned(prod(shape)).reshape(shape)
-            self.pools[key].fill(0)
         laid_out, channel = self.pools[key], 0
         for number, channels in enumerate(groups):
             row = channel + number
@@ -302,9 +301,8 @@ class Compiler:
             k, _, channels, _ = kernel.shape
             bytes_each = 4 * (2 * (k + 1) * layout.run + layout.size)
             parts = min(-(-channels * bytes_each // CACHE_BYTES), channels)
-            cuts = {
-                part * channels // parts // 4 * 4 for part in range(parts)
-            }  # whole lines, mostly
+            # Multiples of 4 channels mostly begin with a line of the cache.
+            cuts = {part * channels // parts // 4 * 4 for part in range(parts)}
             for first, end in pairwise([*sorted(cuts), channels]):
                 some, c = slice(group + first, group + end), end - first
                 x = expanded[some.start * layout.size : some.stop * layout.size + 2 * self.margin]
@@ -347,7 +345,6 @@ class Compiler:
     def zeros(self, size: int) -> Array:
         if "zeros" not in self.pools or self.pools["zeros"].size < size:
             self.pools["zeros"] = aligned(size)
-            self.pools["zeros"].fill(0)
         return self.pools["zeros"][:size]
 
     def with_margins(self, key: object, channels: int, layout: Layout) -> Array:
@@ -355,7 +352,6 @@ class Compiler:
         size = channels * layout.size + 2 * self.margin
         if key not in self.pools or self.pools[key].size < size:
             self.pools[key] = aligned(size)
-            self.pools[key].fill(0)
         return self.pools[key][:size]
 
     def inside(self, x: Array, channels: int) -> Array:
