@@ -36,23 +36,31 @@ def assert_equal(found, expected, tolerance=1e-5):
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
 
+def laid_out(x, layout):
+    """(1, H, W, C) -> (C, layout.size)."""
+    found = np.zeros((x.shape[3], layout.size), np.float32)
+    for plane, place in fast.same_pixels(as_planes(x), fast.Layout(*x.shape[1:3]), found, layout):
+        place[...] = plane
+    return found
+
+
 @settings(deadline=None)
-@given(
-    h=SIDE, w=SIDE, k=ODD, wider=st.integers(0, 2), stride=st.integers(1, 3), c=st.integers(1, 5)
-)
-def test_depthwise_columns_equals_depthwise_conv2d(h, w, k, wider, stride, c):
+@given(h=SIDE, w=SIDE, k=ODD, stride=st.integers(1, 3), more=st.integers(1, 3), c=st.integers(1, 5))
+def test_depthwise_columns_equals_depthwise_conv2d(h, w, k, stride, more, c):
     x, kernel, bias = random(1, h, w, c), random(k, k, c, 1, seed=1), random(c, seed=2)
-    gap = fast.gap_for(w, k + 2 * wider, stride)  # another group's kernel may be larger
-    layout = fast.Layout(h, w, stride, gap)
-    planes = np.zeros(2 * gap + c * layout.size, np.float32)
-    for place, rows, columns in layout.phases(planes[gap : len(planes) - gap].reshape(c, -1)):
-        place[:] = x[0, rows, columns].transpose(2, 0, 1)
-    scratch = np.full((2, k + 1, c, layout.run), np.nan, np.float32)
-    work = fast.columns_for(kernel, bias, planes, gap, layout, scratch)
+    layout = fast.Layout(h, w, stride * more)
+    whole = fast.filter_for(kernel, bias, layout, stride)
+    _, m, n = whole.matrix.shape
+    memory = np.pad(laid_out(x, layout).ravel(), k, constant_values=np.nan)  # never to be seen
+    scratch = (
+        np.full(size, np.nan, np.float32) for size in ((c, n, layout.run), (m, c, layout.run))
+    )
+    work = fast.columns_for(whole, memory, k, layout, *scratch)
+    expected = depthwise_conv2d(x, kernel, stride) + bias
     for _ in range(2):  # whatever the scratch held before
         fast.depthwise_columns(work)
-        found = layout.filtered.plane(work.total)
-        assert_equal(found.transpose(1, 2, 0)[None], depthwise_conv2d(x, kernel, stride) + bias)
+        found = work.total.transpose(1, 0, 2).reshape(c, -1)
+        assert_equal(layout.filtered(stride).plane(found)[None], expected)
 
 
 @settings(deadline=None)
@@ -69,27 +77,30 @@ def test_depthwise_fourier_equals_depthwise_conv2d(h, w, k, wider, stride):
     assert_equal(out, expected)
 
 
-@given(h=SIDE, w=SIDE, stride=st.integers(1, 3), gap=st.integers(0, 4))
-def test_a_layout_holds_every_pixel_once_and_zeros_between(h, w, stride, gap):
-    layout = fast.Layout(h, w, stride, gap)
-    x = np.zeros((1, layout.size), np.float32)
-    plane = 1 + np.arange(h * w, dtype=np.float32).reshape(1, h, w)
-    for place, rows, columns in layout.phases(x):
-        place[:] = plane[:, rows, columns]
-    assert np.array_equal(np.sort(x[x > 0]), plane.ravel())
+@given(h=SIDE, w=SIDE, cut=st.integers(1, 3), more=st.integers(1, 3))
+def test_a_layout_holds_every_pixel_once_and_zeros_beside_them(h, w, cut, more):
+    layout, finer = fast.Layout(h, w, cut), fast.Layout(h, w, cut * more)
+    plane = 1 + np.arange(h * w * 2, dtype=np.float32).reshape(1, h, w, 2)
+    x = laid_out(plane, layout)
+    assert np.array_equal(np.sort(x[x > 0]), np.sort(plane.ravel()))
     assert np.array_equal(x[0] > 0, layout.ones() > 0)
     assert layout.ones().sum() == h * w
-    if stride == 1:
-        assert np.array_equal(layout.plane(x), plane)
+    assert np.array_equal(layout.plane(x), plane[0])
+    for a, b in ((layout, finer), (finer, layout)):
+        y = np.zeros((2, b.size), np.float32)
+        for pixels, place in fast.same_pixels(laid_out(plane, a), a, y, b):
+            place[...] = pixels
+        assert np.array_equal(y, laid_out(plane, b))
 
 
-@given(h=SIDE, w=SIDE, stride=st.integers(1, 3))
-def test_im2col_planes_equals_im2col(h, w, stride):
+@given(h=SIDE, w=SIDE, stride=st.integers(1, 3), cut=st.integers(1, 3))
+def test_im2col_planes_equals_im2col(h, w, stride, cut):
     x = random(1, h, w, 3)
-    expected = as_planes(im2col(x, (3, 3), stride))
-    out = np.empty_like(expected)
-    fast.im2col_planes(x[0], 3, stride, out)
-    assert np.array_equal(out, expected)
+    expected = im2col(x, (3, 3), stride)
+    layout = fast.Layout(*expected.shape[1:3], cut)
+    out = np.zeros((27, layout.size), np.float32)
+    fast.im2col_planes(x[0], 3, stride, layout, out)
+    assert np.array_equal(out, laid_out(expected, layout))
 
 
 def test_activations_equal_relu_and_swish():
@@ -108,9 +119,9 @@ def test_squeeze_excite_gate_equals_that_of_squeeze_excite(is_swish):
     expected = squeeze_excite(
         x, reduce, reduce_bias, expand, expand_bias, swish if is_swish else relu
     )
-    layout = fast.Layout(4, 6, gap=2)
-    planes = np.full((8, layout.size), 7, np.float32)  # the gaps must not count
-    layout.plane(planes)[:] = x[0].transpose(2, 0, 1)
+    layout = fast.Layout(4, 6, 4)
+    planes = laid_out(x, layout)
+    planes[:, layout.ones() == 0] = 7  # the padding must not count
     half = np.float32(0.5 if is_swish else 1)
     weights = reduce[0, 0] * half, reduce_bias * half, expand[0, 0] / 2, expand_bias / 2
     gate = np.empty(8, np.float32)

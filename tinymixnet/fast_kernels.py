@@ -10,6 +10,7 @@ How many times as fast each is as the readable one, in the layers of MixNet-L th
 is what `python -m benchmarks.layers` printed for README.md.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,82 +20,82 @@ from tinymixnet.kernels import Array, same_padding
 
 
 class Layout(NamedTuple):
-    """In which order a row of memory holds the pixels of a plane that is to be filtered.
+    """In which order a row of memory holds the pixels of a plane.
 
-    With stride 1: row after row, each followed by `gap` zeros, which are the SAME padding, behind
-    one row and before the next at once. So a filter's tap, which reads the plane shifted by so many
-    pixels, reads one run of memory, shifted.
+    The plane is cut into cut x cut phases, which lie one after another: phase (r, q) has rows r,
+    r + cut, ... of columns q, q + cut, ... What a filter's tap reads for all the pixels of one
+    output phase is then one input phase, shifted by whole pixels: a run of memory.
 
-    With stride S, the plane is first cut into S x S phases: phase (r, q) has rows r, r + S, ... and
-    columns q, q + S, ... Every tap then reads one of the phases, shifted by whole pixels.
-
-    A plane that needs no padding has gap 0 and stride 1: the pixels as they are.
+    Where height or width is no multiple of cut, some phases lack a row or column; they have padding
+    in its place, so that all are of one size. A plane with cut 1 is just its pixels, in order.
     """
 
     height: int
     width: int
-    stride: int = 1
-    gap: int = 0
+    cut: int = 1
 
     @property
     def h(self) -> int:
-        """Rows of a phase, and of the filtered plane."""
-        return -(-self.height // self.stride)
+        """Rows of a phase, padding and all."""
+        return -(-self.height // self.cut)
 
     @property
     def w(self) -> int:
-        return -(-self.width // self.stride)
+        return -(-self.width // self.cut)
 
     @property
     def run(self) -> int:
         """Numbers in a phase."""
-        return self.h * (self.w + self.gap)
+        return self.h * self.w
 
     @property
     def size(self) -> int:
         """Numbers in all phases."""
-        return self.stride * self.stride * self.run
+        return self.cut * self.cut * self.run
 
-    @property
-    def filtered(self) -> "Layout":
-        """The layout of the filtered plane; its gaps hold nothing of use."""
-        return Layout(self.h, self.w, 1, self.gap)
+    def filtered(self, stride: int) -> "Layout":
+        """The layout of the filtered plane; its padding holds nothing of use."""
+        height, width = -(-self.height // stride), -(-self.width // stride)
+        return Layout(height, width, self.cut // stride)
 
-    def phases(self, x: Array) -> list[tuple[Array, slice, slice]]:
-        """The pixels of each phase in x (C, size), and which rows and columns of the plane."""
-        found = []
-        for number, (r, q) in enumerate(np.ndindex(self.stride, self.stride)):
-            rows, columns = slice(r, None, self.stride), slice(q, None, self.stride)
-            phase = x[:, number * self.run : (number + 1) * self.run]
-            plane = phase.reshape(-1, self.h, self.w + self.gap)
-            h, w = len(range(self.height)[rows]), len(range(self.width)[columns])
-            found.append((plane[:, :h, :w], rows, columns))
+    def phases(self, x: Array, cut: int) -> list[Array]:
+        """Views of the pixels of x (C, size), phase by phase of this cut or of a multiple of it."""
+        planes = x.reshape(len(x), self.cut, self.cut, self.h, self.w)
+        finer, found = cut // self.cut, []
+        for r, q in np.ndindex(cut, cut):
+            h, w = len(range(r, self.height, cut)), len(range(q, self.width, cut))
+            plane = planes[:, r % self.cut, q % self.cut]
+            found.append(plane[:, r // self.cut :: finer, q // self.cut :: finer][:, :h, :w])
         return found
 
     def plane(self, x: Array) -> Array:
-        """The pixels in x as (C, H, W), without copying; of one phase."""
-        return self.phases(x)[0][0]
+        """The pixels of x (C, size) as a new array (H, W, C)."""
+        found = np.empty((self.height, self.width, len(x)), x.dtype)
+        uncut = found.reshape(-1, len(x)).T
+        for place, pixels in same_pixels(uncut, Layout(self.height, self.width), x, self):
+            place[...] = pixels
+        return found
 
     def ones(self) -> Array:
-        """One at each pixel, zero in the gaps: (size,)."""
+        """One at each pixel, zero in the padding: (size,)."""
         mask = np.zeros((1, self.size), np.float32)
-        for pixels, _, _ in self.phases(mask):
-            pixels[:] = 1
+        for pixels in self.phases(mask, self.cut):
+            pixels[...] = 1
         return mask[0]
 
 
-def taps(size: int, kernel_size: int, stride: int) -> list[tuple[int, int]]:
-    """For each tap along an axis: the phase it reads, and by how many of its pixels shifted."""
-    before, _ = same_padding(size, kernel_size, stride)
-    return [((i - before) % stride, (i - before) // stride) for i in range(kernel_size)]
-
-
-def gap_for(size: int, kernel_size: int, stride: int) -> int:
-    """How many zeros a row needs behind it for such a filter."""
-    return max(abs(shift) for _, shift in taps(size, kernel_size, stride))
+def same_pixels(x: Array, a: Layout, y: Array, b: Layout) -> list[tuple[Array, Array]]:
+    """Views of x, laid out as in a, and of y, as in b, that show the same pixels of one plane."""
+    if a == b and a.size == a.height * a.width:  # no padding to leave out: all in one go
+        return [(x, y)]
+    cut = max(a.cut, b.cut)
+    return list(zip(a.phases(x, cut), b.phases(y, cut), strict=True))
 
 
 # -- activations and squeeze-and-excite -----------------------------------------------------------
+
+
+ONE = np.ones((), np.float32)  # of a plain number NumPy makes an array, at every call
 
 
 def relu_to(x: Array, zeros: Array, out: Array) -> None:
@@ -109,7 +110,7 @@ def swish_of_half_to(half: Array, scratch: Array, out: Array) -> None:
     is vectorised in NumPy, never overflows, and replaces an exp, a sum and a division.
     """
     np.tanh(half, out=scratch)
-    np.add(scratch, np.float32(1), out=scratch)
+    np.add(scratch, ONE, out=scratch)
     np.multiply(half, scratch, out=out)
 
 
@@ -125,7 +126,7 @@ def squeeze_excite_gate(
 ) -> None:
     """Equals the gate of `squeeze_excite`, (C,): with what it multiplies, 2.4 times as fast.
 
-    x (C, P); mean (P,), 1 / pixels at each pixel and 0 in gaps, so that the mean is a product;
+    x (C, P); mean (P,), 1 / pixels at each pixel and 0 in padding, so the mean is a product;
     reduce (C, R) and its bias halved where the activation is swish, expand (R, C) and its bias
     always: sigmoid(2 z) = (1 + tanh(z)) / 2. A channel of x times its gate, times a column of the
     kernel that projects it, is x times the gated column: (O, C) numbers to scale, not (C, P).
@@ -138,86 +139,143 @@ def squeeze_excite_gate(
 # -- the stem -------------------------------------------------------------------------------------
 
 
-def im2col_planes(image: Array, kernel_size: int, stride: int, out: Array) -> None:
-    """Equals `im2col`, transposed: image (H, W, C) -> out (K * K * C, OH * OW)."""
+def im2col_planes(image: Array, kernel_size: int, stride: int, layout: Layout, out: Array) -> None:
+    """Equals `im2col`, transposed: image (H, W, C) -> out (K * K * C, layout.size)."""
     h, w, c = image.shape
     rows, columns = same_padding(h, kernel_size, stride), same_padding(w, kernel_size, stride)
     padded = np.pad(image, (rows, columns, (0, 0)))
     y, x, z = padded.strides
-    shape = (kernel_size, kernel_size, c, -(-h // stride), -(-w // stride))
+    shape = (kernel_size, kernel_size, c, layout.height, layout.width)
     patches = as_strided(padded, shape, (y, x, z, y * stride, x * stride))
-    np.copyto(out.reshape(shape), patches)
+    places = layout.phases(out, layout.cut)
+    for place, (r, q) in zip(places, np.ndindex(layout.cut, layout.cut), strict=True):
+        phase = patches[..., r :: layout.cut, q :: layout.cut]
+        np.copyto(place.reshape(phase.shape), phase)
 
 
 # -- depthwise convolution on large planes: columns -----------------------------------------------
 
 
+def taps(
+    size: int, kernel_size: int, stride: int, cut: int
+) -> dict[tuple[int, int], tuple[int, int]]:
+    """What a filter reads along an axis: (output phase, tap) -> (input phase, shifted by)."""
+    before, _ = same_padding(size, kernel_size, stride)
+    found = {}
+    for phase, tap in np.ndindex(cut // stride, kernel_size):
+        shift, read = divmod(stride * phase + tap - before, cut)
+        found[phase, tap] = read, shift
+    return found
+
+
+class Filter(NamedTuple):
+    """A depthwise kernel as `depthwise_columns` takes it: a matrix a channel."""
+
+    matrix: Array  # (C, M, N): of N shifted copies of input phases and ones, M sums
+    copies: dict[int, range]  # shift right: of which phases in each row of phases
+    sums: dict[int, range]  # shift down: for which rows of output phases; first come all, unshifted
+
+
+def filter_for(kernel: Array, bias: Array, layout: Layout, stride: int) -> Filter:
+    """Lay out a kernel (K, K, C, 1) and a bias (C,) for planes in this layout."""
+    k, _, c, _ = kernel.shape
+    cut, outs = layout.cut, layout.cut // stride
+    down, right = (taps(size, k, stride, cut) for size in (layout.height, layout.width))
+    copies = _spans((shift, phase) for phase, shift in right.values())
+    sums = _spans((shift, phase) for (phase, _), (_, shift) in down.items())
+    column = [(shift, phase) for shift, phases in copies.items() for phase in phases]
+    row = [(shift, phase) for shift, phases in sums.items() for phase in phases]
+    matrix = np.zeros((len(row), outs, cut * len(column) + 1, c), np.float32)
+    for (a, i), (r, below) in down.items():
+        for (b, j), (q, beside) in right.items():
+            n = r * len(column) + column.index((beside, q))
+            matrix[row.index((below, a)), b, n] = kernel[i, j, :, 0]
+    matrix[:outs, :, -1] = bias
+    by_channel = matrix.reshape(len(row) * outs, -1, c).transpose(2, 0, 1)
+    return Filter(np.ascontiguousarray(by_channel), copies, sums)
+
+
+def _spans(found: Iterable[tuple[int, int]]) -> dict[int, range]:
+    """(shift, phase) -> for each shift, 0 first, the phases from the first to the last."""
+    spans: dict[int, range] = {}
+    for shift, phase in sorted(set(found), key=lambda one: (abs(one[0]), one)):
+        first = spans[shift].start if shift in spans else phase
+        spans[shift] = range(first, phase + 1)
+    return spans
+
+
 class Columns(NamedTuple):
     """The arrays that `depthwise_columns` goes through, cut to size once for all images."""
 
-    phases: list[tuple[list[tuple[Array, Array]], Array, Array, Array]]
-    additions: list[tuple[Array, Array, Array]]
+    copies: list[tuple[Array, Array]]
+    outside: list[Array]  # what the shift brought into a row from the next one
     ones: Array  # what the bias is multiplied with
-    total: Array  # (C, run), the result, in layout.filtered
+    matrix: Array
+    columns: Array
+    sums: Array
+    additions: list[tuple[Array, Array, Array]]
+    total: Array  # (output phases, C, run): the result
 
 
 def columns_for(
-    kernel: Array, bias: Array, x: Array, margin: int, layout: Layout, scratch: Array
+    at: Filter, x: Array, margin: int, layout: Layout, columns: Array, sums: Array
 ) -> Columns:
-    """Prepare `depthwise_columns`, which says what it does, for some channels.
+    """Prepare `depthwise_columns`, which says what it does, for the channels of a filter.
 
-    kernel (K, K, C, 1), bias (C,); x: margin numbers, C * layout.size numbers, margin numbers, the
-    first margin zero; scratch (2, K + 1, C, run).
+    x: margin numbers, C * layout.size numbers, margin numbers; the margins are read, but make no
+    difference. Scratch: columns (C, N, layout.run), sums (M, C, layout.run).
     """
-    k, _, c, _ = kernel.shape
-    columns, sums = scratch
-    by_channel = np.concatenate([kernel[..., 0].transpose(2, 0, 1), np.zeros((c, k, 1))], axis=2)
-    down, right = (taps(size, k, layout.stride) for size in (layout.height, layout.width))
-    by_channel[:, down.index((0, 0)), k] = bias
+    c, _, run = columns.shape
+    cut, outs = layout.cut, len(at.sums[0])
+    by_row = columns[:, :-1].reshape(c, cut, -1, run)
+    copies, outside, begin = [], [], 0
+    for shift, phases in at.copies.items():
+        place = by_row[:, :, begin : begin + len(phases)]
+        begin += len(phases)
+        shifted = x[margin + shift : margin + shift + c * layout.size].reshape(c, cut, cut, run)
+        copies.append((place, shifted[:, :, phases.start : phases.stop]))
+        pixels = place.reshape(c, cut, len(phases), layout.h, layout.w)
+        for column in range(min(abs(shift), layout.w)):
+            outside.append(pixels[..., column if shift < 0 else -1 - column])
 
-    phases = []
-    order: list[int] = []
-    for r in range(layout.stride):
-        copies = []
-        for j, (q, shift) in enumerate(right):
-            start = margin + shift
-            shifted = x[start : start + c * layout.size].reshape(c, layout.size)
-            begin = (r * layout.stride + q) * layout.run
-            copies.append((columns[j], shifted[:, begin : begin + layout.run]))
-        of_phase = [i for i, (phase, _) in enumerate(down) if phase == r]
-        taps_down = np.ascontiguousarray(by_channel[:, of_phase], np.float32)
-        planes = sums[len(order) : len(order) + len(of_phase)]
-        phases.append((copies, taps_down, columns.transpose(1, 0, 2), planes.transpose(1, 0, 2)))
-        order += of_phase
-
-    total = sums[order.index(down.index((0, 0)))]
-    additions = []
-    for plane, i in zip(sums, order, strict=False):
-        shift = down[i][1] * (layout.w + layout.gap)
-        if down[i] != (0, 0) and abs(shift) < layout.run:  # beyond, there is nothing but padding
-            ahead, back = max(shift, 0), max(-shift, 0)
-            unused = plane[:, :ahead] if ahead else plane[:, layout.run - back :]
-            reached = total.reshape(-1)[back : total.size - ahead]
-            additions.append((unused, reached, plane.reshape(-1)[ahead : total.size - back]))
-    return Columns(phases, additions, columns[k], total)
+    total = sums[: outs * outs]
+    additions, begin = [], 0
+    for shift, phases in at.sums.items():
+        planes = sums[begin : begin + len(phases) * outs]
+        begin += len(planes)
+        jump = shift * layout.w
+        if shift and abs(jump) < run:  # beyond, there is nothing but padding
+            ahead, back = max(jump, 0), max(-jump, 0)
+            unused = planes[..., :ahead] if ahead else planes[..., run - back :]
+            reached = total[phases.start * outs : phases.stop * outs].reshape(-1)
+            reached = reached[back : reached.size - ahead]
+            additions.append((unused, reached, planes.reshape(-1)[ahead : planes.size - back]))
+    by_channel = sums.transpose(1, 0, 2)
+    ones = columns[:, -1]
+    return Columns(copies, outside, ones, at.matrix, columns, by_channel, additions, total)
 
 
 def depthwise_columns(at: Columns) -> None:
-    """Equals `depthwise_conv2d` with a bias, 3.1 times as fast: K copies, one product, K sums.
+    """Equals `depthwise_conv2d` with a bias, 3.1 times as fast: copies, one product, sums.
 
-    The K copies of a plane, each shifted to the right by one pixel more, are the columns of an
-    im2col along the rows alone. Their product with the (taps down x taps right) kernel gives every
-    tap down a plane of its own, and adding those planes shifted down is the convolution: some 2 K
-    passes over the plane, where the K * K shifted multiply-adds of the definition take 2 K * K.
+    What a row of the kernel reads are the input phases, some also shifted to the right or left by a
+    pixel or two: these are the copies, with zeros where they left their row. Their product with a
+    matrix, in which the weights stand where they belong, gives the sums over all taps that need
+    the same shift down; and these sums, added with that shift, are the convolution.
+
+    At stride 1, with 2 x 2 phases, (K + 1) / 2 planes are copied and as many are added. It would be
+    K of each without phases, and K * K multiplied and added by the definition. The product has a
+    few weights too many, all zero, (K + 1)^2 for K * K; but it is what a processor does best.
     """
     at.ones.fill(1)
-    for copies, taps_down, columns, planes in at.phases:
-        for column, shifted in copies:
-            np.copyto(column, shifted)
-        np.matmul(taps_down, columns, out=planes)
-    for unused, reached, plane in at.additions:
-        unused.fill(0)  # or it would reach the next channel's plane: all are added as one run
-        np.add(reached, plane, out=reached)
+    for place, shifted in at.copies:
+        place[...] = shifted
+    for pixels in at.outside:
+        pixels.fill(0)
+    np.matmul(at.matrix, at.columns, out=at.sums)
+    for unused, reached, planes in at.additions:
+        unused.fill(0)  # or it would reach the next plane: all are added as one run
+        np.add(reached, planes, out=reached)
 
 
 # -- depthwise convolution on small planes: Fourier -----------------------------------------------

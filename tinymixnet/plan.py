@@ -10,7 +10,7 @@ path.
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -18,11 +18,12 @@ import numpy as np
 
 from tinymixnet import fast_kernels as fast
 from tinymixnet.architecture import BATCH_NORM, Architecture, Block, group_kernels
-from tinymixnet.fast_kernels import Layout, gap_for
+from tinymixnet.fast_kernels import Layout
 from tinymixnet.kernels import Array, fold_batch_norm
 from tinymixnet.weights import Metadata
 
 FOURIER_PIXELS = 64  # planes up to this size go by Fourier transform, larger ones by columns
+CUT = 2  # planes that go by columns are cut into CUT x CUT phases
 CACHE_BYTES = 1 << 20  # about what a core's second-level cache holds
 LINE = 16  # numbers in a line of the cache
 
@@ -40,7 +41,7 @@ class Program(NamedTuple):
 
     image: Array  # (H, W, 3) float32: write the image here, 0..255
     steps: list[Step]
-    outputs: dict[str, tuple[int, Array]]  # name: after how many steps it is there, and where
+    outputs: dict[str, tuple[int, Callable[[], Array]]]  # name: after how many steps, read so
 
 
 class Plan:
@@ -62,11 +63,11 @@ class Plan:
             program.image[:] = image
             found, done = {}, 0
             for name in sorted(wanted, key=lambda name: program.outputs[name][0]):
-                after, array = program.outputs[name]
+                after, read = program.outputs[name]
                 for step in program.steps[done:after]:
                     step.run()
                 done = after
-                found[name] = array.copy()
+                found[name] = read()
             return [found[name] for name in wanted]
 
     def program(self, height: int, width: int) -> Program:
@@ -159,78 +160,83 @@ class Compiler:
 
     def program(self, height: int, width: int) -> Program:
         """Go through the network once and note what there is to do."""
-        outputs: dict[str, tuple[int, Array]] = {}
+        outputs: dict[str, tuple[int, Callable[[], Array]]] = {}
         image, centred = (np.empty((height, width, 3), np.float32) for _ in range(2))
         mean = np.tile(self.constants["normalize/mean"], width)  # rows of 3 would be slow
         rows = image.reshape(height, -1), mean
         self.step("normalize", np.subtract, *rows, out=centred.reshape(height, -1))
-        layout = Layout(-(-height // 2), -(-width // 2))
-        columns = np.ones((28, layout.size), np.float32)
-        x = self.scratch("block 1", self.architecture.stem, layout.size)
-        self.step("stem", fast.im2col_planes, centred, 3, 2, columns[:27])
+        layout = self.layout_for(-(-height // 2), -(-width // 2))
+        columns = aligned(28 * layout.size).reshape(28, -1)
+        columns[27] = layout.ones()
+        x = self.scratch("block", self.architecture.stem, layout.size)
+        self.step("stem", fast.im2col_planes, centred, 3, 2, layout, columns[:27])
         self.step("stem", np.matmul, self.constants["stem/kernel_0"], columns, out=x)
         self.activate("stem", x, swish=False)
-        outputs["stem/act"] = len(self.steps), layout.plane(x).transpose(1, 2, 0)
+        outputs["stem/act"] = len(self.steps), partial(layout.plane, x)
 
-        for number, block in enumerate(self.architecture.blocks):
-            x, layout = self.block(block, x, layout, f"block {number % 2}")
-            seen = layout.plane(x).transpose(1, 2, 0)
-            outputs[f"{block.name}/output"] = len(self.steps), seen
+        for block in self.architecture.blocks:
+            x, layout = self.block(block, x, layout)
+            outputs[f"{block.name}/output"] = len(self.steps), partial(layout.plane, x)
 
         compact = Layout(layout.height, layout.width)
-        last = self.lay_out("head", layout.plane(x), compact, [len(x)])
+        last = self.lay_out("head", x, layout, compact, [len(x)])
         head = self.scratch("head", self.architecture.head_filters, compact.size)
         pooled = np.empty(len(head), np.float32)
         logits = np.empty(self.architecture.classes, np.float32)
         self.step("head", np.matmul, self.constants["head/kernel_0"], last, out=head)
         self.activate("head", head, swish=False)
         self.step("head", np.mean, head, axis=1, out=pooled)
-        outputs["head/pool"] = len(self.steps), pooled
+        outputs["head/pool"] = len(self.steps), pooled.copy
         self.step("logits", np.matmul, pooled, self.constants["logits/kernel"], out=logits)
         self.step("logits", np.add, logits, self.constants["logits/bias"], out=logits)
-        outputs["logits"] = len(self.steps), logits
+        outputs["logits"] = len(self.steps), logits.copy
         return Program(image, self.steps, outputs)
 
-    def block(self, b: Block, shortcut: Array, before: Layout, name: str) -> tuple[Array, Layout]:
-        """One block, in the order of `model.mixnet_block`; from planes in a layout to the same."""
-        x, h, w = before.plane(shortcut), before.height, before.width
-        if h * w <= FOURIER_PIXELS:
-            layout, after = Layout(h, w), Layout(-(-h // b.stride), -(-w // b.stride))
-        else:
-            layout = Layout(h, w, b.stride, max(gap_for(w, k, b.stride) for k in b.kernel_sizes))
-            after = layout.filtered
+    def layout_for(self, h: int, w: int) -> Layout:
+        """How planes of this size are laid out for a filter."""
+        return Layout(h, w, 1 if h * w <= FOURIER_PIXELS else CUT)
 
+    def block(self, b: Block, x: Array, before: Layout) -> tuple[Array, Layout]:
+        """One block, in the order of `model.mixnet_block`; from planes in a layout to the same."""
+        h, w = before.height, before.width
+        layout = self.layout_for(h, w)
         if b.expand_groups:
             layer = f"{b.name}/expand"
             kernels = self.kernels(layer)
-            x_and_ones = self.lay_out(layer, x, layout, [kernel.shape[1] - 1 for kernel in kernels])
+            groups = [kernel.shape[1] - 1 for kernel in kernels]
+            x_and_ones = self.lay_out(layer, x, before, layout, groups)
             expanded = self.with_margins("expanded", b.expanded, layout)
             self.pointwise(layer, kernels, x_and_ones, self.inside(expanded, b.expanded))
+            shortcut = self.between_ones(x_and_ones, groups)
         else:
             key = ("laid out", layout, b.expanded)
             expanded = self.with_margins(key, b.expanded, layout)
-            for place, rows, columns in layout.phases(self.inside(expanded, b.expanded)):
-                self.step(f"{b.name}/depthwise", np.copyto, place, x[:, rows, columns])
+            shortcut = [self.inside(expanded, b.expanded)]
+            for pixels, place in fast.same_pixels(x, before, shortcut[0], layout):
+                self.step(f"{b.name}/depthwise", np.copyto, place, pixels)
 
-        filtered = self.scratch("filtered", b.expanded, after.size)
         if h * w <= FOURIER_PIXELS:
+            after = Layout(-(-h // b.stride), -(-w // b.stride))
+            filtered = self.scratch("filtered", b.expanded, after.size)
             self.fourier(b, self.inside(expanded, b.expanded), h, w, filtered)
         else:
+            after = layout.filtered(b.stride)
+            filtered = self.scratch("filtered", b.expanded, after.size)
             self.columns(b, expanded, layout, filtered)
 
         layer = f"{b.name}/project"
         kernels = self.kernels(layer)
         if b.se_width:
             kernels = self.squeeze_excite(b, filtered, after, kernels)
-        projected = self.scratch(name, b.outputs, after.size)
+        projected = self.scratch("block", b.outputs, after.size)
         self.pointwise(layer, kernels, filtered, projected)
         bias = self.constants[f"{layer}/bias"][:, np.newaxis]
         self.step(layer, np.add, projected, bias, out=projected)
-        if b.residual and before == after:  # gaps and all: they hold nothing of use in either
-            self.step(layer, np.add, projected, shortcut, out=projected)
-        elif b.residual:
-            output = after.plane(projected)
-            self.step(layer, np.add, output, x, out=output)
+        channel = 0
+        for part in shortcut if b.residual else []:  # in the same layout, for the stride is 1
+            reached = projected[channel : channel + len(part)]
+            self.step(layer, np.add, reached, part, out=reached)
+            channel += len(part)
         return projected, after
 
     def squeeze_excite(
@@ -253,26 +259,33 @@ class Compiler:
             start = end
         return scaled
 
-    def lay_out(self, layer: str, x: Array, layout: Layout, groups: list[int]) -> Array:
-        """Put x (C, H, W) where a 1x1 convolution with bias can take it: (C + groups, layout.size).
+    def lay_out(
+        self, layer: str, x: Array, before: Layout, layout: Layout, groups: list[int]
+    ) -> Array:
+        """Put x where a 1x1 convolution with bias can take it: (C + groups, layout.size).
 
-        Behind the channels of each group stands a row of ones, for the bias. It has zeros in the
-        gaps, like all channels, and so have all outputs, and what ReLU or swish make of them:
-        padding for the filter, for nothing.
+        Behind the channels of each group stands a row of ones, for the bias. Its padding is zero,
+        like that of all channels, and so is that of all outputs, and what ReLU or swish make of it:
+        the filter may take it for the image's own padding.
         """
         key = ("laid out", layout, *groups)
         if key not in self.pools:
             shape = len(x) + len(groups), layout.size
             self.pools[key] = aligned(prod(shape)).reshape(shape)
+            for number, end in enumerate(accumulate(groups)):
+                self.pools[key][end + number] = layout.ones()
         laid_out, channel = self.pools[key], 0
-        for number, channels in enumerate(groups):
-            row = channel + number
-            laid_out[row + channels] = layout.ones()
-            for place, rows, columns in layout.phases(laid_out[row : row + channels]):
-                part = x[channel : channel + channels, rows, columns]
-                self.step(layer, np.copyto, place, part)
-            channel += channels
+        for part in self.between_ones(laid_out, groups):
+            some = x[channel : channel + len(part)]
+            for pixels, place in fast.same_pixels(some, before, part, layout):
+                self.step(layer, np.copyto, place, pixels)
+            channel += len(part)
         return laid_out
+
+    def between_ones(self, laid_out: Array, groups: list[int]) -> list[Array]:
+        """The channels of each group."""
+        ends = [end + number for number, end in enumerate(accumulate(groups))]
+        return [laid_out[end - size : end] for end, size in zip(ends, groups, strict=True)]
 
     def pointwise(self, layer: str, kernels: list[Array], x: Array, out: Array) -> None:
         """A 1x1 convolution of all groups."""
@@ -297,22 +310,32 @@ class Compiler:
         A few channels at a time, so that all their arrays are in the cache from first to last.
         """
         layer, group = f"{b.name}/depthwise", 0
+        bias = self.constants[f"{layer}/bias"]
         for kernel in self.kernels(layer):
-            k, _, channels, _ = kernel.shape
-            bytes_each = 4 * (2 * (k + 1) * layout.run + layout.size)
+            channels = kernel.shape[2]
+            biases = bias[group : group + channels]
+            whole = fast.filter_for(kernel, biases, layout, b.stride)
+            _, m, n = whole.matrix.shape
+            bytes_each = 4 * ((m + n) * layout.run + layout.size)
             parts = min(-(-channels * bytes_each // CACHE_BYTES), channels)
             # Multiples of 4 channels mostly begin with a line of the cache.
             cuts = {part * channels // parts // 4 * 4 for part in range(parts)}
             for first, end in pairwise([*sorted(cuts), channels]):
                 some, c = slice(group + first, group + end), end - first
                 x = expanded[some.start * layout.size : some.stop * layout.size + 2 * self.margin]
-                scratch = self.scratch("columns", 2, k + 1, c, layout.run)
-                weights, bias = kernel[:, :, first:end], self.constants[f"{layer}/bias"][some]
-                work = fast.columns_for(weights, bias, x, self.margin, layout, scratch)
+                columns = self.scratch("columns", c, n, layout.run)
+                sums = self.scratch("sums", m, c, layout.run)
+                part = whole._replace(matrix=whole.matrix[first:end])
+                work = fast.columns_for(part, x, self.margin, layout, columns, sums)
                 if b.expand_groups:
                     self.activate(f"{b.name}/expand", self.inside(x, c), b.swish)
                 self.step(layer, fast.depthwise_columns, work)
-                self.activate(layer, work.total, b.swish, out[some])
+                if len(work.total) == 1:
+                    self.activate(layer, work.total, b.swish, out[some])
+                else:  # to swap phases and channels is only fast in copying
+                    self.activate(layer, work.total, b.swish)
+                    place = out[some].reshape(c, -1, layout.run).transpose(1, 0, 2)
+                    self.step(layer, np.copyto, place, work.total)
             group += channels
 
     def fourier(self, b: Block, x: Array, h: int, w: int, out: Array) -> None:
@@ -348,7 +371,7 @@ class Compiler:
         return self.pools["zeros"][:size]
 
     def with_margins(self, key: object, channels: int, layout: Layout) -> Array:
-        """Planes with a margin before and behind, where shifted planes reach to. Zero, at first."""
+        """Planes with a margin before and behind, where shifted planes reach to."""
         size = channels * layout.size + 2 * self.margin
         if key not in self.pools or self.pools[key].size < size:
             self.pools[key] = aligned(size)
