@@ -13,6 +13,7 @@ from tinymixnet.kernels import (
     depthwise_conv2d,
     im2col,
     relu,
+    same_padding,
     squeeze_excite,
     swish,
 )
@@ -99,7 +100,8 @@ def test_im2col_planes_equals_im2col(h, w, stride, cut):
     expected = im2col(x, (3, 3), stride)
     layout = fast.Layout(*expected.shape[1:3], cut)
     out = np.zeros((27, layout.size), np.float32)
-    fast.im2col_planes(x[0], 3, stride, layout, out)
+    padded = np.pad(x[0], (same_padding(h, 3, stride), same_padding(w, 3, stride), (0, 0)))
+    fast.im2col_planes(padded.transpose(2, 0, 1), 3, stride, layout, out)
     assert np.array_equal(out, laid_out(expected, layout))
 
 

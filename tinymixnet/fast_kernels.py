@@ -139,14 +139,11 @@ def squeeze_excite_gate(
 # -- the stem -------------------------------------------------------------------------------------
 
 
-def im2col_planes(image: Array, kernel_size: int, stride: int, layout: Layout, out: Array) -> None:
-    """Equals `im2col`, transposed: image (H, W, C) -> out (K * K * C, layout.size)."""
-    h, w, c = image.shape
-    rows, columns = same_padding(h, kernel_size, stride), same_padding(w, kernel_size, stride)
-    padded = np.pad(image, (rows, columns, (0, 0)))
-    y, x, z = padded.strides
-    shape = (kernel_size, kernel_size, c, layout.height, layout.width)
-    patches = as_strided(padded, shape, (y, x, z, y * stride, x * stride))
+def im2col_planes(x: Array, kernel_size: int, stride: int, layout: Layout, out: Array) -> None:
+    """Equals `im2col`, transposed: x (C, H, W), padded already -> out (K * K * C, layout.size)."""
+    channel, row, column = x.strides
+    shape = kernel_size, kernel_size, len(x), layout.height, layout.width
+    patches = as_strided(x, shape, (row, column, channel, row * stride, column * stride))
     places = layout.phases(out, layout.cut)
     for place, (r, q) in zip(places, np.ndindex(layout.cut, layout.cut), strict=True):
         phase = patches[..., r :: layout.cut, q :: layout.cut]

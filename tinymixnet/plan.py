@@ -19,12 +19,12 @@ import numpy as np
 from tinymixnet import fast_kernels as fast
 from tinymixnet.architecture import BATCH_NORM, Architecture, Block, group_kernels
 from tinymixnet.fast_kernels import Layout
-from tinymixnet.kernels import Array, fold_batch_norm
+from tinymixnet.kernels import Array, fold_batch_norm, same_padding
 from tinymixnet.weights import Metadata
 
 FOURIER_PIXELS = 64  # planes up to this size go by Fourier transform, larger ones by columns
 CUT = 2  # planes that go by columns are cut into CUT x CUT phases
-CACHE_BYTES = 1 << 20  # about what a core's second-level cache holds
+CACHE_BYTES = 3 << 18  # well within a core's second-level cache
 LINE = 16  # numbers in a line of the cache
 
 
@@ -161,15 +161,17 @@ class Compiler:
     def program(self, height: int, width: int) -> Program:
         """Go through the network once and note what there is to do."""
         outputs: dict[str, tuple[int, Callable[[], Array]]] = {}
-        image, centred = (np.empty((height, width, 3), np.float32) for _ in range(2))
-        mean = np.tile(self.constants["normalize/mean"], width)  # rows of 3 would be slow
-        rows = image.reshape(height, -1), mean
-        self.step("normalize", np.subtract, *rows, out=centred.reshape(height, -1))
+        image = np.empty((height, width, 3), np.float32)
+        (top, bottom), (left, right) = same_padding(height, 3, 2), same_padding(width, 3, 2)
+        padded = np.zeros((3, top + height + bottom, left + width + right), np.float32)
+        inside = padded[:, top : top + height, left : left + width]
+        mean = self.constants["normalize/mean"][:, np.newaxis, np.newaxis]
+        self.step("normalize", np.subtract, image.transpose(2, 0, 1), mean, out=inside)
         layout = self.layout_for(-(-height // 2), -(-width // 2))
         columns = aligned(28 * layout.size).reshape(28, -1)
         columns[27] = layout.ones()
         x = self.scratch("block", self.architecture.stem, layout.size)
-        self.step("stem", fast.im2col_planes, centred, 3, 2, layout, columns[:27])
+        self.step("stem", fast.im2col_planes, padded, 3, 2, layout, columns[:27])
         self.step("stem", np.matmul, self.constants["stem/kernel_0"], columns, out=x)
         self.activate("stem", x, swish=False)
         outputs["stem/act"] = len(self.steps), partial(layout.plane, x)
