@@ -279,10 +279,8 @@ for row, side in enumerate((56, 7)):
 
 # %% [markdown]
 # The fastest way is drawn dark. On the large plane it is columns, and the more so for the large
-# kernel, where K x K is far more than 2 K. On the small plane the two fast ways are close for a 3
-# x 3 kernel, but to Fourier a 9 x 9 kernel costs no more than a 3 x 3 one, and a single call does
-# all kernel sizes of a block. So the plan asks how many pixels a plane has, and takes one or the
-# other.
+# kernel, where K x K is far more than K. On the small plane Fourier is faster, and a larger kernel
+# costs it little. So the plan asks how many pixels a plane has, and takes one or the other.
 #
 # ## Step 4: small change
 #

@@ -322,10 +322,11 @@ def spectra_for(kernel: Array, height: int, width: int, stride: int, at: Fourier
 def depthwise_fourier(
     x: Array, spectra: Array, bias: Array, at: Fourier, scratch: Array, out: Array
 ) -> None:
-    """Equals `mix_conv` with a bias, 2.5 times as fast: transform, multiply, transform back.
+    """Equals `depthwise_conv2d` with a bias, 2.5 times as fast: to the spectrum and back.
 
     On a small plane the transform is a matrix that stays in the cache, and applying it to all
-    channels is one large product; the multiplication costs the same for 9 x 9 taps as for 3 x 3.
+    channels is one large product. In between, each number of the spectrum takes one multiplication,
+    however large the kernel: that only makes the spectrum larger, by the padding that it reaches.
 
     x (C, P); spectra (C, F) complex64, from `spectra_for`; bias (C,), which is a wave of frequency
     zero; scratch (C, 2 F); out (C, OP).

@@ -39,7 +39,7 @@ class Step(NamedTuple):
 class Program(NamedTuple):
     """The steps for one input size, and where they read and leave what is wanted of them."""
 
-    image: Array  # (H, W, 3) float32: write the image here, 0..255
+    image: Array  # (H, W, 3) float32, a view: write the image here, 0..255
     steps: list[Step]
     outputs: dict[str, tuple[int, Callable[[], Array]]]  # name: after how many steps, read so
 
@@ -102,8 +102,9 @@ def constants(
             end = start + kernel.shape[2 if depthwise else 3]
             gamma, beta, mean, variance = (tensors[f"{norm}/{s}"][start:end] for s in BATCH_NORM)
             kernel, bias = fold_batch_norm(kernel, gamma, beta, mean, variance, about.epsilon)
-            if conv == "stem/conv":
+            if conv == "stem/conv":  # it normalises, too: the image is padded with its mean
                 kernel = kernel / np.array(about.std, np.float32)[:, np.newaxis]
+                bias = bias - np.einsum("ijco,c->o", kernel, found["normalize/mean"])
             if not depthwise:
                 kernel = kernel.reshape(-1, end - start).T
             if not depthwise and not project:
@@ -120,7 +121,7 @@ def constants(
         found[f"{name}/bias"] = bias * np.float32(scale)
 
     found["normalize/mean"] = np.array(about.mean, np.float32)
-    convolution("stem", "stem/conv", "stem/bn")  # and it divides by the deviation
+    convolution("stem", "stem/conv", "stem/bn")
     for b in architecture.blocks:
         for part in ("expand", "depthwise", "project")[not b.expand_groups :]:
             half = b.swish and part != "project"
@@ -161,16 +162,15 @@ class Compiler:
     def program(self, height: int, width: int) -> Program:
         """Go through the network once and note what there is to do."""
         outputs: dict[str, tuple[int, Callable[[], Array]]] = {}
-        image = np.empty((height, width, 3), np.float32)
         (top, bottom), (left, right) = same_padding(height, 3, 2), same_padding(width, 3, 2)
-        padded = np.zeros((3, top + height + bottom, left + width + right), np.float32)
-        inside = padded[:, top : top + height, left : left + width]
-        mean = self.constants["normalize/mean"][:, np.newaxis, np.newaxis]
-        self.step("normalize", np.subtract, image.transpose(2, 0, 1), mean, out=inside)
+        padded = np.empty((3, top + height + bottom, left + width + right), np.float32)
+        padded[:] = self.constants["normalize/mean"][:, np.newaxis, np.newaxis]
+        image = padded[:, top : top + height, left : left + width].transpose(1, 2, 0)
         layout = self.layout_for(-(-height // 2), -(-width // 2))
         columns = aligned(28 * layout.size).reshape(28, -1)
         columns[27] = layout.ones()
-        x = self.scratch("block", self.architecture.stem, layout.size)
+        filters = self.architecture.stem
+        x = self.inside(self.unexpanded(filters, layout), filters)
         self.step("stem", fast.im2col_planes, padded, 3, 2, layout, columns[:27])
         self.step("stem", np.matmul, self.constants["stem/kernel_0"], columns, out=x)
         self.activate("stem", x, swish=False)
@@ -211,11 +211,11 @@ class Compiler:
             self.pointwise(layer, kernels, x_and_ones, self.inside(expanded, b.expanded))
             shortcut = self.between_ones(x_and_ones, groups)
         else:
-            key = ("laid out", layout, b.expanded)
-            expanded = self.with_margins(key, b.expanded, layout)
+            expanded = self.unexpanded(b.expanded, layout)
             shortcut = [self.inside(expanded, b.expanded)]
-            for pixels, place in fast.same_pixels(x, before, shortcut[0], layout):
-                self.step(f"{b.name}/depthwise", np.copyto, place, pixels)
+            if not np.may_share_memory(x, expanded):  # the stem's output is there already
+                for pixels, place in fast.same_pixels(x, before, shortcut[0], layout):
+                    self.step(f"{b.name}/depthwise", np.copyto, place, pixels)
 
         if h * w <= FOURIER_PIXELS:
             after = Layout(-(-h // b.stride), -(-w // b.stride))
@@ -342,17 +342,21 @@ class Compiler:
 
     def fourier(self, b: Block, x: Array, h: int, w: int, out: Array) -> None:
         """Activate, filter by `depthwise_fourier` and activate again, all channels at once."""
-        layer = f"{b.name}/depthwise"
-        key = (h, w, max(b.kernel_sizes), b.stride)
-        at = self.matrices.get(key) or fast.fourier_for(*key)
-        self.matrices[key] = at
-        spectra = [fast.spectra_for(kernel, h, w, b.stride, at) for kernel in self.kernels(layer)]
-        scratch = self.scratch("spectrum", len(x), at.forward.shape[1])
+        layer, start = f"{b.name}/depthwise", 0
         if b.expand_groups:
             self.activate(f"{b.name}/expand", x, b.swish)
-        bias = self.constants[f"{layer}/bias"]
-        arguments = x, np.concatenate(spectra), bias, at, scratch, out
-        self.step(layer, fast.depthwise_fourier, *arguments)
+        for kernel in self.kernels(layer):
+            k, _, channels, _ = kernel.shape
+            some = slice(start, start + channels)
+            key = h, w, k, b.stride
+            if key not in self.matrices:
+                self.matrices[key] = fast.fourier_for(*key)
+            at = self.matrices[key]
+            spectra = fast.spectra_for(kernel, h, w, b.stride, at)
+            scratch = self.scratch("spectrum", channels, at.forward.shape[1])
+            bias = self.constants[f"{layer}/bias"][some]
+            self.step(layer, fast.depthwise_fourier, x[some], spectra, bias, at, scratch, out[some])
+            start += channels
         self.activate(layer, out, b.swish)
 
     # -- weights and memory ----
@@ -378,6 +382,10 @@ class Compiler:
         if key not in self.pools or self.pools[key].size < size:
             self.pools[key] = aligned(size)
         return self.pools[key][:size]
+
+    def unexpanded(self, channels: int, layout: Layout) -> Array:
+        """Where a block without expansion has its input, with margins; the padding stays zero."""
+        return self.with_margins(("unexpanded", layout, channels), channels, layout)
 
     def inside(self, x: Array, channels: int) -> Array:
         """What is between the margins, (C, P)."""
