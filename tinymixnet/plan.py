@@ -302,7 +302,9 @@ class Compiler:
         flat = x.reshape(-1)
         out = flat if out is None else out.reshape(-1)
         if swish:
-            self.step(layer, fast.swish_of_half_to, flat, self.scratch("tanh", flat.size), out)
+            self.step(
+                layer, fast.swish_of_half_to, flat, self.scratch("within a step", flat.size), out
+            )
         else:
             self.step(layer, fast.relu_to, flat, self.zeros(flat.size), out)
 
@@ -325,7 +327,7 @@ class Compiler:
             for first, end in pairwise([*sorted(cuts), channels]):
                 some, c = slice(group + first, group + end), end - first
                 x = expanded[some.start * layout.size : some.stop * layout.size + 2 * self.margin]
-                columns = self.scratch("columns", c, n, layout.run)
+                columns = self.scratch("within a step", c, n, layout.run)
                 sums = self.scratch("sums", m, c, layout.run)
                 part = whole._replace(matrix=whole.matrix[first:end])
                 work = fast.columns_for(part, x, self.margin, layout, columns, sums)
@@ -353,7 +355,7 @@ class Compiler:
                 self.matrices[key] = fast.fourier_for(*key)
             at = self.matrices[key]
             spectra = fast.spectra_for(kernel, h, w, b.stride, at)
-            scratch = self.scratch("spectrum", channels, at.forward.shape[1])
+            scratch = self.scratch("within a step", channels, at.forward.shape[1])
             bias = self.constants[f"{layer}/bias"][some]
             self.step(layer, fast.depthwise_fourier, x[some], spectra, bias, at, scratch, out[some])
             start += channels
