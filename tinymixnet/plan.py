@@ -306,7 +306,7 @@ class Compiler:
                 layer, fast.swish_of_half_to, flat, self.scratch("within a step", flat.size), out
             )
         else:
-            self.step(layer, fast.relu_to, flat, self.zeros(flat.size), out)
+            self.step(layer, fast.relu_to, flat, self.scratch("zeros", flat.size), out)
 
     def columns(self, b: Block, expanded: Array, layout: Layout, out: Array) -> None:
         """Activate, filter by `depthwise_columns` and activate again.
@@ -366,24 +366,16 @@ class Compiler:
     def kernels(self, layer: str) -> list[Array]:
         return group_kernels(layer, self.constants)
 
-    def scratch(self, name: str, *shape: int) -> Array:
-        """An array to write into, of a pool that all layers share: its content does not last."""
+    def scratch(self, name: object, *shape: int) -> Array:
+        """An array that all layers share which ask for that name; at first it is zero."""
         size = prod(shape)
         if name not in self.pools or self.pools[name].size < size:
             self.pools[name] = aligned(size)
         return self.pools[name][:size].reshape(shape)
 
-    def zeros(self, size: int) -> Array:
-        if "zeros" not in self.pools or self.pools["zeros"].size < size:
-            self.pools["zeros"] = aligned(size)
-        return self.pools["zeros"][:size]
-
-    def with_margins(self, key: object, channels: int, layout: Layout) -> Array:
+    def with_margins(self, name: object, channels: int, layout: Layout) -> Array:
         """Planes with a margin before and behind, where shifted planes reach to."""
-        size = channels * layout.size + 2 * self.margin
-        if key not in self.pools or self.pools[key].size < size:
-            self.pools[key] = aligned(size)
-        return self.pools[key][:size]
+        return self.scratch(name, channels * layout.size + 2 * self.margin)
 
     def unexpanded(self, channels: int, layout: Layout) -> Array:
         """Where a block without expansion has its input, with margins; the padding stays zero."""
