@@ -69,7 +69,7 @@ def test_depthwise_columns_equals_depthwise_conv2d(h, w, k, stride, more, c):
 def test_depthwise_fourier_equals_depthwise_conv2d(h, w, k, wider, stride):
     c = 3
     x, kernel, bias = random(1, h, w, c), random(k, k, c, 1, seed=1), random(c, seed=2)
-    at = fast.fourier_for(h, w, k + 2 * wider, stride)  # another group's kernel may be larger
+    at = fast.fourier_for(h, w, k + 2 * wider, stride)  # it may be larger than need be
     spectra = fast.spectra_for(kernel, h, w, stride, at)
     scratch = np.empty((c, at.forward.shape[1]), np.float32)
     expected = as_planes(depthwise_conv2d(x, kernel, stride) + bias)

@@ -56,7 +56,7 @@ class Layout(NamedTuple):
     def filtered(self, stride: int) -> "Layout":
         """The layout of the filtered plane; its padding holds nothing of use."""
         height, width = -(-self.height // stride), -(-self.width // stride)
-        return Layout(height, width, self.cut // stride)
+        return Layout(height, width, max(self.cut // stride, 1))
 
     def phases(self, x: Array, cut: int) -> list[Array]:
         """Views of the pixels of x (C, size), phase by phase of this cut or of a multiple of it."""

@@ -8,9 +8,9 @@ path.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -147,6 +147,11 @@ def aligned(size: int) -> Array:
     return spare[start : start + size]
 
 
+def split(x: Array, sizes: Iterable[int]) -> list[Array]:
+    """Views of x, cut along its first axis into parts of these sizes."""
+    return np.split(x, np.cumsum(list(sizes))[:-1])
+
+
 class Compiler:
     """Turns the architecture into a `Program` for one input size."""
 
@@ -195,13 +200,12 @@ class Compiler:
         return Program(image, self.steps, outputs)
 
     def layout_for(self, h: int, w: int) -> Layout:
-        """How planes of this size are laid out for a filter."""
+        """How planes of this size are laid out for a filter: cut for columns, whole for Fourier."""
         return Layout(h, w, 1 if h * w <= FOURIER_PIXELS else CUT)
 
     def block(self, b: Block, x: Array, before: Layout) -> tuple[Array, Layout]:
         """One block, in the order of `model.mixnet_block`; from planes in a layout to the same."""
-        h, w = before.height, before.width
-        layout = self.layout_for(h, w)
+        layout = self.layout_for(before.height, before.width)
         if b.expand_groups:
             layer = f"{b.name}/expand"
             kernels = self.kernels(layer)
@@ -217,13 +221,11 @@ class Compiler:
                 for pixels, place in fast.same_pixels(x, before, shortcut[0], layout):
                     self.step(f"{b.name}/depthwise", np.copyto, place, pixels)
 
-        if h * w <= FOURIER_PIXELS:
-            after = Layout(-(-h // b.stride), -(-w // b.stride))
-            filtered = self.scratch("filtered", b.expanded, after.size)
-            self.fourier(b, self.inside(expanded, b.expanded), h, w, filtered)
+        after = layout.filtered(b.stride)
+        filtered = self.scratch("filtered", b.expanded, after.size)
+        if layout.cut == 1:
+            self.fourier(b, self.inside(expanded, b.expanded), layout, filtered)
         else:
-            after = layout.filtered(b.stride)
-            filtered = self.scratch("filtered", b.expanded, after.size)
             self.columns(b, expanded, layout, filtered)
 
         layer = f"{b.name}/project"
@@ -234,11 +236,9 @@ class Compiler:
         self.pointwise(layer, kernels, filtered, projected)
         bias = self.constants[f"{layer}/bias"][:, np.newaxis]
         self.step(layer, np.add, projected, bias, out=projected)
-        channel = 0
-        for part in shortcut if b.residual else []:  # in the same layout, for the stride is 1
-            reached = projected[channel : channel + len(part)]
-            self.step(layer, np.add, reached, part, out=reached)
-            channel += len(part)
+        if b.residual:  # in the same layout, for the stride is 1
+            for part, reached in zip(shortcut, split(projected, map(len, shortcut)), strict=True):
+                self.step(layer, np.add, reached, part, out=reached)
         return projected, after
 
     def squeeze_excite(
@@ -253,12 +253,10 @@ class Compiler:
         if layout.size < len(kernels[0]):
             self.step(layer, np.multiply, x, gate[:, np.newaxis], out=x)
             return kernels
-        scaled, start = [], 0
-        for group, kernel in enumerate(kernels):
-            end = start + kernel.shape[1]
-            scaled.append(self.scratch(f"gated {group}", *kernel.shape))
-            self.step(layer, np.multiply, kernel, gate[start:end], out=scaled[-1])
-            start = end
+        scaled = [self.scratch(f"gated {i}", *kernel.shape) for i, kernel in enumerate(kernels)]
+        gates = split(gate, (kernel.shape[1] for kernel in kernels))
+        for kernel, part, out in zip(kernels, gates, scaled, strict=True):
+            self.step(layer, np.multiply, kernel, part, out=out)
         return scaled
 
     def lay_out(
@@ -274,28 +272,25 @@ class Compiler:
         if key not in self.pools:
             shape = len(x) + len(groups), layout.size
             self.pools[key] = aligned(prod(shape)).reshape(shape)
-            for number, end in enumerate(accumulate(groups)):
-                self.pools[key][end + number] = layout.ones()
-        laid_out, channel = self.pools[key], 0
-        for part in self.between_ones(laid_out, groups):
-            some = x[channel : channel + len(part)]
-            for pixels, place in fast.same_pixels(some, before, part, layout):
+            for group in split(self.pools[key], (size + 1 for size in groups)):
+                group[-1] = layout.ones()
+        laid_out = self.pools[key]
+        places = self.between_ones(laid_out, groups)
+        for part, group in zip(split(x, groups), places, strict=True):
+            for pixels, place in fast.same_pixels(part, before, group, layout):
                 self.step(layer, np.copyto, place, pixels)
-            channel += len(part)
         return laid_out
 
     def between_ones(self, laid_out: Array, groups: list[int]) -> list[Array]:
         """The channels of each group."""
-        ends = [end + number for number, end in enumerate(accumulate(groups))]
-        return [laid_out[end - size : end] for end, size in zip(ends, groups, strict=True)]
+        return [group[:-1] for group in split(laid_out, (size + 1 for size in groups))]
 
     def pointwise(self, layer: str, kernels: list[Array], x: Array, out: Array) -> None:
         """A 1x1 convolution of all groups."""
-        i = o = 0
-        for kernel in kernels:
-            outputs, inputs = kernel.shape
-            self.step(layer, np.matmul, kernel, x[i : i + inputs], out=out[o : o + outputs])
-            i, o = i + inputs, o + outputs
+        inputs = split(x, (kernel.shape[1] for kernel in kernels))
+        outputs = split(out, (kernel.shape[0] for kernel in kernels))
+        for kernel, part, place in zip(kernels, inputs, outputs, strict=True):
+            self.step(layer, np.matmul, kernel, part, out=place)
 
     def activate(self, layer: str, x: Array, swish: bool, out: Array | None = None) -> None:
         """ReLU, or swish of halved values, in place or elsewhere; memory without interruption."""
@@ -342,23 +337,23 @@ class Compiler:
                     self.step(layer, np.copyto, place, work.total)
             group += channels
 
-    def fourier(self, b: Block, x: Array, h: int, w: int, out: Array) -> None:
+    def fourier(self, b: Block, x: Array, layout: Layout, out: Array) -> None:
         """Activate, filter by `depthwise_fourier` and activate again, all channels at once."""
-        layer, start = f"{b.name}/depthwise", 0
+        layer, h, w = f"{b.name}/depthwise", layout.height, layout.width
         if b.expand_groups:
             self.activate(f"{b.name}/expand", x, b.swish)
-        for kernel in self.kernels(layer):
+        kernels = self.kernels(layer)
+        wholes = x, self.constants[f"{layer}/bias"], out
+        parts = (split(whole, (kernel.shape[2] for kernel in kernels)) for whole in wholes)
+        for kernel, part, bias, place in zip(kernels, *parts, strict=True):
             k, _, channels, _ = kernel.shape
-            some = slice(start, start + channels)
             key = h, w, k, b.stride
             if key not in self.matrices:
                 self.matrices[key] = fast.fourier_for(*key)
             at = self.matrices[key]
             spectra = fast.spectra_for(kernel, h, w, b.stride, at)
             scratch = self.scratch("within a step", channels, at.forward.shape[1])
-            bias = self.constants[f"{layer}/bias"][some]
-            self.step(layer, fast.depthwise_fourier, x[some], spectra, bias, at, scratch, out[some])
-            start += channels
+            self.step(layer, fast.depthwise_fourier, part, spectra, bias, at, scratch, place)
         self.activate(layer, out, b.swish)
 
     # -- weights and memory ----
