@@ -34,7 +34,7 @@ from benchmarks.measure import (
 )
 from benchmarks.peers import PEERS, THREAD_SETTINGS, Peer, all_cores, why_skipped
 from benchmarks.weights import pictures, write_made_up_weights
-from tinymixnet.architecture import mixnet
+from tinymixnet.engine.architecture import mixnet
 from tinymixnet.model import Model
 
 PACKAGES = ("numpy", "torch", "tensorflow", "tensorflow-cpu", "onnxruntime", "openvino")

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.measure import Server, chosen_kernels, machine, markdown
 from benchmarks.weights import write_made_up_weights
-from tinymixnet.architecture import Architecture, mixnet
+from tinymixnet.engine.architecture import Architecture, mixnet
 from tinymixnet.model import Model
 
 COLOURS = (  # Okabe and Ito's, which the colour-blind can tell apart

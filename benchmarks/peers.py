@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymixnet.architecture import Architecture, Block
-from tinymixnet.kernels import same_padding, split_channels
+from tinymixnet.engine.architecture import Architecture, Block
+from tinymixnet.engine.kernels import same_padding, split_channels
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.weights import Weights
 from tinymixnet.model import Model
-from tinymixnet.weights import Metadata, Weights
 
 
 class Ready(NamedTuple):

@@ -28,7 +28,7 @@ from benchmarks.measure import (
     written,
 )
 from benchmarks.weights import write_made_up_weights
-from tinymixnet.architecture import Architecture, mixnet
+from tinymixnet.engine.architecture import Architecture, mixnet
 
 NEAR = 0.10  # a cost for each multiply-add this close to the lowest still counts as proportional
 

@@ -21,8 +21,8 @@ from typing import Any
 from benchmarks.layers import profile
 from benchmarks.peers import Ready
 from benchmarks.weights import pictures
+from tinymixnet.engine.weights import read_weights
 from tinymixnet.model import Model
-from tinymixnet.weights import read_weights
 
 
 def processor_seconds() -> float:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tinymixnet.architecture import Architecture
-from tinymixnet.model import forward
-from tinymixnet.weights import Metadata, Weights, write_weights
+from tinymixnet.engine.architecture import Architecture
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.network import forward
+from tinymixnet.engine.weights import Weights
+from tinymixnet.engine.weights_writer import write_weights
 
 
 def pictures(batch: int, size: int) -> np.ndarray:

@@ -8,8 +8,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import tinymixnet
-from tinymixnet.images import read_image
-from tinymixnet.weights import BUNDLED
+from tinymixnet.engine.images import read_image
+from tinymixnet.engine.weights import BUNDLED
 
 PHOTO = BUNDLED.parent / "cat.jpg"
 OUTPUT = Path(__file__).parent / "answer.png"

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from tinymixnet import load
-from tinymixnet.compare import compare
-from tinymixnet.diagnose import diagnose
-from tinymixnet.dumps import open_dump
-from tinymixnet.images import read_image
+from tinymixnet.debug.compare import compare
+from tinymixnet.debug.diagnose import diagnose
+from tinymixnet.debug.dumps import open_dump
+from tinymixnet.debug.traces import write_dump
+from tinymixnet.engine.images import read_image
 from tinymixnet.model import Model
-from tinymixnet.traces import write_dump
 
 HERE = Path(__file__).parent
 PAGE, PHOTO = HERE / "porting_mistakes.md", HERE.parent / "tinymixnet" / "data" / "cat.jpg"

@@ -34,8 +34,8 @@ from IPython.display import Code
 from pictures import draw_bars, draw_image, panels, show_images, show_maps
 
 import tinymixnet
-from tinymixnet.images import PRESETS, read_image, thumbnail_preset
-from tinymixnet.kernels import softmax
+from tinymixnet.engine.images import PRESETS, read_image, thumbnail_preset
+from tinymixnet.engine.kernels import softmax
 
 sys.path.insert(0, "../tests")
 from record_tensorflow import RECORDED, kernel_cases

@@ -33,9 +33,9 @@ from IPython.display import Code
 from pictures import draw_image, draw_map, panels, show_maps
 
 import tinymixnet
-from tinymixnet.architecture import group_kernels
-from tinymixnet.kernels import conv2d, depthwise_conv2d, mix_conv, normalize, same_padding
-from tinymixnet.model import forward
+from tinymixnet.engine.architecture import group_kernels
+from tinymixnet.engine.kernels import conv2d, depthwise_conv2d, mix_conv, normalize, same_padding
+from tinymixnet.engine.network import forward
 
 sys.path.insert(0, "../tests")
 from record_tensorflow import RECORDED, kernel_cases

@@ -33,7 +33,7 @@ from IPython.display import Code
 from pictures import draw_bars, draw_box, draw_image, draw_map, panels, show_maps
 
 import tinymixnet
-from tinymixnet.kernels import conv2d, im2col, normalize, pointwise_conv2d, windows
+from tinymixnet.engine.kernels import conv2d, im2col, normalize, pointwise_conv2d, windows
 
 sys.path.insert(0, "../tests")
 from record_tensorflow import RECORDED, kernel_cases

@@ -42,8 +42,14 @@ from pictures import (
 )
 
 import tinymixnet
-from tinymixnet.architecture import group_kernels, mixnet
-from tinymixnet.kernels import depthwise_conv2d, mix_conv, same_padding, split_channels, windows
+from tinymixnet.engine.architecture import group_kernels, mixnet
+from tinymixnet.engine.kernels import (
+    depthwise_conv2d,
+    mix_conv,
+    same_padding,
+    split_channels,
+    windows,
+)
 
 sys.path.insert(0, "../tests")
 from record_tensorflow import RECORDED, kernel_cases

@@ -35,10 +35,10 @@ from IPython.display import Code
 from pictures import draw_lines, panels, show_lines
 
 import tinymixnet
-from tinymixnet.architecture import Architecture
-from tinymixnet.kernels import batch_norm, conv2d, fold_batch_norm, normalize
-from tinymixnet.model import forward, statistics
-from tinymixnet.weights import Metadata
+from tinymixnet.engine.architecture import Architecture
+from tinymixnet.engine.kernels import batch_norm, conv2d, fold_batch_norm, normalize
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.network import forward, statistics
 
 sys.path.insert(0, "../tests")
 import record_tensorflow as record

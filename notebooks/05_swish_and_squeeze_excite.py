@@ -41,8 +41,15 @@ from pictures import (
 )
 
 import tinymixnet
-from tinymixnet.kernels import global_average_pool, relu, sigmoid, softmax, squeeze_excite, swish
-from tinymixnet.model import forward
+from tinymixnet.engine.kernels import (
+    global_average_pool,
+    relu,
+    sigmoid,
+    softmax,
+    squeeze_excite,
+    swish,
+)
+from tinymixnet.engine.network import forward
 
 sys.path.insert(0, "../tests")
 from record_tensorflow import RECORDED, kernel_cases

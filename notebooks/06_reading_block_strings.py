@@ -34,14 +34,14 @@ from IPython.display import Code
 from pictures import COLOURS, PALE, draw_bars, draw_map, panels
 
 import tinymixnet
-from tinymixnet.architecture import (
+from tinymixnet.engine.architecture import (
     MIXNET_M,
     Architecture,
     mixnet,
     parse_block_string,
     round_filters,
 )
-from tinymixnet.kernels import split_channels
+from tinymixnet.engine.kernels import split_channels
 
 # %% [markdown]
 # ## By hand

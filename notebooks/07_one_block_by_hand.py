@@ -37,8 +37,8 @@ from IPython.display import Code
 from pictures import COLOURS, draw_map, panels, show_maps
 
 import tinymixnet
-from tinymixnet.architecture import Block, group_kernels
-from tinymixnet.kernels import (
+from tinymixnet.engine.architecture import Block, group_kernels
+from tinymixnet.engine.kernels import (
     batch_norm,
     global_average_pool,
     grouped_conv2d,
@@ -47,7 +47,7 @@ from tinymixnet.kernels import (
     sigmoid,
     swish,
 )
-from tinymixnet.model import mixnet_block, statistics
+from tinymixnet.engine.network import mixnet_block, statistics
 
 # %% [markdown]
 # ## By hand

@@ -36,14 +36,15 @@ from IPython.display import Code
 from pictures import COLOURS, draw_bars, draw_map, panels
 
 import tinymixnet
-from tinymixnet import traces
-from tinymixnet.architecture import group_kernels
-from tinymixnet.compare import compare, isolated, measure
-from tinymixnet.compare_views import table
-from tinymixnet.diagnose import diagnose
-from tinymixnet.dumps import open_dump
-from tinymixnet.kernels import conv2d, mix_conv, relu
-from tinymixnet.model import forward
+from tinymixnet.debug import traces
+from tinymixnet.debug.compare import compare, isolated
+from tinymixnet.debug.diagnose import diagnose
+from tinymixnet.debug.dumps import open_dump
+from tinymixnet.debug.measure import measure
+from tinymixnet.debug.tables import table
+from tinymixnet.engine.architecture import group_kernels
+from tinymixnet.engine.kernels import conv2d, mix_conv, relu
+from tinymixnet.engine.network import forward
 
 # %% [markdown]
 # ## The mistake, by hand

@@ -37,9 +37,8 @@ from IPython.display import Code
 from pictures import COLOURS, draw_bars, draw_map, panels
 
 import tinymixnet
-from tinymixnet import fast_kernels as fast
-from tinymixnet.images import read_image
-from tinymixnet.kernels import (
+from tinymixnet.engine.images import read_image
+from tinymixnet.engine.kernels import (
     batch_norm,
     conv2d,
     depthwise_conv2d,
@@ -49,6 +48,7 @@ from tinymixnet.kernels import (
     swish,
     windows,
 )
+from tinymixnet.fast import kernels as fast
 
 rng = np.random.default_rng(9)
 

@@ -38,7 +38,8 @@ from matplotlib.colors import ListedColormap
 from pictures import COLOURS, panels, show_maps
 
 import tinymixnet
-from weights_tools import crc32c, extract, tf_checkpoint
+from weights_tools import extract
+from weights_tools.formats import crc32c, tf_checkpoint
 
 folder = next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "tests").is_dir())
 sys.path.append(str(folder / "tests"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from weights_tools.crc32c import masked_crc32c
+from weights_tools.formats.crc32c import masked_crc32c
 
 Entries = list[tuple[bytes, bytes]]
 

@@ -655,7 +655,7 @@ def one(slug: str, bug: type[Planted], answer: bool = False, **choices: Any) -> 
 
 def _preset(name: str) -> Callable[[Any, int], np.ndarray]:
     def resize(photo: Any, size: int) -> np.ndarray:
-        from tinymixnet.images import preprocess
+        from tinymixnet.engine.images import preprocess
 
         return preprocess(photo, name, size)
 

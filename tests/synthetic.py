@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from tinymixnet.architecture import Architecture
-from tinymixnet.model import forward
-from tinymixnet.weights import Metadata
+from tinymixnet.engine.architecture import Architecture
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.network import forward
 
 # Small enough to run in milliseconds, with every feature of the block strings, and with channel
 # counts that split unevenly (S, M and L have none): 10 into 3 kernel sizes, 15 into 2 groups.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import TINY
 
-from tinymixnet.architecture import (
+from tinymixnet.engine.architecture import (
     MIXNET_M,
     MIXNET_S,
     Architecture,

@@ -17,7 +17,7 @@ from benchmarks import compare, layers, measure, peers, scaling
 from benchmarks.measure import BenchmarkError, Job, Server, Timing, check_logits
 from benchmarks.peers import Peer, Ready, ready
 from benchmarks.weights import made_up_weights, pictures, write_made_up_weights
-from tinymixnet.architecture import Architecture, mixnet
+from tinymixnet.engine.architecture import Architecture, mixnet
 from tinymixnet.model import Model
 
 OURS = Peer("tinymixnet", peers.tinymixnet)

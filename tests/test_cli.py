@@ -13,7 +13,9 @@ from PIL import Image
 from synthetic import TINY, synthetic_image, synthetic_tensors
 
 import tinymixnet
-from tinymixnet.weights import BUNDLED, Metadata, Weights, write_weights
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.weights import BUNDLED, Weights
+from tinymixnet.engine.weights_writer import write_weights
 
 CAT = BUNDLED.parent / "cat.jpg"
 SCRIPT = shutil.which("tinymixnet", path=Path(sys.executable).parent)
@@ -187,7 +189,7 @@ def test_weights_tools_from_end_to_end(tmp_path):
     from safetensors.numpy import save_file
     from test_convert import state_dict
 
-    from tinymixnet.architecture import mixnet
+    from tinymixnet.engine.architecture import mixnet
 
     tools = [sys.executable, "-m", "weights_tools"]
     tensors = synthetic_tensors(mixnet("mixnet-s", classes=3))

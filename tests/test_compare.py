@@ -16,13 +16,16 @@ from synthetic import TINY, synthetic_image, synthetic_tensors
 
 import tinymixnet
 from tinymixnet import cli
-from tinymixnet.compare import compare, isolated, measure
-from tinymixnet.compare_views import as_json, html, table
-from tinymixnet.dumps import open_dump
+from tinymixnet.debug.compare import compare, isolated
+from tinymixnet.debug.dumps import open_dump
+from tinymixnet.debug.measure import measure
+from tinymixnet.debug.tables import as_json, html, table
+from tinymixnet.debug.traces import open_trace, record
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.weights import BUNDLED, Weights
+from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import InputError, TraceError
 from tinymixnet.model import Model
-from tinymixnet.traces import open_trace, record
-from tinymixnet.weights import BUNDLED, Metadata, Weights, write_weights
 
 SIDE = 48
 PIXELS = synthetic_image(1, SIDE, SIDE).astype(np.float32)

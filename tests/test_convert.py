@@ -7,10 +7,12 @@ from shared import SHARED
 from synthetic import TINY, synthetic_image, synthetic_tensors
 
 import tinymixnet
-from tinymixnet.architecture import VARIANTS, mixnet
+from tinymixnet.engine.architecture import VARIANTS, mixnet
+from tinymixnet.engine.images import PRESETS
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.weights import BUNDLED, Weights, read_weights
+from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import CheckpointError, WeightsError
-from tinymixnet.images import PRESETS
-from tinymixnet.weights import BUNDLED, Metadata, Weights, read_weights, write_weights
 from weights_tools.convert import convert
 from weights_tools.evaluate import evaluate
 from weights_tools.inspect_file import describe

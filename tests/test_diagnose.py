@@ -16,14 +16,16 @@ from planted import BUGS, CORRECT, PAIRS, UNKNOWN, Bug, planted_layers
 from synthetic import synthetic_image
 
 import tinymixnet
-from tinymixnet.architecture import Architecture
 from tinymixnet.cli import main
-from tinymixnet.diagnose import diagnose
-from tinymixnet.dumps import open_dump
-from tinymixnet.images import preprocess, read_image
+from tinymixnet.debug.diagnose import diagnose
+from tinymixnet.debug.dumps import open_dump
+from tinymixnet.debug.traces import write_dump
+from tinymixnet.engine.architecture import Architecture
+from tinymixnet.engine.images import preprocess, read_image
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.weights import Weights
+from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.model import Model, load
-from tinymixnet.traces import write_dump
-from tinymixnet.weights import Metadata, Weights, write_weights
 
 Layers = dict[str, np.ndarray]
 

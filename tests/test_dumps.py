@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from synthetic import TINY, synthetic_image, synthetic_tensors
 
-from tinymixnet import name_maps
-from tinymixnet.architecture import Architecture, mixnet, parse_block_string
-from tinymixnet.dumps import Dump, layouts_of, open_dump
+from tinymixnet.debug.dumps import Dump, open_dump
+from tinymixnet.debug.names import choose as name_maps
+from tinymixnet.debug.names.candidates import layouts_of
+from tinymixnet.debug.names.canonical import nearest
+from tinymixnet.debug.traces import write_dump
+from tinymixnet.engine.architecture import Architecture, mixnet, parse_block_string
 from tinymixnet.errors import TraceError
 from tinymixnet.model import Model
-from tinymixnet.name_maps import nearest
-from tinymixnet.traces import write_dump
 
 Tensors = dict[str, np.ndarray]
 SIZE = (32, 48)  # not square, so that no shape fits both ways

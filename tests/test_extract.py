@@ -11,9 +11,9 @@ from shared import SHARED
 from synthetic import TINY, synthetic_tensors
 
 import tinymixnet
-from tinymixnet.architecture import VARIANTS, mixnet
+from tinymixnet.engine.architecture import VARIANTS, mixnet
+from tinymixnet.engine.weights import read_weights
 from tinymixnet.errors import CheckpointError
-from tinymixnet.weights import read_weights
 from weights_tools.extract import AVERAGE, canonical_place, extract
 
 NAMES = {

@@ -24,8 +24,8 @@ import pytest
 from PIL import Image
 from shared import SHARED
 
+from tinymixnet.engine.images import FORMATS, LONGEST_SIDE, PRESETS, preprocess, read_image
 from tinymixnet.errors import ImageError, InputError
-from tinymixnet.images import FORMATS, LONGEST_SIDE, PRESETS, preprocess, read_image
 
 pytestmark = pytest.mark.filterwarnings("error")  # no photo, however damaged, may make us warn
 

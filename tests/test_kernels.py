@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tinymixnet import kernels
+from tinymixnet.engine import kernels
 from tinymixnet.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("error")

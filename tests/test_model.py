@@ -19,12 +19,13 @@ from PIL import Image
 from synthetic import TINY, synthetic_image, synthetic_tensors
 
 import tinymixnet
-from tinymixnet.architecture import mixnet
+from tinymixnet.engine.architecture import mixnet
+from tinymixnet.engine.images import preprocess
+from tinymixnet.engine.kernels import softmax
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.network import forward
 from tinymixnet.errors import InputError
-from tinymixnet.images import preprocess
-from tinymixnet.kernels import softmax
-from tinymixnet.model import Model, forward
-from tinymixnet.weights import Metadata
+from tinymixnet.model import Model
 
 pytestmark = pytest.mark.filterwarnings("error")
 

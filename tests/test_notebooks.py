@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tinymixnet import fast_kernels, kernels
+from tinymixnet.engine import kernels
+from tinymixnet.fast import kernels as fast_kernels
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))

@@ -19,11 +19,12 @@ import tensorflow_reference as reference
 from shared import SHARED
 from synthetic import synthetic_image
 
-from tinymixnet import kernels
-from tinymixnet.architecture import Architecture, mixnet
+from tinymixnet.engine import kernels
+from tinymixnet.engine.architecture import Architecture, mixnet
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.network import forward
 from tinymixnet.errors import WeightsError
-from tinymixnet.model import Model, forward, load
-from tinymixnet.weights import Metadata
+from tinymixnet.model import Model, load
 
 Layers = dict[str, np.ndarray]
 

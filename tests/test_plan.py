@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from synthetic import TINY, synthetic_image, synthetic_tensors
 
 from tinymixnet import Model
-from tinymixnet import fast_kernels as fast
-from tinymixnet.architecture import VARIANTS, mixnet
-from tinymixnet.kernels import (
+from tinymixnet.engine.architecture import VARIANTS, mixnet
+from tinymixnet.engine.kernels import (
     depthwise_conv2d,
     im2col,
     relu,
@@ -17,7 +16,8 @@ from tinymixnet.kernels import (
     squeeze_excite,
     swish,
 )
-from tinymixnet.plan import aligned
+from tinymixnet.fast import kernels as fast
+from tinymixnet.fast.compiler import aligned
 
 ODD = st.sampled_from([1, 3, 5, 7, 9, 11])
 SIDE = st.integers(1, 20)

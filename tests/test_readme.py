@@ -42,7 +42,7 @@ def test_every_link_leads_somewhere(link):
 
 
 def test_the_accuracy_is_the_one_in_the_weights():
-    from tinymixnet.weights import BUNDLED, read_weights
+    from tinymixnet.engine.weights import BUNDLED, read_weights
 
     noted = float(re.search(r"top-1 (\S+)", read_weights(BUNDLED).metadata.accuracy)[1])
     shown = re.search(r"right on (\S+) % of CIFAR-10's", README)[1]

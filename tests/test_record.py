@@ -11,12 +11,13 @@ from synthetic import TINY, synthetic_image, synthetic_tensors
 
 from benchmarks.peers import TensorFlowOperations, network, onnx_model
 from tinymixnet.cli import run
-from tinymixnet.dumps import open_dump
+from tinymixnet.debug.dumps import open_dump
+from tinymixnet.debug.traces import open_trace
+from tinymixnet.engine.kernels import normalize, same_padding, split_channels
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.network import forward
+from tinymixnet.engine.weights import Weights
 from tinymixnet.errors import InputError, TraceError
-from tinymixnet.kernels import normalize, same_padding, split_channels
-from tinymixnet.model import forward
-from tinymixnet.traces import open_trace
-from tinymixnet.weights import Metadata, Weights
 from weights_tools.__main__ import parser
 from weights_tools.record import (
     record_file,

@@ -17,13 +17,13 @@ from PIL import Image
 from tests.chromium import PROGRAM, Browser
 from tests.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet import Model, load
-from tinymixnet import report_layers as pictures
 from tinymixnet.cli import main
-from tinymixnet.dumps import open_dump
+from tinymixnet.debug.dumps import open_dump
+from tinymixnet.debug.traces import record
+from tinymixnet.engine.metadata import Metadata
 from tinymixnet.errors import InputError, TraceError
-from tinymixnet.report import fast_times, slow_times, write_report
-from tinymixnet.traces import record
-from tinymixnet.weights import Metadata
+from tinymixnet.report import layers as pictures
+from tinymixnet.report.page import fast_times, slow_times, write_report
 
 VOID = {"meta", "link", "img", "br"}  # elements without an end
 EVIL = '<script>window.hacked=1</script><img src="x" onerror="window.hacked=1">'

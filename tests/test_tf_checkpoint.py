@@ -16,9 +16,9 @@ from hypothesis.extra import numpy as numpy_st
 from shared import SHARED
 
 from tinymixnet.errors import CheckpointError
-from weights_tools import tf_checkpoint
-from weights_tools.crc32c import crc32c, masked_crc32c
-from weights_tools.tf_checkpoint import open_checkpoint
+from weights_tools.formats import tf_checkpoint
+from weights_tools.formats.crc32c import crc32c, masked_crc32c
+from weights_tools.formats.tf_checkpoint import open_checkpoint
 
 # tmp_path is one folder for all examples of a test; each example writes all of its files anew.
 same_folder = settings(

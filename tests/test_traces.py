@@ -19,11 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from synthetic import TINY, synthetic_image, synthetic_tensors
 
-from tinymixnet.array_files import natural
 from tinymixnet.cli import main
-from tinymixnet.errors import InputError, TraceError
-from tinymixnet.model import Model
-from tinymixnet.traces import (
+from tinymixnet.debug.arrays import natural
+from tinymixnet.debug.traces import (
     Manifest,
     image_hash,
     open_trace,
@@ -32,6 +30,8 @@ from tinymixnet.traces import (
     write_dump,
     write_trace,
 )
+from tinymixnet.errors import InputError, TraceError
+from tinymixnet.model import Model
 
 MANIFEST = Manifest(
     architecture=TINY,

@@ -34,17 +34,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import TINY
 
-from tinymixnet import weights as module
-from tinymixnet.architecture import Architecture, mixnet
+from tinymixnet.engine import weights as module
+from tinymixnet.engine.architecture import Architecture, mixnet
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.weights import BUNDLED, Weights, find_weights, read_weights
+from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import TinyMixNetError, WeightsError
-from tinymixnet.weights import (
-    BUNDLED,
-    Metadata,
-    Weights,
-    find_weights,
-    read_weights,
-    write_weights,
-)
 
 # The smallest network that has every kind of tensor but the squeeze-and-excite ones.
 SPECK = Architecture("speck", ("r1_k3_a1_p1_s11_e1_i2_o2",), 2, 3, 1.0, 2)

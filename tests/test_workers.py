@@ -23,10 +23,13 @@ from PIL import Image
 from synthetic import TINY, synthetic_image, synthetic_tensors
 
 import tinymixnet
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.weights import BUNDLED, Weights
+from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import ImageError, InputError, TinyMixNetError
+from tinymixnet.fast.shared_memory import attach, share
+from tinymixnet.fast.workers import ONE_THREAD, WINDOW
 from tinymixnet.model import Model
-from tinymixnet.weights import BUNDLED, Metadata, Weights, write_weights
-from tinymixnet.workers import ONE_THREAD, WINDOW, attach, share
 
 PROC = Path("/proc")
 pytestmark = pytest.mark.skipif(not (PROC / "self/smaps").exists(), reason="needs Linux's /proc")

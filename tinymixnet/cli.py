@@ -1,4 +1,4 @@
-"""The command line: `tinymixnet classify` and `summary`; for the others see debug_cli.py."""
+"""The command line: `classify` and `summary`; the other commands stand in debug/ and report/."""
 
 import argparse
 import io
@@ -8,11 +8,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from tinymixnet import Model, Prediction, __version__, load
-from tinymixnet.debug_cli import add_commands
+from tinymixnet.debug import commands as debug_commands
+from tinymixnet.engine import __version__
+from tinymixnet.engine.images import PRESETS
+from tinymixnet.engine.weights import BUNDLED, find_weights
 from tinymixnet.errors import ImageError, TinyMixNetError
-from tinymixnet.images import PRESETS
-from tinymixnet.weights import BUNDLED, find_weights
+from tinymixnet.model import Model, Prediction, load
+from tinymixnet.report import commands as report_commands
 
 IMAGENET_HINT = (
     "for the 1000 ImageNet classes run `python -m weights_tools fetch mixnet-l`, "
@@ -46,7 +48,8 @@ def parser() -> Parser:
 
     summary = commands.add_parser("summary", parents=[weights], help="every layer and its cost")
     summary.set_defaults(run=run_summary)
-    add_commands(commands, weights)
+    debug_commands.add_commands(commands, weights)
+    report_commands.add_commands(commands, weights)
     return top
 
 

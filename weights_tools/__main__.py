@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 
-from tinymixnet.architecture import VARIANTS
 from tinymixnet.cli import Parser, run
+from tinymixnet.engine.architecture import VARIANTS
+from tinymixnet.engine.images import PRESETS
+from tinymixnet.engine.weights import Weights
 from tinymixnet.errors import TraceError
-from tinymixnet.images import PRESETS
-from tinymixnet.weights import Weights
 from weights_tools.convert import convert
 from weights_tools.evaluate import evaluate
 from weights_tools.extract import extract

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tinymixnet.architecture import Architecture
+from tinymixnet.engine.architecture import Architecture
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.weights import Weights, shape_problems
+from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import CheckpointError
-from tinymixnet.weights import Metadata, Weights, misfits, write_weights
 from weights_tools.labels import read_labels
 from weights_tools.variants import find_variant
 
@@ -72,7 +74,7 @@ def convert(
         raise CheckpointError(f"{source}: expected a tf_mixnet, found no classifier.bias")
 
     def problems(architecture: Architecture) -> list[str]:
-        return misfits(shapes, architecture)
+        return shape_problems(shapes, architecture)
 
     architecture = find_variant(source, classes, problems, variant)
     noted = tuple(notes.get("classes", "").split(","))

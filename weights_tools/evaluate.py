@@ -9,8 +9,9 @@ from typing import TypeVar
 import numpy as np
 
 from tinymixnet import Model
+from tinymixnet.engine.weights import read_weights
+from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import WeightsError
-from tinymixnet.weights import read_weights, write_weights
 
 Item = TypeVar("Item")
 

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tinymixnet.architecture import Architecture
+from tinymixnet.engine.architecture import Architecture
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.weights import Weights, shape_problems
+from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import CheckpointError
-from tinymixnet.weights import Metadata, Weights, misfits, write_weights
+from weights_tools.formats.tf_checkpoint import Checkpoint, open_checkpoint
 from weights_tools.labels import read_labels
-from weights_tools.tf_checkpoint import Checkpoint, open_checkpoint
 from weights_tools.variants import find_variant
 
 AVERAGE = "/ExponentialMovingAverage"
@@ -64,7 +66,9 @@ def extract(
 
         def problems(architecture: Architecture) -> list[str]:
             mapped, unmatched = map_names(shapes, architecture)
-            return unmatched + misfits({n: shapes[v] for n, v in mapped.items()}, architecture)
+            return unmatched + shape_problems(
+                {n: shapes[v] for n, v in mapped.items()}, architecture
+            )
 
         architecture = find_variant(str(checkpoint), classes, problems, variant)
         mapped, _ = map_names(shapes, architecture)

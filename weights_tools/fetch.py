@@ -27,8 +27,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from tinymixnet.engine.weights import cache_dir
 from tinymixnet.errors import CheckpointError, FetchError
-from tinymixnet.weights import cache_dir
 from weights_tools.extract import extract
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from tinymixnet.architecture import VARIANTS
-from tinymixnet.weights import find_weights, read_weights
+from tinymixnet.engine.architecture import VARIANTS
+from tinymixnet.engine.weights import find_weights, read_weights
 from weights_tools.convert import read_safetensors
-from weights_tools.tf_checkpoint import open_checkpoint
+from weights_tools.formats.tf_checkpoint import open_checkpoint
 
 
 def describe(path: str | os.PathLike[str]) -> Iterator[str]:

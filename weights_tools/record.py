@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from tinymixnet.array_files import DTYPES
+from tinymixnet.debug.arrays import DTYPES
+from tinymixnet.debug.traces import write_dump
 from tinymixnet.errors import InputError, TinyMixNetError, TraceError
-from tinymixnet.traces import write_dump
 
 StrPath = str | os.PathLike[str]
 Feeds = np.ndarray | Mapping[str, np.ndarray]  # the only input, or each by its name

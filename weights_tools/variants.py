@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from tinymixnet.architecture import VARIANTS, Architecture, mixnet
+from tinymixnet.engine.architecture import VARIANTS, Architecture, mixnet
+from tinymixnet.engine.weights import join_problems
 from tinymixnet.errors import CheckpointError
-from tinymixnet.weights import listing
 
 
 def find_variant(
@@ -20,5 +20,5 @@ def find_variant(
     wrong, nearest = min(found, key=lambda pair: len(pair[0]))
     if wrong:
         asked = "it is not" if variant else "no known network; nearest is"
-        raise CheckpointError(f"{source}: {asked} {nearest.variant}, {listing(wrong)}")
+        raise CheckpointError(f"{source}: {asked} {nearest.variant}, {join_problems(wrong)}")
     return nearest

@@ -1,0 +1,153 @@
+"""Compare two runs of the network layer by layer and name the first layer that differs.
+
+`compare` reads both sides as they come, one layer of each in memory; `isolated` also feeds every
+layer of ours their inputs, so that what a layer adds stands beside what it inherits.
+"""
+
+from collections.abc import Iterable, Iterator
+from math import inf, isfinite, nan
+from typing import NamedTuple
+
+import numpy as np
+
+from tinymixnet.debug.comparison_warnings import (
+    Fingerprint,
+    fingerprint,
+    manifest_warnings,
+    name_warnings,
+    same_values,
+    storage_warnings,
+    stored_as_half,
+    value_warnings,
+)
+from tinymixnet.debug.dumps import Dump
+from tinymixnet.debug.measure import Row, format_shape, join_names, measure
+from tinymixnet.debug.traces import Manifest
+from tinymixnet.engine.kernels import Array
+from tinymixnet.engine.network import forward
+from tinymixnet.engine.pixels import check_pixels
+from tinymixnet.errors import TraceError
+from tinymixnet.model import Model
+
+HALF_TOLERANCE = 2e-3  # float16 rounds by up to 2^-11 of a value; batch norm can widen that
+ANOTHER_ORDER = 0.01  # from this error on, sorted values tell another order from mere noise
+
+
+class Comparison(NamedTuple):
+    """What `compare` found: a row for each layer that both sides have, in the network's order."""
+
+    rows: list[Row]
+    warnings: list[str]
+    tolerance: float
+    missing: list[str]  # layers of the reference that the dump has not
+    unmatched: dict[str, str | None]  # names in the dump without a place, with the nearest layer
+
+    @property
+    def first(self) -> str | None:
+        """The first layer past the tolerance or of another shape."""
+        return next((row.layer for row in self.rows if row.status != "ok"), None)
+
+    @property
+    def guilty(self) -> str | None:
+        """The first layer that adds an error of its own."""
+        return next((row.layer for row in self.rows if row.guilty), None)
+
+    @property
+    def alike(self) -> bool:
+        """Whether every layer that could be compared is within the tolerance."""
+        return self.first is None
+
+
+# -- comparing ------------------------------------------------------------------------------------
+
+
+def compare(
+    reference: Iterable[tuple[str, Array]],
+    dump: Dump,
+    tolerance: float = 1e-4,
+    reference_manifest: Manifest | None = None,
+) -> Comparison:
+    """Compare a run of ours, as (name, tensor) in order, with a dump of another implementation.
+
+    An error is relative to the largest value of our layer (to 1 where ours is all zeros), never to
+    single values near zero. Layers the dump stores as float16 get a tolerance of 2e-3 or more.
+    Raises TraceError when the two have no layer to compare in common.
+    """
+    rows: list[Row] = []
+    missing: list[str] = []
+    seen: dict[str, tuple[Fingerprint, Fingerprint]] = {}
+    reordered, known = [], set(dump.names)
+    with np.errstate(all="ignore"):  # NaN and infinity in a dump are results, not accidents
+        for name, ours in reference:
+            if name in dump.mismatched:
+                rows.append(_unlike(name, ours.shape, dump.mismatched[name][0], tolerance))
+            elif name not in known or not ours.size:  # an empty batch compares to nothing
+                missing.append(name)
+            elif (theirs := dump[name]).shape != ours.shape:
+                rows.append(_unlike(name, ours.shape, theirs.shape, tolerance))
+            else:
+                theirs = np.ascontiguousarray(theirs)
+                within = max(tolerance, HALF_TOLERANCE) if stored_as_half(dump, name) else tolerance
+                row = measure(name, ours, theirs, within)
+                rows.append(row)
+                seen[name] = fingerprint(ours), fingerprint(theirs)
+                if ANOTHER_ORDER < row.error < inf and same_values(ours, theirs, within):
+                    reordered.append(name)
+            del ours
+        if not seen:
+            raise TraceError(_nothing(dump, rows))
+        warnings = [
+            *manifest_warnings(reference_manifest, dump.trace.manifest),
+            *value_warnings(rows, seen, reordered),
+            *name_warnings(rows, seen),
+            *storage_warnings(rows, dump),
+        ]
+    return Comparison(rows, warnings, tolerance, missing, dict(dump.unmatched))
+
+
+def isolated(
+    model: Model,
+    pixels: Array,
+    dump: Dump,
+    tolerance: float = 1e-4,
+    reference_manifest: Manifest | None = None,
+) -> Comparison:
+    """As `compare` with the model's own run, and what each layer adds when fed their tensors.
+
+    `added` is relative to the largest value that our layer computes from their inputs. Where the
+    dump lacks the layers between, it is what all of them add together. It is NaN where their inputs
+    make ours not finite, too: nobody can tell then.
+    """
+    images = check_pixels(pixels).astype(np.float32)
+    settings = images, model.architecture, model.tensors, model.metadata
+    own, fed = forward(*settings), forward(*settings)
+    known, added = set(dump.names), dict[str, float]()
+
+    def lockstep() -> Iterator[tuple[str, Array]]:
+        theirs: Array | None = None
+        for name, ours in own:
+            computed = fed.send(theirs)[1]
+            theirs = np.ascontiguousarray(dump[name], np.float32) if name in known else None
+            if theirs is not None and theirs.shape != ours.shape:
+                shapes = format_shape(theirs.shape), format_shape(ours.shape)
+                raise TraceError(f"{name}: of {shapes[0]}, not {shapes[1]} as here")
+            if theirs is not None and ours.size:
+                finite = isfinite(float(computed.min())) and isfinite(float(computed.max()))
+                added[name] = measure(name, computed, theirs, 0).error if finite else nan
+            yield name, ours
+
+    found = compare(lockstep(), dump, tolerance, reference_manifest)
+    return found._replace(rows=[r._replace(added=added.get(r.layer)) for r in found.rows])
+
+
+def _unlike(layer: str, shape: tuple[int, ...], found: tuple[int, ...], tolerance: float) -> Row:
+    return Row(layer, shape, inf, -inf, nan, 0, 0, 0, (), 0, "shape", tolerance, found=found)
+
+
+def _nothing(dump: Dump, rows: list[Row]) -> str:
+    where = f"{dump.trace.path}: no layer could be compared"
+    if rows:
+        expected, stored = format_shape(rows[0].shape), format_shape(rows[0].found)
+        return f"{where}; {rows[0].layer}: expected {expected}, found {stored}"
+    names = join_names([repr(name) for name in dump.unmatched] or list(dump.names))
+    return f"{where} with the reference, found {names}; --names says which is which"

@@ -1,0 +1,122 @@
+"""Why does another implementation of MixNet answer differently? Try the known mistakes and see.
+
+Every layer of ours is fed *their* tensors. So an error is found at the layer that makes it, however
+many others there are before it. For each such layer the search (`search.py`) computes what the
+suspects (known mistakes, `suspects/`) would have made of the same input, and the one that gives
+their output is the cause. Layers that they did not dump are computed on the way. So a dump of block
+outputs alone will do as well; then more suspects come into question for each tensor.
+"""
+
+import numpy as np
+
+from tinymixnet.debug.causes import Cause, Diagnosis
+from tinymixnet.debug.compare import HALF_TOLERANCE
+from tinymixnet.debug.dumps import Dump
+from tinymixnet.debug.evidence import TheirTensors
+from tinymixnet.debug.measure import error
+from tinymixnet.debug.runner import PartRunner
+from tinymixnet.debug.search import Search
+from tinymixnet.debug.suspects import SUSPECTS
+from tinymixnet.debug.suspects.context import Suspect
+from tinymixnet.debug.suspects.from_data import other_pixels, raw_weights
+from tinymixnet.engine.images import PRESETS, Source, read_image
+from tinymixnet.engine.kernels import Array
+from tinymixnet.errors import TraceError
+from tinymixnet.model import Model
+
+TOLERANCE = 1e-4  # of a whole run
+
+
+def diagnose(
+    model: Model,
+    pixels: Array,
+    dump: Dump,
+    photo: "Source | None" = None,
+    raw: Model | None = None,
+    progress: bool = False,
+) -> Diagnosis:
+    """Find the mistakes that make our network compute what is in a dump of another one.
+
+    pixels (N, H, W, 3) float32, 0..255, as theirs should have been; photo, where they come from,
+    to try other ways of resizing; raw, the same network with the raw weights, to try these.
+    progress draws a bar on a terminal's standard error. Raises TraceError when the dump has no
+    layer of this network's.
+    """
+    theirs = TheirTensors(dump)
+    causes = theirs.correct_dump_errors(model, pixels)
+    if not set(theirs.names) - {"image"}:
+        shapes = [f"{name} is {is_so}, not {due}" for name, (is_so, due) in dump.mismatched.items()]
+        why = shapes[0] if shapes else "no name is known: --names says which is which"
+        raise TraceError(f"{dump.trace.path}: no layer could be compared ({why})")
+    differing = _different(model, pixels, theirs)
+    if not differing:
+        return Diagnosis(tuple(causes), len(theirs.names), causes[0].place if causes else None)
+
+    suspects = list(SUSPECTS)
+    if raw is not None:
+        suspects += raw_weights(raw.tensors)
+    if photo is not None:
+        suspects += resized(model, photo, pixels)
+    runner = PartRunner(model, pixels, theirs)
+    rounded = theirs.rounding()
+    search = Search(runner, suspects, theirs.fine, progress)
+    causes += search.run()
+    if rounded:
+        causes.append(search.rounding(*rounded))
+    if not causes and differing[0] in dump.mismatched:
+        found, due = dump.mismatched[differing[0]]
+        sentence = f"no known mistake; its shape is {found}, not {due}"
+        causes.append(Cause("unknown", differing[0], (differing[0],), np.inf, np.inf, sentence))
+    elif not causes:  # no layer is wrong by itself, and yet they drift apart
+        sentence = "every layer is right, but rounding adds up: is there less than float32 in it?"
+        causes.append(Cause("low-precision", differing[0], (differing[0],), 0, 0, sentence))
+    merged: dict[str, Cause] = {}
+    for cause in sorted(causes, key=lambda cause: runner.order.index(cause.place)):
+        old = merged.get(cause.slug)
+        merged[cause.slug] = old._replace(places=old.places + cause.places) if old else cause
+    first, *others = merged.values()
+    shows = min([*differing, first.place], key=runner.order.index)
+    return Diagnosis((first._replace(place=shows), *others), len(theirs.names), differing[0])
+
+
+def _different(model: Model, pixels: Array, theirs: TheirTensors) -> list[str]:
+    """The layers past the tolerance in a whole run, or of another shape.
+
+    Not what is before the first convolution, if that agrees: everybody may keep an image as he
+    likes. Raw pixels, say, or blue first, and turned round later.
+    """
+    tolerance = HALF_TOLERANCE if theirs.half else TOLERANCE
+    right: dict[str, bool] = {}
+    for name, x in model.layers(pixels):
+        if name in theirs:
+            right[name] = error(x, theirs[name]).max_error <= tolerance
+        elif name in theirs.dump.mismatched and name != "image":
+            right[name] = False
+    for name in ("image", "normalize"):
+        later = [fine for other, fine in right.items() if other not in ("image", name)]
+        if later and later[0]:
+            right.pop(name, None)
+    return [name for name, fine in right.items() if not fine]
+
+
+def resized(model: Model, photo: Source, pixels: Array) -> list[Suspect]:
+    """The photo brought to the same size by other presets, and by a plain resize or crop."""
+    from PIL import Image
+
+    image, (_, height, width, _) = read_image(photo), pixels.shape
+    found = {}
+    for preset in PRESETS:
+        found[f"the preset {preset}"] = model.pixels(photo, preset)[0]
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    square = image.crop((left, top, left + short, top + short))
+    for how in ("NEAREST", "BILINEAR", "BICUBIC", "LANCZOS"):
+        method, name = Image.Resampling[how], how.lower()
+        found[f"squashing the whole photo, {name}"] = image.resize((width, height), method)
+        found[f"a central square, all of it, {name}"] = square.resize((width, height), method)
+    suspects = []
+    for how, other in found.items():
+        x = np.asarray(other, np.float32)[np.newaxis]
+        if x.shape == pixels.shape and not np.array_equal(x, pixels):
+            suspects.append(other_pixels(how, x))
+    return suspects

@@ -1,0 +1,41 @@
+"""The two sides that names have to pair: the tensors of a dump, and the layers of the network."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from math import prod
+from typing import NamedTuple
+
+Shape = tuple[int, ...]
+Names = dict[str, str]  # stored name -> canonical name; "" for a tensor that is no layer of its own
+
+
+class Candidates(NamedTuple):
+    """The tensors that a dump has, and the layers that they may be, both in their order."""
+
+    shapes: Mapping[str, Shape]  # by stored name
+    expected: Mapping[str, Shape]  # by canonical name: (N, H, W, C) or (N, C)
+
+    def fits(self, stored: str, name: str) -> bool:
+        """Whether a stored tensor can be a layer, by its shape."""
+        return bool(layouts_of(self.shapes[stored], self.expected[name]))
+
+
+@lru_cache(1 << 16)
+def layouts_of(shape: Shape, expected: Shape) -> tuple[str, ...]:
+    """The layouts in which a tensor of this shape can be the layer; none: it cannot be.
+
+    expected is (N, H, W, C) or (N, C). Where N is 1 the batch axis may be missing, and a map of
+    one pixel may be a vector: then and in a square of equal sides either layout fits.
+    """
+    n, *spatial, c = expected
+    vector = prod(spatial) == 1
+    layouts = {
+        "NHWC": [(n, *(spatial or (1, 1)), c)],
+        "NCHW": [(n, c, *(spatial or (1, 1)))],
+    }
+    for shapes in layouts.values():
+        if vector:
+            shapes.append((n, c))
+        if n == 1:
+            shapes.extend([s[1:] for s in shapes])
+    return tuple(layout for layout, shapes in layouts.items() if shape in shapes)

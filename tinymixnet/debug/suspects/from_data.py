@@ -1,0 +1,31 @@
+"""Suspects that need something at hand: the raw weights, or the photo resized in another way."""
+
+from collections.abc import Callable, Mapping
+
+from tinymixnet.debug.suspects.context import FILTERS, NORMS, POINTWISE, Suspect
+from tinymixnet.engine.kernels import Array
+
+
+def raw_weights(raw: Mapping[str, Array]) -> list[Suspect]:
+    """The values as trained, in place of their moving averages: all, or these or those alone."""
+
+    def taken(moving: tuple[bool, ...]) -> Callable[[str, Array], Array]:
+        return lambda name, tensor: raw[name] if ("/moving_" in name) in moving else tensor
+
+    kinds = f"{FILTERS} {POINTWISE} {NORMS}"
+    advice = "raw weights: take the checkpoint's exponential moving averages"
+    return [
+        Suspect("raw-weights", kinds, f"these are {advice}", weights=taken((False, True))),
+        Suspect(
+            "raw-weights", NORMS, f"batch norm's statistics are {advice}", weights=taken((True,))
+        ),
+        Suspect(
+            "raw-weights", kinds, f"all but the statistics are {advice}", weights=taken((False,))
+        ),
+    ]
+
+
+def other_pixels(how: str, pixels: Array) -> Suspect:
+    """The photo, brought to size in another way."""
+    sentence = f"the photo is cropped or resized in another way: as by {how}"
+    return Suspect("other-resize", "image", sentence, lambda at: pixels)

@@ -1,0 +1,145 @@
+"""What `compare` found, for three readers: a table for a terminal, JSON for programs, a page."""
+
+from html import escape
+from math import inf, isfinite, log10
+from typing import Any
+
+from tinymixnet.debug.compare import Comparison
+from tinymixnet.debug.measure import LISTED, format_shape, join_names
+
+HEADINGS = "layer status shape error added dB cosine NaN Inf zero worst ch"
+LEGEND = (
+    "error: of the largest value; dB: signal to noise; ch: worst channel; ADDS: by its own fault"
+)
+
+
+def _cells(comparison: Comparison) -> list[list[str]]:
+    """The table as text: headings, then a row a layer."""
+    isolated = any(row.added is not None for row in comparison.rows)
+    cells = [HEADINGS.split()]
+    for row in comparison.rows:
+        added = "" if row.added is None else _short(row.added)
+        size = format_shape(row.shape[1:])
+        if row.status == "shape":
+            cells.append(
+                [row.layer, "SHAPE", size, "", added, *[""] * 5, format_shape(row.found), ""]
+            )
+            continue
+        status = "ADDS" if row.guilty else "ok" if row.status == "ok" else "DIFF"
+        cosine = f"{row.cosine:.{4 if row.cosine >= 0 else 3}f}"
+        measures = [_short(row.error), added, f"{row.snr:.0f}", cosine]
+        counts = map(_count, (row.nans, row.infs, row.zeros))
+        worst = ",".join(map(str, row.worst[1:] if row.shape[0] == 1 else row.worst))
+        place = [worst, str(row.channel)] if row.error else ["", ""]
+        cells.append([row.layer, status, size, *measures, *counts, *place])
+    return cells if isolated else [[*line[:4], *line[5:]] for line in cells]
+
+
+def _summary(comparison: Comparison) -> list[str]:
+    """The answer, then what else there is to say, a sentence each."""
+    rows, first, guilty = comparison.rows, comparison.first, comparison.guilty
+    of = {row.layer: row for row in rows}
+    if first is None:
+        lines = [f"alike: {len(rows)} layers within {comparison.tolerance:g}"]
+    elif of[first].status == "shape":
+        shapes = f"expected {format_shape(of[first].shape)}, found {format_shape(of[first].found)}"
+        lines = [f"first difference: {first} ({shapes})"]
+    else:
+        row = of[first]
+        worst = f"worst at {','.join(map(str, row.worst))}: ours {row.values[0]:.6g}, "
+        worst += f"theirs {row.values[1]:.6g}; worst channel {row.channel}"
+        lines = [f"first difference: {first} (error {_short(row.error)}, {worst})"]
+    if guilty:
+        lines.append(f"first layer that adds an error: {guilty} ({_short(of[guilty].added or 0)})")
+    lines += [f"warning: {warning}" for warning in comparison.warnings]
+    if comparison.missing:
+        absent = comparison.missing
+        some = "s" * (len(absent) > 1)
+        lines.append(f"{len(absent)} layer{some} not in OTHER: {join_names(absent)}")
+    for name, guess in list(comparison.unmatched.items())[:LISTED]:
+        lines.append(f"no layer of ours: {name!r}" + (f" (meant as {guess}?)" if guess else ""))
+    if len(comparison.unmatched) > LISTED:
+        lines.append(f"and {len(comparison.unmatched) - LISTED} more names of theirs (see --json)")
+    return lines
+
+
+def table(comparison: Comparison) -> str:
+    """For a terminal: the first difference, the warnings, and a line a layer in 100 columns."""
+    lines = _cells(comparison)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = (
+        " ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(pairs))
+        for pairs in (zip(line, widths, strict=True) for line in lines)
+    )
+    return "\n".join([*_summary(comparison), "", *map(str.rstrip, aligned), "", LEGEND])
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """For programs: the same as `table`, as values that JSON has.
+
+    What is no number in JSON is text: "Infinity", "-Infinity", "NaN", which Python's float() and
+    JavaScript's Number() read.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float) and not isfinite(value):
+            return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+        return list(map(plain, value)) if isinstance(value, tuple) else value
+
+    found = comparison._asdict()
+    found["rows"] = [{k: plain(v) for k, v in row._asdict().items()} for row in comparison.rows]
+    summary = {"alike": comparison.alike, "first": comparison.first, "guilty": comparison.guilty}
+    return summary | found
+
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>tinymixnet compare</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+:root {{ color-scheme: light dark; --heat: 221, 107, 0 }}
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 1rem; background: #fff; color: #1a1a1a }}
+h1 {{ font-size: 1.2rem; overflow-wrap: anywhere }} p {{ overflow-wrap: anywhere }}
+div {{ overflow-x: auto; border: 1px solid #888 }}
+table {{ border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums }}
+th, td {{ padding: .15rem .5rem; text-align: right; white-space: nowrap }}
+th:first-child {{ text-align: left; position: sticky; left: 0; background: #fff }}
+tbody tr {{ border-top: 1px solid #8884 }}
+@media (prefers-color-scheme: dark) {{
+  body, th:first-child {{ background: #16181c; color: #e6e6e6 }}
+}}
+</style>
+<h1>{answer}</h1>
+{notes}
+<p>{legend}. The deeper the orange, the larger the error, on a logarithmic scale.</p>
+<div tabindex="0" role="region" aria-label="layers"><table>
+<thead><tr>{headings}</tr></thead>
+<tbody>
+{rows}
+</tbody></table></div></html>
+"""
+
+
+def html(comparison: Comparison) -> str:
+    """For a browser: the same as `table`, as one page that needs nothing else."""
+    head, *lines = [[*map(escape, line)] for line in _cells(comparison)]
+    rows = []
+    for row, (name, *cells) in zip(comparison.rows, lines, strict=True):
+        # from nothing at 1e-7, which rounding alone makes, to full at 1, where all is different
+        heat = min(max(1 + log10(max(row.error, 1e-30)) / 7, 0), 1) if row.error < inf else 1
+        columns = "".join(f"<td>{cell}</td>" for cell in cells)
+        style = f"background: rgba(var(--heat), {heat / 2:.2f})"
+        rows.append(f'<tr style="{style}"><th scope="row">{name}</th>{columns}</tr>')
+    answer, *notes = map(escape, _summary(comparison))
+    headings = "".join(f'<th scope="col">{heading}</th>' for heading in head)
+    paragraphs = "\n".join(f"<p>{note}</p>" for note in notes)
+    parts = {"headings": headings, "rows": "\n".join(rows), "legend": escape(LEGEND)}
+    return PAGE.format(answer=answer, notes=paragraphs, **parts)
+
+
+def _short(x: float) -> str:
+    text = f"{x:.2g}" if x >= 1e-3 or x == 0 else f"{x:.1e}"
+    return text.replace("e-0", "e-").replace("e+0", "e")
+
+
+def _count(n: int) -> str:
+    return str(n) if n < 1000 else f"{n / 1e3:.0f}k" if n < 999_500 else f"{n / 1e6:.1f}M"

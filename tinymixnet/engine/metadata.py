@@ -1,0 +1,110 @@
+"""What a model needs besides its tensors, and how a weights file writes it down as attributes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from math import isfinite
+from typing import Any
+
+from tinymixnet.engine.architecture import Architecture
+from tinymixnet.engine.images import PRESETS, check_preset
+from tinymixnet.errors import WeightsError
+
+FORMAT, FORMAT_VERSION = "tinymixnet weights", 1
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """How to prepare a photo, what the classes are called, and where the weights come from."""
+
+    labels: tuple[str, ...] = ()
+    input_size: int = 224  # pixels a side that the preset makes
+    preset: str = "tf"  # how a photo is cropped and resized: a name of images.PRESETS
+    preset_parameters: Mapping[str, float] = field(default_factory=lambda: dict(PRESETS["tf"][1]))
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # RGB, subtracted from 0..255
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)  # RGB, divided by
+    epsilon: float = 1e-3  # batch norm's
+    averages: bool = True  # moving averages of the training (EMA), or the raw last values
+    name: str = ""  # what to call these weights
+    source: str = ""
+    source_sha256: str = ""
+    licence: str = ""
+    accuracy: str = ""  # as measured, and on which photos; empty: not measured
+
+
+def default_labels(classes: int) -> tuple[str, ...]:
+    """What the classes are called where nobody named them."""
+    return tuple(f"class {index}" for index in range(classes))
+
+
+def to_attributes(architecture: Architecture, metadata: Metadata) -> dict[str, Any]:
+    """The attributes of a weights file; the labels are not among them, they are a dataset."""
+    about = {f.name: getattr(metadata, f.name) for f in fields(metadata) if f.name != "labels"}
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "variant": architecture.variant,
+        "block_strings": " ".join(architecture.block_strings),
+        "stem_filters": architecture.stem_filters,
+        "head_filters": architecture.head_filters,
+        "multiplier": architecture.multiplier,
+        "classes": architecture.classes,
+        **about,
+        "preset_parameters": json.dumps(dict(metadata.preset_parameters), sort_keys=True),
+    }
+
+
+def check_format(attributes: Mapping[str, Any]) -> None:
+    """Raise WeightsError unless the file says that it is of our format, in this version."""
+    name, version = attributes.get("format"), attributes.get("format_version")
+    if (name, version) != (FORMAT, FORMAT_VERSION):
+        raise WeightsError(
+            f"expected format {FORMAT!r}, version {FORMAT_VERSION}; found {name!r}, version "
+            f"{version!r}: make the file anew (weights_tools)"
+        )
+
+
+def read_architecture(attributes: Mapping[str, Any]) -> Architecture:
+    """The network that the attributes describe. Raises WeightsError or InputError."""
+    return Architecture(
+        variant=_typed(attributes, "variant", str),
+        block_strings=tuple(_typed(attributes, "block_strings", str).split()),
+        stem_filters=_typed(attributes, "stem_filters", int),
+        head_filters=_typed(attributes, "head_filters", int),
+        multiplier=_typed(attributes, "multiplier", float),
+        classes=_typed(attributes, "classes", int),
+    )
+
+
+def read_metadata(attributes: Mapping[str, Any]) -> Metadata:
+    """All fields but the labels. Raises WeightsError or InputError for values of no use."""
+    texts = ("name", "source", "source_sha256", "licence", "accuracy")
+    try:
+        parameters = dict(json.loads(_typed(attributes, "preset_parameters", str)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise WeightsError(f"attribute preset_parameters: not a JSON object ({error})") from None
+    metadata = Metadata(
+        input_size=_typed(attributes, "input_size", int),
+        preset=_typed(attributes, "preset", str),
+        preset_parameters=parameters,
+        mean=_typed(attributes, "mean", tuple),
+        std=_typed(attributes, "std", tuple),
+        epsilon=_typed(attributes, "epsilon", float),
+        averages=_typed(attributes, "averages", bool),
+        **{name: _typed(attributes, name, str) for name in texts},
+    )
+    mean, std, epsilon = metadata.mean, metadata.std, metadata.epsilon
+    floats = all(type(number) is float and isfinite(number) for number in (*mean, *std, epsilon))
+    if len(mean) != 3 or len(std) != 3 or not floats or min(*std, epsilon) <= 0:
+        raise WeightsError(f"attributes mean, std, epsilon: unusable {mean}, {std}, {epsilon}")
+    if not 32 <= metadata.input_size <= 4096:
+        raise WeightsError(f"attribute input_size: expected 32..4096, found {metadata.input_size}")
+    check_preset(metadata.preset, metadata.preset_parameters)
+    return metadata
+
+
+def _typed(attributes: Mapping[str, Any], name: str, kind: type) -> Any:
+    value = attributes.get(name)
+    if type(value) is not kind:
+        raise WeightsError(f"attribute {name}: expected {kind.__name__}, found {value!r}")
+    return value

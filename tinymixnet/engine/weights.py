@@ -1,0 +1,225 @@
+"""Find a weights file and read it. It is HDF5, one dataset a tensor, and nothing in it is trusted.
+
+    /stem/conv/kernel, /blocks_3/depthwise_conv/kernel_0, ...   the tensors, TensorFlow's layouts
+    /labels                                                     the class names, UTF-8
+    attributes of /                                             all else that inference needs
+
+The attributes are: format and format_version; the architecture (variant, block_strings separated by
+spaces, stem_filters, head_filters, multiplier, classes); the fields of `Metadata`, of which
+preset_parameters is JSON; and sha256, a checksum over the names, types, shapes and bytes of
+everything else. All text has a fixed length. HDF5 keeps text of any other kind in a heap without
+checksums, where a single wrong bit can send the HDF5 library into an endless loop.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinymixnet.engine.architecture import VARIANTS, Architecture, mixnet
+from tinymixnet.engine.hdf5 import SIGNATURE, Hdf5File, Header, open_hdf5
+from tinymixnet.engine.metadata import Metadata, check_format, read_architecture, read_metadata
+from tinymixnet.errors import TinyMixNetError, WeightsError
+
+BUNDLED = Path(__file__).parents[1] / "data" / "mixnet-l-cifar10.h5"
+
+LARGEST = 100_000_000  # numbers in a network, far above MixNet-L's: more is a size bomb
+LARGEST_LABEL = 1024  # bytes
+
+
+class Weights(NamedTuple):
+    """A weights file in memory; tensors are float32 under canonical names."""
+
+    architecture: Architecture
+    tensors: dict[str, np.ndarray]
+    metadata: Metadata
+
+
+# -- finding --------------------------------------------------------------------------------------
+
+
+def cache_dir() -> Path:
+    """The folder of fetched weights: TINYMIXNET_HOME, else in the user's cache folder."""
+    if home := os.environ.get("TINYMIXNET_HOME"):
+        return Path(home).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "tinymixnet"
+
+
+def find_weights(weights: str | os.PathLike[str] | None = None) -> Path:
+    """The file that is meant: a path, a fetched network's name, or None for the default.
+
+    The default is TINYMIXNET_WEIGHTS (a path or name) where that is set, else the bundled file.
+    Raises WeightsError when there is none.
+    """
+    wanted = weights or os.environ.get("TINYMIXNET_WEIGHTS") or BUNDLED
+    if wanted in VARIANTS:
+        path = cache_dir() / f"{wanted}.h5"
+        if not path.is_file():
+            raise WeightsError(
+                f"{wanted}: not fetched yet, no {path}; run: python -m weights_tools fetch {wanted}"
+            )
+        return path
+    path = Path(wanted)
+    if not path.is_file():
+        what = "is a folder, not a weights file" if path.is_dir() else "no such weights file"
+        raise WeightsError(f"{path}: {what}; expected a .h5 path or one of {', '.join(VARIANTS)}")
+    return path
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def read_weights(path: str | os.PathLike[str]) -> Weights:
+    """Read a weights file and check all of it.
+
+    The format's version comes first. Then, before any tensor is read, every missing, unexpected or
+    misshaped tensor is listed. Then come the values: NaN, infinity, negative variances, the
+    checksum. Whatever is wrong raises WeightsError.
+    """
+    try:
+        if not Path(path).is_file() or not _is_hdf5(Path(path)):
+            raise WeightsError(_what_instead(Path(path)))
+        with open_hdf5(path) as file:
+            return read_open_file(file)
+    except TinyMixNetError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    except PermissionError:
+        raise WeightsError(f"{path}: no permission to read it") from None
+    except Exception as error:  # the HDF5 library raises nearly any type on damaged files
+        raise WeightsError(f"{path}: damaged ({error})") from None
+
+
+def _is_hdf5(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(SIGNATURE)) == SIGNATURE
+
+
+def _what_instead(path: Path) -> str:
+    """What a file that is no HDF5 may be, by how it begins, and what to do with it."""
+    if not path.is_file():
+        return "no such weights file"
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start[8:10] == b'{"':
+        return "a safetensors file; turn it into weights with: python -m weights_tools convert"
+    if start[:2] == b"\x1f\x8b" or path.suffix in (".index", ".meta") or ".data-" in path.name:
+        return "a TensorFlow checkpoint? Turn it into weights: python -m weights_tools extract"
+    return "not a weights file (no HDF5 inside), or damaged at its start"
+
+
+def read_open_file(file: Hdf5File) -> Weights:
+    """As `read_weights`, of a file that is open already."""
+    attributes = file.attributes()
+    check_format(attributes)
+    architecture, metadata = read_architecture(attributes), read_metadata(attributes)
+    size = sum(map(prod, architecture.tensor_shapes().values()))
+    if size > LARGEST:
+        raise WeightsError(f"refused, its block strings ask for {size:,} numbers (a size bomb?)")
+
+    headers, problems = _headers(file)
+    labels = headers.pop("labels", None)
+    shapes = {name: header.shape for name, header in headers.items()}
+    problems += shape_problems(shapes, architecture)
+    problems += [
+        f"{name}: refused, type {dtype}, expected float32 or float16"
+        for name, (_, dtype) in headers.items()
+        if dtype.str not in ("<f4", "<f2")
+    ]
+    problems += _label_problems(labels, architecture.classes)
+    if problems:
+        raise WeightsError(join_problems(problems) + _guess(shapes, architecture))
+
+    stored = {name: file.read(name) for name in headers}
+    encoded = file.read("labels")
+    problems = [p for name, tensor in stored.items() for p in value_problems(name, tensor)]
+    if checksum(attributes, {**stored, "labels": encoded}) != attributes.get("sha256"):
+        problems.append("sha256: the checksum does not match, the file was damaged or edited")
+    if problems:
+        raise WeightsError(join_problems(problems))
+    names = architecture.tensor_shapes()
+    tensors = {name: stored[name].astype(np.float32, copy=False) for name in names}
+    texts = tuple(label.decode() for label in encoded.tolist())
+    return Weights(architecture, tensors, replace(metadata, labels=texts))
+
+
+def _headers(file: Hdf5File) -> tuple[dict[str, Header], list[str]]:
+    """Shape and type of each dataset, and which of them cannot be read."""
+    headers, problems = {}, []
+    for name in file.names:
+        try:
+            headers[name] = file.header(name)
+        except TinyMixNetError as error:
+            problems.append(f"{name}: {error}")
+    return headers, problems
+
+
+def checksum(attributes: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over attributes and arrays: of each its name, type, shape and bytes."""
+    import json
+    from hashlib import sha256
+
+    digest = sha256()
+    for name, value in sorted(attributes.items()):
+        if name != "sha256":
+            digest.update(f"@{name} {json.dumps(value)}\n".encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"/{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+# -- what can be wrong ----------------------------------------------------------------------------
+
+
+def shape_problems(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> list[str]:
+    """Every tensor that is missing, that has no place in the architecture, or of another shape."""
+    expected = architecture.tensor_shapes()
+    missing = [f"{name}: missing" for name in expected if name not in shapes]
+    unexpected = [f"{name}: unexpected" for name in shapes if name not in expected]
+    misshaped = [
+        f"{name}: expected {expected[name]}, found {shape}"
+        for name, shape in shapes.items()
+        if name in expected and tuple(shape) != expected[name]
+    ]
+    return missing + unexpected + misshaped
+
+
+def value_problems(name: str, tensor: np.ndarray) -> list[str]:
+    """Values that no trained network has: NaN, infinity, negative variances."""
+    if not np.isfinite(tensor).all():
+        return [f"{name}: NaN or infinity in {tensor.dtype}"]
+    if name.endswith("moving_variance") and (tensor < 0).any():
+        return [f"{name}: a negative variance, {tensor.min():g}"]
+    return []
+
+
+def _label_problems(labels: Header | None, classes: int) -> list[str]:
+    if labels is None:
+        return ["labels: missing"]
+    if labels.shape != (classes,):
+        return [f"labels: expected ({classes},), found {labels.shape}"]
+    if labels.dtype.kind != "S":
+        return [f"labels: expected text of fixed length, found {labels.dtype}"]
+    if labels.dtype.itemsize > LARGEST_LABEL:
+        return [f"labels: refused, {labels.dtype.itemsize} bytes each, at most {LARGEST_LABEL}"]
+    return []
+
+
+def join_problems(problems: list[str]) -> str:
+    """All that is wrong, as one line for an error's message."""
+    return f"{len(problems)} thing{'s' * (len(problems) > 1)} wrong: {'; '.join(problems)}"
+
+
+def _guess(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> str:
+    """Which known network the tensors would fit, if it is another than the file says."""
+    bias = shapes.get("logits/bias") or (architecture.classes,)
+    counts = {v: len(shape_problems(shapes, mixnet(v, max(bias[0], 1)))) for v in VARIANTS}
+    best = min(counts, key=lambda variant: counts[variant])
+    if counts[best] == 0:
+        return f". They fit {best} with {bias[0]} classes"
+    return f". Of the known networks {best} is nearest, with {counts[best]} misfits"

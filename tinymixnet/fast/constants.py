@@ -1,0 +1,62 @@
+"""From the weights of a file to those of the fast path, once for all input sizes."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tinymixnet.engine.architecture import BATCH_NORM, Architecture, group_kernels
+from tinymixnet.engine.kernels import Array, fold_batch_norm
+from tinymixnet.engine.metadata import Metadata
+
+
+def constants(
+    architecture: Architecture, tensors: Mapping[str, Array], metadata: Metadata
+) -> dict[str, Array]:
+    """The weights as the plan needs them, by step: blocks_3/expand/kernel_0, ...
+
+    Batch norm is folded into the convolution before it, and what goes into a swish is halved (see
+    `swish_of_half_to`). Depthwise kernels stay (K, K, C, 1) and project kernels become (O, C); both
+    have a bias of their own. All other kernels become (O, C + 1): their last column is the bias,
+    because the last row of their input is all ones.
+    """
+    folded: dict[str, Array] = {}
+
+    def convolution(name: str, conv: str, norm: str, half: bool = False) -> None:
+        """Fold a convolution, group by group, with the part of the batch norm that follows it."""
+        start, biases, scale = 0, [], np.float32(0.5 if half else 1)
+        depthwise, project = conv.endswith("depthwise_conv"), conv.endswith("project_conv")
+        kernels = group_kernels(conv, tensors) or [tensors[f"{conv}/kernel"]]
+        for group, kernel in enumerate(kernels):
+            end = start + kernel.shape[2 if depthwise else 3]
+            gamma, beta, mean, variance = (tensors[f"{norm}/{s}"][start:end] for s in BATCH_NORM)
+            kernel, bias = fold_batch_norm(kernel, gamma, beta, mean, variance, metadata.epsilon)
+            if conv == "stem/conv":  # it normalises, too: the image is padded with its mean
+                kernel = kernel / np.array(metadata.std, np.float32)[:, np.newaxis]
+                bias = bias - np.einsum("ijco,c->o", kernel, folded["normalize/mean"])
+            if not depthwise:
+                kernel = kernel.reshape(-1, end - start).T
+            if not depthwise and not project:
+                kernel = np.column_stack([kernel, bias])
+            folded[f"{name}/kernel_{group}"] = np.ascontiguousarray(kernel * scale)
+            biases.append(bias * scale)
+            start = end
+        if depthwise or project:
+            folded[f"{name}/bias"] = np.concatenate(biases)
+
+    def dense(name: str, layer: str, scale: float) -> None:
+        kernel, bias = tensors[f"{layer}/kernel"], tensors[f"{layer}/bias"]
+        folded[f"{name}/kernel"] = kernel.reshape(-1, kernel.shape[-1]) * np.float32(scale)
+        folded[f"{name}/bias"] = bias * np.float32(scale)
+
+    folded["normalize/mean"] = np.array(metadata.mean, np.float32)
+    convolution("stem", "stem/conv", "stem/bn")
+    for b in architecture.blocks:
+        for part in ("expand", "depthwise", "project")[not b.expand_groups :]:
+            half = b.swish and part != "project"
+            convolution(f"{b.name}/{part}", f"{b.name}/{part}_conv", f"{b.name}/{part}_bn", half)
+        if b.se_width:
+            dense(f"{b.name}/se_reduce", f"{b.name}/se_reduce", 0.5 if b.swish else 1)
+            dense(f"{b.name}/se_expand", f"{b.name}/se_expand", 0.5)
+    convolution("head", "head/conv", "head/bn")
+    dense("logits", "logits", 1)
+    return folded
