@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic import TINY, synthetic_image, synthetic_tensors
 
 import tinymixnet
+from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.engine.architecture import mixnet
 from tinymixnet.engine.images import preprocess
 from tinymixnet.engine.kernels import softmax

@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # benchmarks/ is not installed
-
 from benchmarks import compare, layers, measure, peers, scaling
 from benchmarks.measure import BenchmarkError, Job, Server, Timing, check_logits
 from benchmarks.peers import Peer, Ready, ready

@@ -14,7 +14,7 @@ import pytest
 from tinymixnet.engine import kernels
 from tinymixnet.fast import kernels as fast_kernels
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))
 SERIES = (
     "00_classify_a_photo",

@@ -6,11 +6,11 @@ import tarfile
 
 import numpy as np
 import pytest
-from checkpoint_writer import write_checkpoint
-from shared import SHARED
-from synthetic import TINY, synthetic_tensors
 
 import tinymixnet
+from tests.support.checkpoint_writer import write_checkpoint
+from tests.support.shared import SHARED
+from tests.support.synthetic import TINY, synthetic_tensors
 from tinymixnet.engine.architecture import VARIANTS, mixnet
 from tinymixnet.engine.weights import read_weights
 from tinymixnet.errors import CheckpointError

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from synthetic import TINY, synthetic_image, synthetic_tensors
 
 import tinymixnet
+from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet import cli
 from tinymixnet.debug.compare import compare, isolated
 from tinymixnet.debug.dumps import open_dump

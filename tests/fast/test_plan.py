@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import TINY, synthetic_image, synthetic_tensors
 
+from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet import Model
 from tinymixnet.engine.architecture import VARIANTS, mixnet
 from tinymixnet.engine.kernels import (

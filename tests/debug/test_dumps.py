@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import TINY, synthetic_image, synthetic_tensors
 
+from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.debug.dumps import Dump, open_dump
 from tinymixnet.debug.names import choose as name_maps
 from tinymixnet.debug.names.candidates import layouts_of

@@ -22,8 +22,8 @@ from typing import IO, Any
 import numpy as np
 import pytest
 from PIL import Image
-from shared import SHARED
 
+from tests.support.shared import SHARED
 from tinymixnet.engine.images import FORMATS, LONGEST_SIDE, PRESETS, preprocess, read_image
 from tinymixnet.errors import ImageError, InputError
 

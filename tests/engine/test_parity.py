@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import record_tensorflow as record
-import tensorflow_reference as reference
-from shared import SHARED
-from synthetic import synthetic_image
 
+from tests.support import record_tensorflow as record
+from tests.support import tensorflow_reference as reference
+from tests.support.shared import SHARED
+from tests.support.synthetic import synthetic_image
 from tinymixnet.engine import kernels
 from tinymixnet.engine.architecture import Architecture, mixnet
 from tinymixnet.engine.metadata import Metadata
@@ -327,7 +327,7 @@ def test_engine_matches_original(original: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def recorded() -> Layers:
-    """What TensorFlow answered when tests/record_tensorflow.py was last run."""
+    """What TensorFlow answered when tests/support/record_tensorflow.py was last run."""
     with np.load(record.RECORDED) as file:
         return dict(file)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import TINY
 
+from tests.support.synthetic import TINY
 from tinymixnet.engine.architecture import (
     MIXNET_M,
     MIXNET_S,
@@ -21,7 +21,7 @@ from tinymixnet.engine.architecture import (
 )
 from tinymixnet.errors import InputError
 
-FACTS = Path(__file__).parents[2] / "shared" / "mixnet-facts.md"
+FACTS = Path(__file__).parents[3] / "shared" / "mixnet-facts.md"
 
 # variant: trainable parameters, millions of multiply-adds at 224, of these depthwise
 PUBLISHED = {

@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from synthetic import TINY, synthetic_image, synthetic_tensors
 
 from benchmarks.peers import TensorFlowOperations, network, onnx_model
+from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.cli import run
 from tinymixnet.debug.dumps import open_dump
 from tinymixnet.debug.traces import open_trace

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import planted
 import pytest
-import tensorflow_reference as reference
-from planted import BUGS, CORRECT, PAIRS, UNKNOWN, Bug, planted_layers
-from synthetic import synthetic_image
 
 import tinymixnet
+from tests.support import planted
+from tests.support import tensorflow_reference as reference
+from tests.support.planted import BUGS, CORRECT, PAIRS, UNKNOWN, Bug, planted_layers
+from tests.support.synthetic import synthetic_image
 from tinymixnet.cli import main
 from tinymixnet.debug.diagnose import diagnose
 from tinymixnet.debug.dumps import open_dump

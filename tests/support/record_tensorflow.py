@@ -1,9 +1,9 @@
 """Record what TensorFlow answers to small odd cases, for machines without TensorFlow.
 
-    python tests/record_tensorflow.py
+    python -m tests.support.record_tensorflow
 
-writes tests/data/tensorflow_layers.npz: `tensorflow` (the version that answered), one array for
-every kernel case under the case's name, and every layer of one small network as `network/LAYER`.
+writes tests/support/data/tensorflow_layers.npz: `tensorflow` (the version that answered), one array
+for every kernel case under its name, and every layer of one small network as `network/LAYER`.
 Only answers are stored; questions are made again, bit for bit, from seeds.
 """
 
@@ -18,7 +18,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from tensorflow_reference import (
+
+from tests.support.tensorflow_reference import (
     EPSILON,
     Layers,
     Network,

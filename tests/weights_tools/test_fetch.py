@@ -30,7 +30,7 @@ from tinymixnet.errors import CheckpointError, FetchError
 
 fetching = importlib.import_module("weights_tools.fetch")
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 SHARED = REPOSITORY.parent / "shared"
 DATA = random.Random(1).randbytes(200_000)
 SHA384 = hashlib.sha384(DATA).hexdigest()

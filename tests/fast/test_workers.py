@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic import TINY, synthetic_image, synthetic_tensors
 
 import tinymixnet
+from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import BUNDLED, Weights
 from tinymixnet.engine.weights_writer import write_weights

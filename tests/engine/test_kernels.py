@@ -10,12 +10,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import naive
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.support import naive
 from tinymixnet.engine import kernels
 from tinymixnet.errors import InputError
 

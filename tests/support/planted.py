@@ -16,8 +16,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import tensorflow_reference as reference
-from tensorflow_reference import EPSILON, MEAN, STD, Block, Layers, Network
+
+from tests.support import tensorflow_reference as reference
+from tests.support.tensorflow_reference import EPSILON, MEAN, STD, Block, Layers, Network
 
 Scope = Callable[["Planted", str], bool]
 

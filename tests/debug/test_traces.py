@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from synthetic import TINY, synthetic_image, synthetic_tensors
 
+from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.cli import main
 from tinymixnet.debug.arrays import natural
 from tinymixnet.debug.traces import (
@@ -187,7 +187,7 @@ def test_order_of_names_without_a_manifest(tmp_path: Path) -> None:
 
 
 def test_documented_keys_are_the_written_ones(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "traces.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "traces.md").read_text()
     example = json.loads(page.split("```json")[1].split("```")[0])
     write_trace(tmp_path / "t", [("logits", np.arange(3))], MANIFEST)
     written = json.loads((tmp_path / "t" / "manifest.json").read_bytes())

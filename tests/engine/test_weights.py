@@ -32,8 +32,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import TINY
 
+from tests.support.synthetic import TINY
 from tinymixnet.engine import weights as module
 from tinymixnet.engine.architecture import Architecture, mixnet
 from tinymixnet.engine.metadata import Metadata

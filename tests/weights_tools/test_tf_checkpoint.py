@@ -6,15 +6,15 @@ import os
 import tarfile
 from pathlib import Path
 
-import checkpoint_writer as writer
 import numpy as np
 import pytest
-from checkpoint_writer import entry_message, message, shape_message, write_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_st
-from shared import SHARED
 
+from tests.support import checkpoint_writer as writer
+from tests.support.checkpoint_writer import entry_message, message, shape_message, write_checkpoint
+from tests.support.shared import SHARED
 from tinymixnet.errors import CheckpointError
 from weights_tools.formats import tf_checkpoint
 from weights_tools.formats.crc32c import crc32c, masked_crc32c

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from checkpoint_writer import write_checkpoint
-from shared import SHARED
-from synthetic import TINY, synthetic_image, synthetic_tensors
 
 import tinymixnet
+from tests.support.checkpoint_writer import write_checkpoint
+from tests.support.shared import SHARED
+from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.engine.architecture import VARIANTS, mixnet
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.metadata import Metadata
