@@ -28,7 +28,18 @@ ROOMS = [level for level in LEVELS if level != "around the package"]
 
 # -- the drawing of the rooms ---------------------------------------------------------------------
 
-WIDTH, LEFT, RIGHT, TALL, GAP = 860, 16, 690, 18, 22  # pixels
+WIDTH, LEFT, TALL, GAP = 860, 12, 18, 20  # pixels: of the drawing, its margin, a line, an arrow
+PURPOSE = {
+    "weights_tools": "everything that knows other formats: fetch, extract, convert, record",
+    "command line": "what a user types",
+    "report": "the page that shows every layer",
+    "debug": "record layers, compare two runs, find the mistake behind a difference",
+    "model": "a network with its weights, ready to use",
+    "fast": "the same numbers, compiled; worker processes",
+    "weights and images": "reading what comes from outside; the network layer by layer",
+    "kernels and architecture": "every operation, and the network as data",
+    "errors": "what a user can do wrong",
+}
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1a1a1a }
 .room { font-weight: 600; font-size: 15px } .what { fill: #555 } .file { font-family: monospace }
@@ -71,29 +82,27 @@ def used_rooms(level: str) -> set[str]:
 
 
 def drawing() -> str:
-    """A box for each room, those that use above those that are used, with an arrow for each use."""
-    boxes, middles, y = "", {}, 12
+    """A box for each room, those that use above those that are used."""
+    boxes, arrows, y = "", "", 4
     for level in reversed(ROOMS):
-        lines = wrapped(files_of(level), 84)
-        height = 30 + TALL * len(lines)
-        boxes += f'<rect x="{LEFT}" y="{y}" width="{RIGHT - LEFT}" height="{height}" rx="6"/>'
-        boxes += f'<text class="room" x="{LEFT + 12}" y="{y + 20}">{escape(level)}</text>'
+        lines = wrapped(files_of(level), 100)
+        used = ", ".join(sorted(used_rooms(level), key=ROOMS.index, reverse=True))
+        lines.append(f"uses {used}" if used else "uses nothing of ours")
+        height = 32 + TALL * len(lines)
+        x = LEFT + 12
+        boxes += f'<rect x="{LEFT}" y="{y}" width="{WIDTH - 2 * LEFT}" height="{height}" rx="6"/>'
+        boxes += f'<text class="room" x="{x}" y="{y + 21}">{escape(level)}</text>'
+        boxes += f'<text class="what" x="{x + 216}" y="{y + 21}">{escape(PURPOSE[level])}</text>'
         for i, line in enumerate(lines):
-            place = f'x="{LEFT + 12}" y="{y + 40 + TALL * i}"'
-            boxes += f'<text class="file" {place} xml:space="preserve">{escape(line)}</text>'
-        middles[level] = y, y + height
-        y += height + GAP
-    arrows = ""
-    for level in ROOMS:
-        for used in sorted(used_rooms(level), key=ROOMS.index):
-            apart = ROOMS.index(level) - ROOMS.index(used)
-            # An arrow leaves a box near its lower edge and ends near the upper edge of another. Long
-            # ones run further to the right, so that no two lie on each other.
-            start = middles[level][1] - 6 - 3 * apart
-            end = middles[used][0] + 8 + 3 * (len(ROOMS) - apart)
-            far = RIGHT + 14 + 17 * apart
-            arrows += f'<path d="M{RIGHT} {start}C{far} {start} {far} {end} {RIGHT + 6} {end}"/>'
-            arrows += f'<path class="head" d="M{RIGHT} {end}l8 -4v8z"/>'
+            kind = "what" if i == len(lines) - 1 else "file"
+            place = f'x="{x}" y="{y + 42 + TALL * i}"'
+            boxes += f'<text class="{kind}" {place} xml:space="preserve">{escape(line)}</text>'
+        y += height
+        if level != ROOMS[0]:
+            arrows += f'<path d="M{WIDTH // 2} {y}v{GAP - 8}"/>'
+            arrows += f'<path class="head" d="M{WIDTH // 2} {y + GAP}l-6 -9h12z"/>'
+            y += GAP
+    y += 4
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" '
         f'height="{y}" role="img" aria-label="The rooms of the package and which uses which">'
