@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from tinymixnet.engine.images import PRESETS, check_preset
 from tinymixnet.errors import WeightsError
 
 FORMAT, FORMAT_VERSION = "tinymixnet weights", 1
+FLOAT32 = np.finfo(np.float32)
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ def read_metadata(attributes: Mapping[str, Any]) -> Metadata:
         **{name: _typed(attributes, name, str) for name in texts},
     )
     mean, std, epsilon = metadata.mean, metadata.std, metadata.epsilon
-    floats = all(type(n) is float and isfinite(np.float32(n)) for n in (*mean, *std, epsilon))
-    # Smallest normal float32: a smaller divisor would be rounded to zero, or make infinities.
-    smallest = float(np.finfo(np.float32).tiny)
+    # The network computes in float32: a smaller divisor would be rounded to zero there.
+    smallest, largest = (float(limit) for limit in (FLOAT32.tiny, FLOAT32.max))
+    floats = all(type(n) is float and abs(n) <= largest for n in (*mean, *std, epsilon))
     if len(mean) != 3 or len(std) != 3 or not floats or min(*std, epsilon) < smallest:
         raise WeightsError(f"attributes mean, std, epsilon: unusable {mean}, {std}, {epsilon}")
     if not 32 <= metadata.input_size <= 4096:
