@@ -39,7 +39,7 @@ from tinymixnet.engine.hdf5 import Hdf5File
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import BUNDLED, Weights, find_weights, read_weights
 from tinymixnet.engine.weights_writer import write_weights
-from tinymixnet.errors import TinyMixNetError, WeightsError
+from tinymixnet.errors import InputError, TinyMixNetError, WeightsError
 
 # The smallest network that has every kind of tensor but the squeeze-and-excite ones.
 SPECK = Architecture("speck", ("r1_k3_a1_p1_s11_e1_i2_o2",), 2, 3, 1.0, 2)
@@ -737,6 +737,19 @@ def test_fetched_names_lie_in_the_cache(homeless: pytest.MonkeyPatch, tmp_path: 
         folder.mkdir(parents=True)
         (folder / "mixnet-l.h5").touch()
         assert find_weights("mixnet-l") == folder / "mixnet-l.h5"
+
+
+@pytest.mark.parametrize("wanted", [5, 2.5, b"mixnet-l", ["mixnet-l"], {}])
+def test_what_is_neither_a_path_nor_a_name(wanted: object) -> None:
+    with pytest.raises(InputError, match="expected a path or a network's name"):
+        find_weights(wanted)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", ""])
+def test_names_that_no_file_can_have(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYMIXNET_WEIGHTS", name.replace("\0", "") or "/nowhere")
+    with pytest.raises(WeightsError, match=r"weights file|cannot be opened"):
+        find_weights(name)
 
 
 def test_what_cannot_be_found_is_said(homeless: pytest.MonkeyPatch, tmp_path: Path) -> None:
