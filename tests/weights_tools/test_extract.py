@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tinymixnet
-from tests.support.checkpoint_writer import write_checkpoint
+from weights_tools.formats.checkpoint_writer import write_checkpoint
 from tests.support.shared import SHARED
 from tests.support.synthetic import TINY, synthetic_tensors
 from tinymixnet.engine.architecture import VARIANTS, mixnet
