@@ -25,20 +25,17 @@
 # %%
 import inspect
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 from exercise import check
 from IPython.display import Code
 from pictures import draw_bars, draw_image, panels, show_images, show_maps
+from recorded import RECORDED, kernel_cases
 
 import tinymixnet
 from tinymixnet.engine.images import PRESETS, read_image, thumbnail_preset
 from tinymixnet.engine.kernels import softmax
-
-sys.path.insert(0, "../tests")
-from record_tensorflow import RECORDED, kernel_cases
 
 model = tinymixnet.load()
 PHOTO = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"

@@ -24,21 +24,18 @@
 
 # %%
 import inspect
-import sys
 from pathlib import Path
 
 import numpy as np
 from exercise import check
 from IPython.display import Code
 from pictures import draw_image, draw_map, panels, show_maps
+from recorded import RECORDED, kernel_cases
 
 import tinymixnet
 from tinymixnet.engine.architecture import group_kernels
 from tinymixnet.engine.kernels import conv2d, depthwise_conv2d, mix_conv, normalize, same_padding
 from tinymixnet.engine.network import forward
-
-sys.path.insert(0, "../tests")
-from record_tensorflow import RECORDED, kernel_cases
 
 model = tinymixnet.load()
 PHOTO = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"

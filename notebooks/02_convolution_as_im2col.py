@@ -24,19 +24,16 @@
 
 # %%
 import inspect
-import sys
 from pathlib import Path
 
 import numpy as np
 from exercise import check
 from IPython.display import Code
 from pictures import draw_bars, draw_box, draw_image, draw_map, panels, show_maps
+from recorded import RECORDED, kernel_cases
 
 import tinymixnet
 from tinymixnet.engine.kernels import conv2d, im2col, normalize, pointwise_conv2d, windows
-
-sys.path.insert(0, "../tests")
-from record_tensorflow import RECORDED, kernel_cases
 
 model = tinymixnet.load()
 PHOTO = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"

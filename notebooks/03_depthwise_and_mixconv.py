@@ -24,7 +24,6 @@
 
 # %%
 import inspect
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,6 +39,7 @@ from pictures import (
     show_bars,
     show_maps,
 )
+from recorded import RECORDED, kernel_cases
 
 import tinymixnet
 from tinymixnet.engine.architecture import group_kernels, mixnet
@@ -50,9 +50,6 @@ from tinymixnet.engine.kernels import (
     split_channels,
     windows,
 )
-
-sys.path.insert(0, "../tests")
-from record_tensorflow import RECORDED, kernel_cases
 
 model = tinymixnet.load()
 PHOTO = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"

@@ -25,7 +25,6 @@
 
 # %%
 import inspect
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,15 +32,12 @@ import numpy as np
 from exercise import check
 from IPython.display import Code
 from pictures import draw_lines, panels, show_lines
+from recorded import RECORDED, SMALL, kernel_cases, small_image, small_tensors
 
 import tinymixnet
-from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.kernels import batch_norm, conv2d, fold_batch_norm, normalize
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.network import forward, statistics
-
-sys.path.insert(0, "../tests")
-import record_tensorflow as record
 
 model = tinymixnet.load()
 PHOTO = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"
@@ -285,13 +281,11 @@ _ = axes[0, 0].legend(frameon=False)
 # machine. Against the float64 run, both can be judged.
 
 # %%
-small = record.SMALL
-architecture = Architecture("small", small.stages, small.stem, small.head, 1.0, small.classes)
-image, weights = record.small_image(), record.small_tensors()
-ours = dict(forward(image.astype(np.float32), architecture, weights, Metadata()))
+image, weights = small_image(), small_tensors()
+ours = dict(forward(image.astype(np.float32), SMALL, weights, Metadata()))
 weights64 = {name: tensor.astype(np.float64) for name, tensor in weights.items()}
-exact = dict(forward(image.astype(np.float64), architecture, weights64, Metadata()))
-with np.load(record.RECORDED) as recorded:
+exact = dict(forward(image.astype(np.float64), SMALL, weights64, Metadata()))
+with np.load(RECORDED) as recorded:
     theirs = {name: recorded[f"network/{name}"] for name in ours if name != "image"}
 
 names = [name for name in theirs if "/se_" not in name]
@@ -337,8 +331,8 @@ for index in np.ndindex(convolved.shape):
     largest = max(largest, abs(value - float(ours_small[index])))
 print("within 1e-5 of the loop:", bool(largest < 1e-5))
 
-cases = record.kernel_cases()
-with np.load(record.RECORDED) as recorded:
+cases = kernel_cases()
+with np.load(RECORDED) as recorded:
     for name in ("batch_norm/usual", "batch_norm/tiny"):
         answers = batch_norm(*cases[name].arrays, 1e-3)
         relative = np.abs(answers - recorded[name]).max() / np.abs(answers).max()

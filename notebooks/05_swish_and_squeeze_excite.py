@@ -25,7 +25,6 @@
 # %%
 import inspect
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +38,7 @@ from pictures import (
     panels,
     show_lines,
 )
+from recorded import RECORDED, kernel_cases
 
 import tinymixnet
 from tinymixnet.engine.kernels import (
@@ -50,9 +50,6 @@ from tinymixnet.engine.kernels import (
     swish,
 )
 from tinymixnet.engine.network import forward
-
-sys.path.insert(0, "../tests")
-from record_tensorflow import RECORDED, kernel_cases
 
 model = tinymixnet.load()
 PHOTO = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"

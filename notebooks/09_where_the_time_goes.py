@@ -15,11 +15,11 @@
 # %% [markdown]
 # # Where does the time go, and how is it won back?
 #
-# The package has every kernel twice: once to be read (`kernels.py`), once to be fast
-# (`fast_kernels.py`). Both use NumPy and nothing else. What makes one faster, if not another
-# language? Here you start with the definition in a Python loop and speed it up step by step, with
-# a clock beside each step. All times are measured while this page is made, on the machine that
-# makes it, so they differ from yours; the ranking should not.
+# The package has every kernel twice: once to be read (`engine/kernels.py`), once to be fast (the
+# folder `fast`). Both use NumPy and nothing else. What makes one faster, if not another language?
+# Here you start with the definition in a Python loop and speed it up step by step, with a clock
+# beside each step. All times are measured while this page is made, on the machine that makes it.
+# They differ from yours; the ranking should not.
 #
 # Before this: [02](02_convolution_as_im2col.ipynb) for im2col,
 # [03](03_depthwise_and_mixconv.ipynb) for depthwise kernels, [04](04_folding_batch_norm.ipynb) for
@@ -48,7 +48,9 @@ from tinymixnet.engine.kernels import (
     swish,
     windows,
 )
+from tinymixnet.fast import depthwise
 from tinymixnet.fast import kernels as fast
+from tinymixnet.fast.layout import Layout, same_pixels
 
 rng = np.random.default_rng(9)
 
@@ -183,7 +185,7 @@ print(expected)
 # taps overlap, and what overlaps is copied and added once for all: K + 1 phases a row, not 2 K.
 
 # %%
-Code(inspect.getsource(fast.depthwise_columns), language="python")
+Code(inspect.getsource(depthwise.depthwise_columns), language="python")
 
 # %% [markdown]
 # ## Step 3: small planes, another way
@@ -193,7 +195,7 @@ Code(inspect.getsource(fast.depthwise_columns), language="python")
 # itself is a matrix, the same for all channels: two large matrix products again.
 
 # %%
-Code(inspect.getsource(fast.depthwise_fourier), language="python")
+Code(inspect.getsource(depthwise.depthwise_fourier), language="python")
 
 # %% [markdown]
 # Five ways to the same numbers, on a large plane and on a small one. `prepare` does what the plan
@@ -216,25 +218,28 @@ def prepare(x, kernel):
     (_, h, w, c), k = x.shape, len(kernel)
     no_bias = np.zeros(c, np.float32)
     flat = np.ascontiguousarray(x[0].transpose(2, 0, 1).reshape(c, -1))
-    plain, layout = fast.Layout(h, w), fast.Layout(h, w, 2)
-    cut = fast.filter_for(kernel, no_bias, layout, 1)
+    plain, layout = Layout(h, w), Layout(h, w, 2)
+    cut = depthwise.filter_for(kernel, no_bias, layout, 1)
     _, m, n = cut.matrix.shape
     memory = np.zeros(c * layout.size + 2 * k, np.float32)
-    for pixels, place in fast.same_pixels(flat, plain, memory[k:-k].reshape(c, -1), layout):
+    for pixels, place in same_pixels(flat, plain, memory[k:-k].reshape(c, -1), layout):
         place[...] = pixels
-    scratch = (np.empty(shape, np.float32) for shape in ((c, n, layout.run), (m, c, layout.run)))
-    ready = fast.columns_for(cut, memory, k, layout, *scratch)
+    scratch = (
+        np.empty(shape, np.float32)
+        for shape in ((c, n, layout.phase_size), (m, c, layout.phase_size))
+    )
+    ready = depthwise.columns_for(cut, memory, k, layout, *scratch)
 
-    at = fast.fourier_for(h, w, k, 1)
-    spectra = fast.spectra_for(kernel, h, w, 1, at)
+    at = depthwise.fourier_for(h, w, k, 1)
+    spectra = depthwise.spectra_for(kernel, h, w, 1, at)
     waves, out = np.empty((c, at.forward.shape[1]), np.float32), np.empty_like(flat)
     return (
         (
-            lambda: fast.depthwise_columns(ready),
+            lambda: depthwise.depthwise_columns(ready),
             lambda: layout.plane(ready.total.transpose(1, 0, 2).reshape(c, -1)),
         ),
         (
-            lambda: fast.depthwise_fourier(flat, spectra, no_bias, at, waves, out),
+            lambda: depthwise.depthwise_fourier(flat, spectra, no_bias, at, waves, out),
             lambda: plain.plane(out),
         ),
     )
@@ -372,12 +377,9 @@ def readable_run():
 def fast_run():
     """Milliseconds of each (part, kernel) on the fast path."""
     sums = {}
-    program.image[:] = pixels[0]
-    for step in program.steps:
-        before = perf_counter()
-        step.run()
+    for step, seconds in model.plan.profile(pixels[0]):
         key = part_of(step.layer), step.kernel
-        sums[key] = sums.get(key, 0) + 1e3 * (perf_counter() - before)
+        sums[key] = sums.get(key, 0) + 1e3 * seconds
     return sums
 
 
@@ -442,7 +444,7 @@ _ = axis.legend(frameon=False)
 answer = None  # multiply-adds of both products, for one channel
 
 # %% jupyter={"source_hidden": true} tags=["check"]
-transform = fast.fourier_for(7, 7, 9, 1)
+transform = depthwise.fourier_for(7, 7, 9, 1)
 hint = "7 + 4 rows, (7 + 4) // 2 + 1 columns; a product of a plane with a matrix of what shape?"
 check(answer, transform.forward.size + transform.inverse.size, hint)
 

@@ -27,7 +27,6 @@
 
 # %%
 import inspect
-import sys
 import tempfile
 from pathlib import Path
 
@@ -40,10 +39,7 @@ from pictures import COLOURS, panels, show_maps
 import tinymixnet
 from weights_tools import extract
 from weights_tools.formats import crc32c, tf_checkpoint
-
-folder = next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "tests").is_dir())
-sys.path.append(str(folder / "tests"))
-from checkpoint_writer import write_checkpoint  # noqa: E402
+from weights_tools.formats.checkpoint_writer import write_checkpoint
 
 # %% [markdown]
 # ## A checkpoint small enough to print
