@@ -15,9 +15,9 @@
 # %% [markdown]
 # # How does a photo become the word "cat"?
 #
-# A photo is a block of numbers. A classifier turns that block into one number a word, and the
-# words with the largest numbers are its answer. This notebook walks the whole way once, quickly:
-# photo, pixels, logits, probabilities. The other ten take the steps apart.
+# A photo is a block of numbers. A classifier turns that block into one number for each word, and
+# the words with the largest numbers are its answer. This notebook walks the whole way once,
+# quickly: photo, pixels, logits, probabilities. The other ten take the steps apart.
 #
 # Everything runs on the weights that come with the package. They know the ten classes of CIFAR-10
 # and were trained on photos of 32 x 32 pixels, which will matter below.
@@ -34,6 +34,7 @@ from pictures import draw_bars, draw_image, panels, show_images, show_maps
 from recorded import RECORDED, kernel_cases
 
 import tinymixnet
+from tinymixnet import mixnet
 from tinymixnet.engine.images import PRESETS, read_image, thumbnail_preset
 from tinymixnet.engine.kernels import softmax
 
@@ -44,11 +45,27 @@ for label, probability, index in model.classify(PHOTO, top=5):
     print(f"{label:10} {100 * probability:6.2f} %   (class {index})")
 
 # %% [markdown]
-# Four things happened in that call:
+# ## The whole network on one screen
+#
+# The network that gave this answer is one file, `tinymixnet/mixnet.py`, and here it is. Read
+# `mixnet` from top to bottom: `x` is the picture, each line replaces it by the next one, and the
+# comments say what shape it then has. Nearly all of the work is done in `mixnet_block`, which is
+# called once for each block, each time with other weights. You need not understand every line now:
+# notebooks 01 to 05 explain the functions that the file imports, and
+# [06](06_reading_block_strings.ipynb) comes back and reads it line by line.
+
+# %%
+Code(inspect.getsource(mixnet), language="python")
+
+# %% [markdown]
+# ## From the photo to the answer
+#
+# The network is one of four steps that `model.classify` took:
 #
 # 1. `read_image` decoded the file: a photo upright, in red, green and blue, 0 to 255.
 # 2. A *preset* cropped and resized it to the size the network was trained on.
-# 3. The network turned these pixels into *logits*: one number a class, of any size and sign.
+# 3. The network turned these pixels into *logits*: one number for each class, of any size and sign.
+#    `model` takes a faster way to the same numbers, which [09](09_where_the_time_goes.ipynb) shows.
 # 4. `softmax` turned the logits into probabilities.
 
 # %%
@@ -59,6 +76,9 @@ probabilities = softmax(logits)
 print("photo", photo.shape, photo.dtype)
 print("pixels", pixels.shape, pixels.dtype, f"{pixels.min():.0f} to {pixels.max():.0f}")
 print("logits", logits.shape, logits.dtype)
+on_one_screen = mixnet.mixnet(pixels, model.tensors, model.architecture.blocks)
+difference = np.abs(on_one_screen - logits).max() / np.abs(logits).max()
+print("those of mixnet.py, within 1e-5:", bool(difference < 1e-5))
 
 _, axes = panels(1, 4, 3.6, width_ratios=[3, 2, 2, 2])
 draw_image(axes[0, 0], photo, "photo")

@@ -24,6 +24,7 @@
 
 # %%
 import inspect
+import math
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +54,12 @@ PHOTO = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"
 # %%
 row = [10, 20, 30, 40, 50, 60]
 n, k, s = len(row), 3, 2
-outputs = -(-n // s)  # rounded up
-total = max((outputs - 1) * s + k - n, 0)
-before, after = total // 2, total - total // 2
-print(f"outputs {outputs}, zeros {total}: {before} before, {after} after")
+outputs = math.ceil(n / s)
+needed = (outputs - 1) * s + k  # from the first pixel of the first window to the last of the last
+missing = needed - n
+before = missing // 2
+after = missing - before
+print(f"outputs {outputs}, zeros {missing}: {before} before, {after} after")
 
 padded = [0] * before + row + [0] * after
 for position in range(outputs):
@@ -99,25 +102,17 @@ for stride in (1, 2):
 # stride 1 it copies the picture. With stride 2 it keeps every second pixel, and the padding
 # decides *which*.
 #
-# Symmetric padding is not in the package, and needs no second convolution. Put one zero on each
-# side by hand and let SAME have its way on the larger picture: every kernel now begins one pixel
-# earlier, which is where symmetric padding would begin it. The one output too many is dropped.
-
+# The package has no symmetric padding, but it needs no other convolution for it. With stride 1, a
+# kernel of odd size has as many zeros before as after: its padding is symmetric. To have stride 2
+# on symmetric padding, take every second row and column of that: `[:, ::2, ::2]`.
 
 # %%
-def symmetric(convolution, x):
-    """What a stride-2 convolution gives with k // 2 zeros on all sides (odd k, even picture)."""
-    n, h, w, c = x.shape
-    wider = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return convolution(wider)[:, : h // 2, : w // 2]
-
-
 dot = np.zeros((1, 8, 8, 1))
 dot[0, 3, 3], dot[0, 4, 4] = 1, 2
 centre = np.zeros((3, 3, 1, 1))
 centre[1, 1] = 1
 halved = depthwise_conv2d(dot, centre, stride=2)
-moved = symmetric(lambda x: depthwise_conv2d(x, centre, stride=2), dot)
+moved = depthwise_conv2d(dot, centre, stride=1)[:, ::2, ::2]
 show_maps(
     [dot[0, ..., 0], halved[0, ..., 0], moved[0, ..., 0]],
     ["the picture", "SAME, stride 2", "symmetric, stride 2"],
@@ -141,7 +136,7 @@ pixels = model.pixels(PHOTO)
 x = normalize(pixels, model.metadata.mean, model.metadata.std)
 kernel = model.tensors["stem/conv/kernel"]
 same = conv2d(x, kernel, stride=2)
-shifted = symmetric(lambda x: conv2d(x, kernel, stride=2), x)
+shifted = conv2d(x, kernel, stride=1)[:, ::2, ::2]
 
 channel = int((same - shifted)[0].std(axis=(0, 1)).argmax())
 figure, axes = panels(1, 4, 3.2, width_ratios=[4, 5, 5, 5])
@@ -160,7 +155,7 @@ for axis, (name, tensor) in zip(axes[0, 1:], named.items(), strict=True):
 
 # %%
 rolled = np.roll(x, (-1, -1), axis=(1, 2))
-again = symmetric(lambda x: conv2d(x, kernel, stride=2), rolled)
+again = conv2d(rolled, kernel, stride=1)[:, ::2, ::2]
 inside = np.s_[:, 1:-1, 1:-1]
 for name, tensor in {"the photo": shifted, "the moved photo": again}.items():
     largest = np.abs(tensor - same)[inside].max()
@@ -199,10 +194,9 @@ def probabilities_with(replaced):
         inputs = tensor
         name, tensor = steps.send(tensor)
         if name in replaced and name == "stem/conv":
-            tensor = symmetric(lambda x: conv2d(x, kernel, 2), inputs)
+            tensor = conv2d(inputs, kernel, 1)[:, ::2, ::2]
         elif name in replaced and strides.get(name) == 2:
-            kernels = group_kernels(name, model.tensors)
-            tensor = symmetric(lambda x, kernels=kernels: mix_conv(x, kernels, 2), inputs)
+            tensor = mix_conv(inputs, group_kernels(name, model.tensors), 1)[:, ::2, ::2]
 
 
 layers = ["stem/conv"]
@@ -233,7 +227,7 @@ wrong = 0
 for size in range(1, 60):
     for k in range(1, 12):
         for s in (1, 2, 3):
-            wanted = -(-size // s)
+            wanted = math.ceil(size / s)
             zeros = 0
             while len(range(0, size + zeros - k + 1, s)) < wanted:
                 zeros += 1

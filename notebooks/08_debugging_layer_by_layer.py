@@ -60,16 +60,9 @@ middle = np.zeros((3, 3, 1, 1), np.float32)
 middle[1, 1] = 1
 
 
-def like_pytorch(kernel, x, *arguments):
-    """A stride-2 kernel of the package, on symmetric padding.
-
-    With a zero more on every side, SAME begins where symmetric padding would; the extra output at
-    the end, which the second zero brings, is cut off. True for even sizes; on odd ones SAME is
-    symmetric by itself.
-    """
-    n, h, w, c = x.shape
-    assert h % 2 == w % 2 == 0, "for odd sizes there is no difference"
-    return kernel(np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), *arguments, 2)[:, :-1, :-1]
+def like_pytorch(convolution, x, kernel):
+    """Stride 2 on symmetric padding: every second output of stride 1 (kernels of odd size)."""
+    return convolution(x, kernel, 1)[:, ::2, ::2]
 
 
 ours, theirs = conv2d(toy, middle, 2), like_pytorch(conv2d, toy, middle)
@@ -81,9 +74,10 @@ _ = draw_map(axes[0, 2], theirs[0, :, :, 0], "symmetric", None, limits=limits, n
 
 # %% [markdown]
 # One looks at odd rows and columns, the other at even ones: every feature moves by a pixel.
-# Nothing crashes, for the shapes are the same. Since `like_pytorch` borrows the package's kernel,
-# a loop over the definition of symmetric padding has to confirm that it is what it says, for all
-# kernel sizes.
+# Nothing crashes, because the shapes are the same. `like_pytorch` borrows the package's kernel:
+# with stride 1 the padding of a kernel of odd size is symmetric, as
+# [01](01_same_padding.ipynb) says. A loop over the definition of symmetric padding confirms it for
+# all kernel sizes.
 
 # %%
 rng = np.random.default_rng(8)
