@@ -113,7 +113,7 @@ Code(inspect.getsource(softmax), language="python")
 
 # %% [markdown]
 # Subtracting a constant multiplies every power by the same factor, which the division takes out
-# again. Without it, a logit that is merely large ends the calculation:
+# again. Without it, one large logit makes the calculation fail:
 
 # %%
 print("package     ", softmax(np.array([toy])).round(4)[0])
@@ -154,7 +154,7 @@ for name, image in seen.items():
 
 # %% [markdown]
 # The sharp versions are not called a cat, although to us they look more like one. The weights have
-# only ever seen enlarged thumbnails: fine fur is, to them, a texture that photos of cats never
+# only ever seen enlarged thumbnails: to them, fine fur is a texture that no photo of a cat ever
 # had. A preset is part of the weights, not a matter of taste.
 
 # %%
@@ -181,9 +181,10 @@ print(f"{'all':14} {'':14} {model.architecture.parameters():11,}", end="")
 print(f" {model.architecture.multiply_adds(height, width):14,}")
 
 # %% [markdown]
-# Reading down: the picture gets smaller, five times by half, and the number of channels grows.
-# What is lost in *where* is gained in *what*. `model.features` returns the last output at each
-# resolution; below, of each, the channel that varies most over this photo.
+# Read the rows from top to bottom: the picture is halved five times, and the number of channels
+# grows. The network knows less and less about *where* something is, and more and more about *what*
+# it is. `model.features` returns the last output at each resolution. Below is one channel of each,
+# the one that varies most over this photo.
 
 # %%
 features = model.features(pixels)
@@ -204,8 +205,8 @@ show_maps(
 # %% [markdown]
 # ## Check: the last layer by a loop, and softmax against TensorFlow
 #
-# The last layer is a *dense* one: each logit is a weighted sum of the numbers the head leaves.
-# Here it is as a loop over Python's own numbers, with nothing of the package but its input.
+# The last layer is a *dense* one: each logit is a weighted sum of the numbers that come out of the
+# head. Here it is as a loop over plain Python numbers. Only its input comes from the package.
 
 # %%
 pooled = model.embed(pixels)[0].tolist()
@@ -252,9 +253,9 @@ check(answer, max(halved) / sum(halved), hint="softmax(...) takes any logits; .m
 # answer = softmax(logits / 2).max()
 # ```
 #
-# The order never changes, for e^x only grows. But every ratio becomes its square root, so the best
-# class gets less and all others together more: the answer is the same, less sure of itself. A
-# program that asks "is it at least 50 % sure?" would decide otherwise.
+# The order never changes, because e^x only grows. But the ratio of any two probabilities becomes
+# its square root, so the best class gets less and all others together get more. The answer is the
+# same, only less certain. A program that asks "is it at least 50 % sure?" would decide otherwise.
 # </details>
 
 # %% [markdown]

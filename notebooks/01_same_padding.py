@@ -17,7 +17,7 @@
 #
 # A kernel that looks at three pixels needs, at the edge of a picture, pixels that are not there.
 # Zeros stand in for them, and somebody must decide how many go on which side. TensorFlow and
-# PyTorch decide differently. Nobody's program crashes over it: every feature just lies one pixel
+# PyTorch decide differently. No program crashes because of it. Every feature just lies one pixel
 # off.
 #
 # You need: [00](00_classify_a_photo.ipynb).
@@ -69,7 +69,8 @@ for position in range(outputs):
 
 # %% [markdown]
 # One zero, and it stands after the data. PyTorch's usual `padding=1` adds one on each side. The
-# number of outputs is equal, and so is the code that comes after it. The pixels are not:
+# number of outputs is the same, so the code that follows runs as before. The pixels are not the
+# same:
 
 # %%
 padded = [0, *row, 0]
@@ -85,8 +86,9 @@ for position in range(outputs):
 Code(inspect.getsource(same_padding), language="python")
 
 # %% [markdown]
-# All kernel sizes of MixNet, even and odd pictures, both strides. The sides differ only where the
-# stride is 2 and the size even, and with sizes that are powers of two, that is always.
+# Here are all kernel sizes of MixNet, on an even and an odd size, with both strides. There are
+# more zeros after than before only where the stride is 2 and the size is even. A picture whose
+# size is a power of two is even at every layer with stride 2.
 
 # %%
 print("kernel  stride   even size (64)   odd size (63)")
@@ -122,9 +124,9 @@ show_maps(
 )
 
 # %% [markdown]
-# SAME kept the odd pixels and with them the first of the two, symmetric padding the even ones and
-# the second, in another place. A smoother kernel would see both, but half an output pixel away
-# from where training had them.
+# SAME kept the odd rows and columns, and with them the first of the two bright pixels. Symmetric
+# padding kept the even ones and the second bright pixel, which now lies in another place. A
+# smoother kernel would see both, but half an output pixel away from where they were in training.
 #
 # ## On the photo: the stem
 #
@@ -150,8 +152,8 @@ for axis, (name, tensor) in zip(axes[0, 1:], named.items(), strict=True):
 # %% [markdown]
 # The two maps look alike, as if the difference were all noise. It is not noise: it is a move. Take
 # one row off the top and one column off the left of the photo, and put them on at the other end:
-# everything moves by one pixel. The symmetric stem then says what SAME said before, except at the
-# edge, where the zeros are others.
+# everything moves by one pixel. The symmetric stem then gives what SAME gave before, except at the
+# edge, where zeros take the place of other pixels.
 
 # %%
 rolled = np.roll(x, (-1, -1), axis=(1, 2))
@@ -176,10 +178,10 @@ for name, stride in [("stem", 2), *((b.name, b.stride) for b in model.architectu
         size, step = size // 2, 2 * step
 
 # %% [markdown]
-# That many pixels of the photo separate, at the end of the network, what is computed from where it
-# was trained to be. We can watch it: `forward` shows each layer and takes a replacement for it.
-# The replaced layers get the package's own kernels, weights and inputs. Only their zeros stand
-# elsewhere.
+# So at the end of the network, every feature is that many pixels of the photo away from where it
+# was in training. We can watch it: `forward` shows each layer and takes a replacement for it. The
+# replaced layers get the package's own kernels, weights and inputs. Only their zeros are in other
+# places.
 
 
 # %%
@@ -204,9 +206,9 @@ layers += [f"{b.name}/depthwise_conv" for b in model.architecture.blocks if b.st
 print(f"{'symmetric in':25} {'answer':8}", *(f"{model.labels[i]:>6}" for i in (3, 5, 6)))
 for some in [[], *([layer] for layer in layers), layers]:
     name = {0: "none", 1: "".join(some)}.get(len(some), "all five")
-    found = 100 * probabilities_with(some)
-    shown = [f"{found[i]:6.1f}" for i in (3, 5, 6)]
-    print(f"{name:25} {model.labels[found.argmax()]:8}", *shown, "%")
+    percent = 100 * probabilities_with(some)
+    shown = [f"{percent[i]:6.1f}" for i in (3, 5, 6)]
+    print(f"{name:25} {model.labels[percent.argmax()]:8}", *shown, "%")
 
 # %% [markdown]
 # Nothing fails. One pixel in one layer is enough to change the animal, and in another place it
@@ -214,8 +216,9 @@ for some in [[], *([layer] for layer in layers), layers]:
 # and nobody looks for a bug in an answer that seems right. [08](08_debugging_layer_by_layer.ipynb)
 # finds it by comparing layer with layer.
 #
-# So this is the second reason why libraries disagree. In PyTorch a stride-2 layer with `padding=1`
-# is this other network; ports of TensorFlow's weights have to pad by hand first.
+# So this is the second reason why libraries disagree. A PyTorch layer with stride 2 and
+# `padding=1` computes this other network. With TensorFlow's weights, PyTorch has to be told to pad
+# by hand first.
 #
 # ## Check: against a loop, and against TensorFlow
 #
@@ -231,10 +234,10 @@ for size in range(1, 60):
             zeros = 0
             while len(range(0, size + zeros - k + 1, s)) < wanted:
                 zeros += 1
-            found = [0, 0]
+            placed = [0, 0]
             for number in range(zeros):  # in turn: after, before, after, ...
-                found[(number + 1) % 2] += 1
-            wrong += tuple(found) != same_padding(size, k, s)
+                placed[(number + 1) % 2] += 1
+            wrong += tuple(placed) != same_padding(size, k, s)
 print("cases in which loop and package differ:", wrong)
 
 # %%

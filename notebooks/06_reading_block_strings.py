@@ -249,9 +249,10 @@ grown = large.multiply_adds() / medium.multiply_adds()
 print(f"\nM to L: 1.3 times the filters, {grown:.2f} times the work; 1.3 squared is {1.3**2:.2f}")
 
 # %% [markdown]
-# A 1x1 convolution has filters in times filters out, so its work grows with the square. The square
-# is the whole story but for the depthwise part (one factor, not two), the stem and the head (one
-# of whose sides is not scaled) and the rounding.
+# A 1x1 convolution has filters in times filters out, so its work grows with the square. That is
+# nearly the growth of the whole network. The difference comes from three things: the depthwise part
+# has one factor, not two; the stem and the head are scaled on one side only; and the numbers of
+# filters are rounded.
 #
 # ## On the photo
 #

@@ -294,11 +294,11 @@ runs = {
     f"padding in {last.split('/')[0]}": port({last: padding[last]}),
     "epsilon in blocks_4": port({}, with_epsilon("blocks_4/expand_bn", 1e-5)),
 }
-found = {what: np.array(errors(layers, exact)) for what, layers in runs.items()}
+curves = {what: np.array(errors(layers, exact)) for what, layers in runs.items()}
 
 figure, axes = panels(1, 1, 4.6)
 axis = axes[0, 0]
-for (what, values), style in zip(found.items(), ("-", "-", "--", "-."), strict=True):
+for (what, values), style in zip(curves.items(), ("-", "-", "--", "-."), strict=True):
     axis.plot(np.maximum(values, floor), style, label=what)
 axis.axhline(1e-4, color="gray", linestyle=":", label="tolerance")
 axis.set(xlabel="layer, in the network's order", ylabel="largest difference / largest value")
@@ -306,15 +306,15 @@ axis.set(yscale="log", ylim=(floor / 2, 30), title="Rounding stays low, a mistak
 _ = figure.legend(*axis.get_legend_handles_labels(), frameon=False, loc="outside right center")
 
 # %% tags=["rounding"]
-for what, values in found.items():
+for what, values in curves.items():
     print(f"{what:22} worst layer {values.max():.1e}, probabilities {values[-1]:.1e}")
-first, rest = found["float32 rounding"][:3], found["float32 rounding"][3:]
+first, rest = curves["float32 rounding"][:3], curves["float32 rounding"][3:]
 print(f"rounding: {first.max():.1e} at first, then from {rest.min():.1e} to {rest.max():.1e}")
 
 # %%
-rounding = found["float32 rounding"]
+rounding = curves["float32 rounding"]
 assert rounding.max() < 1e-5
-for what, values in found.items():
+for what, values in curves.items():
     if what != "float32 rounding":
         assert values.max() > 1e-4
         jump = int(np.argmax(values > 1e-4))

@@ -149,11 +149,12 @@ memory = np.pad(plane.ravel(), 1, constant_values=99)
 print("memory:", memory.astype(int))
 
 # %% [markdown]
-# Three copies, each read one place further on: below each other they are, at every pixel, its left
-# neighbour, itself and its right neighbour. But the first pixel of a row has no left neighbour, and
-# what was read there is the end of another row: put a zero there, the padding, and so on the right.
-# One small matrix product with the kernel makes of the copies three planes, one for each row of the
-# kernel. Add these, moved up or down by a row, and that was the convolution.
+# Make three copies, each read one place further on. At every pixel they hold its left neighbour,
+# the pixel itself and its right neighbour. But the first pixel of a row has no left neighbour:
+# what was read there is the end of another row. Put a zero there, which is the padding, and do the
+# same on the right. One small matrix product with the kernel turns the copies into three planes,
+# one for each row of the kernel. Move the first down and the last up by a row, add all three, and
+# the convolution is done.
 
 # %%
 copies = np.stack([memory[j : j + plane.size] for j in range(3)])
@@ -178,11 +179,12 @@ assert np.array_equal(total, expected)
 print(expected)
 
 # %% [markdown]
-# So K planes are copied and K added, not K x K. The package's kernel does this for many channels at
-# once, into arrays that it uses again and again; a column of ones among the copies brings the bias
-# along for free. And it halves the work once more: it cuts the plane into four phases, which have
-# every second pixel of every second row, and makes one pixel of each in the same product. Their
-# taps overlap, and what overlaps is copied and added once for all: K + 1 phases a row, not 2 K.
+# So K planes are copied and K are added, where the definition takes K x K. The package's kernel
+# does this for many channels at once, in arrays that it uses again and again. A row of ones among
+# the copies brings the bias along for free. And it halves the work once more: it cuts the plane
+# into four phases, each with every second pixel of every second row, and computes one pixel of
+# each phase in the same product. These four pixels need mostly the same inputs, and what several
+# of them need is copied and added only once: K + 1 phases for each row of phases, not 2 K.
 
 # %%
 Code(inspect.getsource(depthwise.depthwise_columns), language="python")
@@ -198,8 +200,9 @@ Code(inspect.getsource(depthwise.depthwise_columns), language="python")
 Code(inspect.getsource(depthwise.depthwise_fourier), language="python")
 
 # %% [markdown]
-# Five ways to the same numbers, on a large plane and on a small one. `prepare` does what the plan
-# does once for all images: lay out, allocate, transform the kernels. The clock does not run then.
+# Four ways to the same numbers, on a large plane and on a small one. `prepare` does what the plan
+# does once for all images: it orders the pixels in memory, makes the arrays and transforms the
+# kernels. This is not timed.
 
 
 # %%
@@ -250,7 +253,7 @@ def ways(side, size, channels=48):
     x, kernel = random(1, side, side, channels), random(size, size, channels, 1)
     reference = depthwise_conv2d(x, kernel)
     assert agree(by_shifts(x, kernel), reference)
-    found = {
+    times = {
         "einsum (readable)": milliseconds(depthwise_conv2d, x, kernel, rounds=5),
         "K x K shifts": milliseconds(by_shifts, x, kernel, rounds=5),
     }
@@ -259,8 +262,8 @@ def ways(side, size, channels=48):
             continue  # the matrix would be as large as the plane squared
         run()
         assert agree(result(), reference[0])
-        found[name] = milliseconds(run)
-    return {name: 1e3 * ms / channels for name, ms in found.items()}
+        times[name] = milliseconds(run)
+    return {name: 1e3 * ms / channels for name, ms in times.items()}
 
 
 x, kernel = random(1, 12, 12, 2), random(5, 5, 2, 1)
@@ -274,18 +277,19 @@ print("the readable kernel equals the loops")
 figure, axes = panels(2, 2, 5.2)
 for row, side in enumerate((56, 7)):
     for column, size in enumerate((3, 9)):
-        found = ways(side, size)
+        times = ways(side, size)
         axis = axes[row, column]
         title = f"{size} x {size} kernel, plane of {side} x {side}"
-        strong = [int(np.argmin(list(found.values())))]
+        strong = [int(np.argmin(list(times.values())))]
         draw_bars(
-            axis, list(found), list(found.values()), "microseconds a channel", title, "%.3g", strong
+            axis, list(times), list(times.values()), "microseconds a channel", title, "%.3g", strong
         )
 
 # %% [markdown]
 # The fastest way is drawn dark. On the large plane it is columns, and the more so for the large
-# kernel, where K x K is far more than K. On the small plane Fourier is faster, and a larger kernel
-# costs it little. So the plan asks how many pixels a plane has, and takes one or the other.
+# kernel, where K x K is far more than K. On the small plane the two are close for the small
+# kernel, and Fourier is faster for the large one, because a larger kernel costs it little. So the
+# plan asks how many pixels a plane has, and takes one or the other.
 #
 # ## Step 4: small change
 #

@@ -15,7 +15,10 @@ class Run(NamedTuple):
 
     notebook: object
     replies: list  # what the check of its exercise says to a right answer, a wrong one and none
-    seconds: float
+    seconds_so_far: float  # of all notebooks that this process has run
+
+
+seconds: dict[str, float] = {}
 
 
 def pytest_generate_tests(metafunc):
@@ -43,7 +46,7 @@ def stored(name):
 
 
 @pytest.fixture(scope="class")
-def run(script, make):
+def run(name, script, make):
     """The script run in a fresh kernel."""
     import nbformat
 
@@ -54,6 +57,6 @@ def run(script, make):
     fresh.cells.extend(added)
     started = time.perf_counter()
     make.execute(fresh)
-    seconds = time.perf_counter() - started
+    seconds[name] = time.perf_counter() - started
     del fresh.cells[-len(added) :]
-    return Run(fresh, ["".join(texts(cell)) for cell in added], seconds)
+    return Run(fresh, ["".join(texts(cell)) for cell in added], sum(seconds.values()))
