@@ -187,7 +187,7 @@ def test_weights_tools_from_end_to_end(tmp_path):
     """convert, inspect and classify by the commands alone."""
     pytest.importorskip("safetensors")
     from safetensors.numpy import save_file
-    from test_convert import state_dict
+    from tests.weights_tools.test_convert import state_dict
 
     from tinymixnet.engine.architecture import mixnet
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.chromium import PROGRAM, Browser
-from tests.synthetic import TINY, synthetic_image, synthetic_tensors
+from tests.support.chromium import PROGRAM, Browser
+from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet import Model, load
 from tinymixnet.cli import main
 from tinymixnet.debug.dumps import open_dump
