@@ -132,7 +132,7 @@ def test_shades_rise_evenly_in_lightness_and_differences_fall_off_to_both_sides(
 @pytest.mark.parametrize(("h", "w"), [(112, 112), (113, 90), (56, 56), (57, 3)])
 def test_large_maps_are_averaged(h: int, w: int) -> None:
     maps = np.random.default_rng(0).normal(size=(h, w, 2))
-    found = pictures.fit(maps)
+    found = pictures.resize_maps(maps)
     factor = next(f for f in range(1, 9) if -(-max(h, w) // f) <= pictures.TILE)
     for c in range(2):
         for y in range(found.shape[1]):
@@ -144,14 +144,14 @@ def test_large_maps_are_averaged(h: int, w: int) -> None:
 
 def test_small_maps_are_repeated() -> None:
     maps = np.arange(98.0).reshape(7, 7, 2)
-    found = pictures.fit(maps)
+    found = pictures.resize_maps(maps)
     assert found.shape == (2, 56, 56)
     np.testing.assert_array_equal(found[:, 3::8, 5::8], maps.transpose(2, 0, 1))
 
 
 def test_shades_of_values_beyond_the_ends_and_of_none() -> None:
     with np.errstate(invalid="ignore"):
-        found = pictures.shade(np.array([-9, 0, 0.5, 1, 9, np.nan, np.inf]), 0, 1)
+        found = pictures.to_shades(np.array([-9, 0, 0.5, 1, 9, np.nan, np.inf]), 0, 1)
     first, last = pictures.SEQUENTIAL, pictures.SEQUENTIAL + pictures.SHADES - 1
     broken = pictures.BROKEN
     assert found.tolist() == [first, first, (first + last) // 2, last, last, broken, broken]
@@ -159,7 +159,7 @@ def test_shades_of_values_beyond_the_ends_and_of_none() -> None:
 
 def test_a_histogram_counts_every_value_but_zeros() -> None:
     x = np.array([[-1, -1, 0, 0, 0, 3], [0.9, 2.999, 7, -8, np.nan, np.inf]])
-    found = pictures.counts(x, -1, 3)
+    found = pictures.count_values(x, -1, 3)
     assert found.sum() == 7
     assert found[0] == 3  # -1, -1 and -8, which lies outside
     assert found[-1] == 3  # 3, 2.999 and 7
