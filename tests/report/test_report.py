@@ -4,6 +4,8 @@ import base64
 import io
 import os
 import re
+import stat
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,10 +25,11 @@ from tinymixnet.debug.traces import record
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.errors import InputError, TraceError
 from tinymixnet.report import layers as pictures
-from tinymixnet.report.page import fast_times, slow_times, write_report
+from tinymixnet.report.page import fast_times, is_own_report, slow_times, write_report
 
 VOID = {"meta", "link", "img", "br"}  # elements without an end
-EVIL = '<script>window.hacked=1</script><img src="x" onerror="window.hacked=1">'
+HACK = '<script>window.hacked=1</script><img src="x" onerror="window.hacked=1">'
+EVIL = f"{HACK}\x1b[2J\n\x07\u202e\u2028\x9b"
 
 
 # -- pages to look at -----------------------------------------------------------------------------
@@ -245,20 +248,148 @@ def test_numbers_and_pictures_are_those_of_the_layer(tiny: Model, tmp_path: Path
 
 def test_names_and_labels_are_text(tmp_path: Path) -> None:
     architecture = replace(TINY, variant=EVIL)
-    about = Metadata(labels=tuple(f"{EVIL}{i}" for i in range(6)), name=EVIL)
-    model = Model(architecture, synthetic_tensors(TINY), about)
+    metadata = Metadata(labels=tuple(f"{EVIL}{i}" for i in range(6)), name=EVIL)
+    model = Model(architecture, synthetic_tensors(TINY), metadata)
     pixels = synthetic_image(1, 32, 32).astype(np.float32)
     record(model, pixels, tmp_path / "dump.npz")
     with np.load(tmp_path / "dump.npz") as file:
         layers = {name: file[name] for name in file.files if name != "manifest.json"}
-    np.savez(tmp_path / "foreign.npz", **layers, **{EVIL.replace("/", "_"): np.zeros(3)})
-    dump = open_dump(tmp_path / "foreign.npz", architecture, 1, 32, 32)
-    write_report(model, EVIL.replace("/", "_"), pixels, tmp_path / "page.html", dump)
+    evil_name = EVIL.replace("/", "_") + "\udcff"
+    foreign = tmp_path / f"{evil_name}.npz"
+    np.savez(foreign, **layers, **{EVIL.replace("/", "_"): np.zeros(3)})
+    dump = open_dump(foreign, architecture, 1, 32, 32)
+    write_report(model, evil_name, pixels, tmp_path / "page.html", dump)
     text = (tmp_path / "page.html").read_text("utf-8")
-    assert text.count("&lt;script&gt;") >= 9  # title twice, variant, five answers, a stored name
+    # title twice (network and image), caption, variant, five answers, the dump and a name in it
+    assert text.count("&lt;script&gt;") == 13
+    assert text.count("\\x1b[2J\\n\\x07\\u202e\\u2028\\x9b") == 13
+    assert all(line.isprintable() for line in text.split("\n"))
     page = Page(text)
     assert len(page.all("script")) == 1
-    assert all(about["src"].startswith("data:") for about in page.all("img"))
+    assert all(attributes["src"].startswith("data:") for attributes in page.all("img"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e308, 5e-324])
+def test_a_dump_of_values_that_no_network_computes(tiny: Model, tmp_path: Path, value) -> None:
+    pixels = synthetic_image(1, 32, 32).astype(np.float32)
+    record(tiny, pixels, tmp_path / "ours.npz")
+    rng = np.random.default_rng(0)
+    with np.load(tmp_path / "ours.npz") as file:
+        layers = {name: file[name].astype(np.float64) for name in file.files if "json" not in name}
+    for name, x in layers.items():
+        where = rng.random(x.shape) < (1 if name.endswith("se_gate") else 0.5)
+        np.copyto(x, value, where=where)
+    np.savez(tmp_path / "theirs.npz", **layers)
+    text = tiny_page(tiny, pixels, tmp_path, tmp_path / "theirs.npz")
+    Page(text)
+    assert len(text) < 3e6
+    widths = [float(width) for width in re.findall(r'style="width:(.*?)%"', text)]
+    assert len(widths) >= 10  # five answers of both
+    assert all(0 <= width <= 100 for width in widths)
+    numbers = re.findall(r"-?\d+\.?\d*", text.split("</style>")[1].split("<script>")[0])
+    written = [number for number in numbers if len(number.split(".")[0]) > 12]
+    assert all(number in "".join(re.findall('base64,(.*?)"', text)) for number in written)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_network_whose_values_are_not_finite(tmp_path: Path) -> None:
+    tensors = synthetic_tensors(TINY)
+    tensors["stem/conv/kernel"] = np.full_like(tensors["stem/conv/kernel"], 1e38)
+    text = tiny_page(Model(TINY, tensors), synthetic_image(1, 32, 32), tmp_path)
+    Page(text)
+    assert "∞" in text or "nan" in text
+
+
+def test_ten_thousand_names_without_a_place(tiny: Model, tmp_path: Path) -> None:
+    pixels = synthetic_image(1, 32, 32).astype(np.float32)
+    record(tiny, pixels, tmp_path / "dump", ("logits",))
+    dump = open_dump(tmp_path / "dump", TINY, 1, 32, 32)
+    dump.unmatched = {f"{i}{'x' * 12_000}{i}": None for i in range(10_000)}
+    started = time.perf_counter()
+    write_report(tiny, "y" * 12_000, pixels, tmp_path / "page.html", dump)
+    assert time.perf_counter() - started < 10
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert len(text) < 3e6
+    assert re.search("more</li>", text)
+    assert max(map(len, re.findall("[xy]+", text))) < 200
+
+
+def test_a_large_picture_is_shown_small(tiny: Model, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1, 32, 3000, 3), np.uint8)
+    text = tiny_page(tiny, noise, tmp_path)
+    picture = re.search('<section class="answers".*?base64,(.*?)"', text)[1]
+    assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (448, 5)
+
+
+def test_only_the_image_that_is_shown_is_computed(
+    tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, layers = [], Model.layers
+    monkeypatch.setattr(Model, "layers", lambda s, x: batches.append(len(x)) or layers(s, x))
+    text = tiny_page(tiny, synthetic_image(5, 32, 32), tmp_path)
+    assert set(batches) == {1}
+    assert "the first of 5 images" in text
+
+
+# -- what is at the page's place already ----------------------------------------------------------
+
+
+def test_an_earlier_page_is_replaced(tiny: Model, tmp_path: Path) -> None:
+    first = tiny_page(tiny, synthetic_image(1, 32, 32), tmp_path)
+    second = tiny_page(tiny, synthetic_image(1, 32, 40), tmp_path)
+    assert is_own_report(tmp_path / "page.html")
+    assert "32 × 32 pixels" in first
+    assert "32 × 40 pixels" in second
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<!DOCTYPE html>\n<html><title>mine</title>", b"\xff" * 99]
+)
+def test_the_file_of_somebody_else_is_kept(tiny: Model, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "page.html").write_bytes(content)
+    with pytest.raises(InputError, match=r"page\.html: ") as caught:
+        tiny_page(tiny, synthetic_image(1, 32, 32), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "page.html").read_bytes() == content
+
+
+def test_the_photo_and_the_dump_are_kept(tmp_path: Path, capsys) -> None:
+    photo, dump = tmp_path / "photo.png", tmp_path / "dump"
+    Image.fromarray(synthetic_image(1, 64, 64)[0]).save(photo)
+    assert main(["trace", str(photo), "-o", str(dump), "--layers", "logits"]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for output in [photo, dump, *dump.iterdir(), tmp_path / "." / "dump" / ".." / "photo.png"]:
+        capsys.readouterr()
+        assert main(["report", str(photo), str(dump), "-o", str(output)]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert len(err.splitlines()) == 1
+        assert output.name in err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "link to a page", "FIFO", "device"])
+def test_what_is_no_file_is_kept(tiny: Model, tmp_path: Path, kind: str) -> None:
+    page, target = tmp_path / "page.html", tmp_path / "target"
+    if kind == "link to a page":
+        tiny_page(tiny, synthetic_image(1, 32, 32), tmp_path)
+        page.rename(target)
+    elif kind == "link":
+        target.write_text("mine")
+    if "link" in kind:
+        page.symlink_to(target)
+    elif kind == "FIFO":
+        os.mkfifo(page)
+    else:
+        try:
+            os.mknod(page, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        except OSError:
+            pytest.skip("only root may make devices")
+    before = os.lstat(page)
+    with pytest.raises(InputError, match=r"page\.html: "):
+        tiny_page(tiny, synthetic_image(1, 32, 32), tmp_path)
+    assert os.lstat(page) == before
 
 
 def test_each_layer_is_shown_for_the_image_that_differs_most(tiny: Model, tmp_path: Path) -> None:
@@ -415,6 +546,8 @@ def test_on_a_phone_the_page_does_not_scroll_sideways(
         assert wide <= 360, browser.js(SEEN)
         browser.press("ArrowRight")
     assert browser.js(SEEN) == ["head"]
+    tallest = "Math.max(...[...document.querySelectorAll('th')].map((cell) => cell.offsetHeight))"
+    assert browser.js(tallest) < 30
     shown = "document.querySelector('.network [aria-current]').getBoundingClientRect()"
     assert browser.js(f"{shown}.right <= 360 && {shown}.left >= 0")  # its row has followed
 
@@ -457,7 +590,7 @@ def test_nothing_but_the_pages_own_script_runs(
     browser: Browser, tiny: Model, tmp_path: Path
 ) -> None:
     text = tiny_page(tiny, synthetic_image(1, 32, 32).astype(np.float32), tmp_path)
-    hacked = text.replace("<main>", f"<main>{EVIL}", 1)  # as if something were not escaped
+    hacked = text.replace("<main>", f"<main>{HACK}", 1)  # as if something were not escaped
     (tmp_path / "hacked.html").write_text(hacked, "utf-8")
     browser.open((tmp_path / "hacked.html").as_uri())
     settle(browser)
