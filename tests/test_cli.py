@@ -1,5 +1,7 @@
 """The installed commands, as a user types them."""
 
+import doctest
+import errno
 import io
 import json
 import os
@@ -202,6 +204,10 @@ def test_a_control_character_is_shown_by_its_number(code):
     assert eval(f"'{shown}'") == f"a{chr(code)}b"
 
 
+def test_the_example_of_printable():
+    assert doctest.testmod(tinymixnet.errors) == (0, 1)
+
+
 def test_text_that_can_be_shown_stays_as_it_is():
     for text in ("", "cat", 'Müller\'s \\ "dog"', "猫", "e\u0301"):
         assert printable(text) == text
@@ -294,31 +300,41 @@ def trace(tiny, tmp_path_factory):
 
 
 @pytest.mark.parametrize("where", [">/dev/full", ">&-"])
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "--version",
-        "--help",
-        "classify --help",
-        "classify $CAT",
-        "classify $CAT --json",
-        "classify $CAT --workers 1",
-        "summary",
-        "trace $CAT -o $NEW",
-        "compare $CAT $DUMP",
-        "compare $CAT $DUMP --json",
-        "diagnose $CAT $DUMP",
-        "diagnose $CAT $DUMP --json",
-        "report $CAT -o $NEW.html",
-    ],
-)
-def test_standard_output_that_cannot_be_written(arguments, where, tiny, trace, tmp_path):
-    settings = {"TINYMIXNET_WEIGHTS": str(tiny), "NEW": str(tmp_path / "new"), "DUMP": str(trace)}
-    code, _, err = shell(f"$T {arguments} {where}", **settings)
+@pytest.mark.parametrize("arguments", ["--help", "summary", "classify $CAT --workers 1"])
+def test_standard_output_that_cannot_be_written(arguments, where, tiny):
+    code, _, err = shell(f"$T {arguments} {where}", TINYMIXNET_WEIGHTS=str(tiny))
     assert code == 1
     why = "No space left on device" if where == ">/dev/full" else "Bad file descriptor"
     lines = [line for line in err.splitlines() if "weights tiny" not in line]
     assert lines == [f"tinymixnet: standard output: cannot be written ({why})"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--version",
+        "classify --help",
+        "classify CAT",
+        "classify CAT --json",
+        "summary",
+        "trace CAT -o NEW",
+        "compare CAT DUMP",
+        "compare CAT DUMP --json",
+        "diagnose CAT DUMP",
+        "diagnose CAT DUMP --json",
+        "report CAT -o NEW",
+    ],
+)
+def test_no_command_loses_its_output_silently(arguments, tiny, trace, tmp_path, monkeypatch, capfd):
+    files = {"CAT": str(CAT), "DUMP": str(trace), "NEW": str(tmp_path / "new")}
+    monkeypatch.setenv("TINYMIXNET_WEIGHTS", str(tiny))
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main([files.get(word, word) for word in arguments.split()]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if "weights tiny" not in line]
+    assert lines == ["tinymixnet: standard output: cannot be written (No space left on device)"]
 
 
 @pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
@@ -360,8 +376,8 @@ def test_an_interrupt_ends_quietly():
         (MemoryError(), "not enough memory"),
         (MemoryError("Unable to allocate 9 GiB"), "not enough memory (Unable to allocate 9 GiB)"),
         (RecursionError("maximum recursion depth"), "something in the input is nested too deeply"),
-        (OSError(24, "Too many open files"), "Too many open files"),
-        (OSError(24, "Too many open files", "a\x1b"), "a\\x1b: Too many open files"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files; allow more with `ul"),
+        (OSError(errno.EIO, "Input/output error", "a\x1b"), "a\\x1b: Input/output error"),
         (OSError("unlike the others"), "unlike the others"),
         (ImportError("No module named 'PIL'"), "a part of this installation is missing: No mod"),
     ],

@@ -6,6 +6,7 @@ sees to its mistakes: one line on standard error and an exit code, never a trace
 
 import argparse
 import contextlib
+import errno
 import io
 import json
 import os
@@ -186,8 +187,10 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
         except OSError as error:
             name = f"{error.filename}: " if error.filename else ""
             code, message = 2, f"{name}{error.strerror or error}"
+            if error.errno == errno.EMFILE:
+                message += "; allow more with `ulimit -n`, or use fewer --workers"
         if failure := output.failure:
-            code, message = 1, f"standard output: cannot be written ({failure.strerror})"
+            code, message = 1, f"standard output: cannot be written ({failure.strerror or failure})"
         if message and not isinstance(failure, BrokenPipeError):  # `head` has seen enough: no news
             tell(message, parser.prog)
     for stream in (output.stream, errors):

@@ -135,38 +135,38 @@ def test_shades_rise_evenly_in_lightness_and_differences_fall_off_to_both_sides(
 @pytest.mark.parametrize(("h", "w"), [(112, 112), (113, 90), (56, 56), (57, 3)])
 def test_large_maps_are_averaged(h: int, w: int) -> None:
     maps = np.random.default_rng(0).normal(size=(h, w, 2))
-    found = pictures.resize_maps(maps)
+    resized = pictures.resize_maps(maps)
     factor = next(f for f in range(1, 9) if -(-max(h, w) // f) <= pictures.TILE)
     for c in range(2):
-        for y in range(found.shape[1]):
-            for x in range(found.shape[2]):
+        for y in range(resized.shape[1]):
+            for x in range(resized.shape[2]):
                 box = maps[y * factor : (y + 1) * factor, x * factor : (x + 1) * factor, c]
-                assert found[c, y, x] == pytest.approx(box.mean())
-    assert found.shape == (2, -(-h // factor), -(-w // factor))
+                assert resized[c, y, x] == pytest.approx(box.mean())
+    assert resized.shape == (2, -(-h // factor), -(-w // factor))
 
 
 def test_small_maps_are_repeated() -> None:
     maps = np.arange(98.0).reshape(7, 7, 2)
-    found = pictures.resize_maps(maps)
-    assert found.shape == (2, 56, 56)
-    np.testing.assert_array_equal(found[:, 3::8, 5::8], maps.transpose(2, 0, 1))
+    resized = pictures.resize_maps(maps)
+    assert resized.shape == (2, 56, 56)
+    np.testing.assert_array_equal(resized[:, 3::8, 5::8], maps.transpose(2, 0, 1))
 
 
 def test_shades_of_values_beyond_the_ends_and_of_none() -> None:
     with np.errstate(invalid="ignore"):
-        found = pictures.to_shades(np.array([-9, 0, 0.5, 1, 9, np.nan, np.inf]), 0, 1)
+        shades = pictures.to_shades(np.array([-9, 0, 0.5, 1, 9, np.nan, np.inf]), 0, 1)
     first, last = pictures.SEQUENTIAL, pictures.SEQUENTIAL + pictures.SHADES - 1
     broken = pictures.BROKEN
-    assert found.tolist() == [first, first, (first + last) // 2, last, last, broken, broken]
+    assert shades.tolist() == [first, first, (first + last) // 2, last, last, broken, broken]
 
 
 def test_a_histogram_counts_every_value_but_zeros() -> None:
     x = np.array([[-1, -1, 0, 0, 0, 3], [0.9, 2.999, 7, -8, np.nan, np.inf]])
-    found = pictures.count_values(x, -1, 3)
-    assert found.sum() == 7
-    assert found[0] == 3  # -1, -1 and -8, which lies outside
-    assert found[-1] == 3  # 3, 2.999 and 7
-    assert found[round((0.9 + 1) / 4 * pictures.BINS - 0.5)] == 1
+    bins = pictures.count_values(x, -1, 3)
+    assert bins.sum() == 7
+    assert bins[0] == 3  # -1, -1 and -8, which lies outside
+    assert bins[-1] == 3  # 3, 2.999 and 7
+    assert bins[round((0.9 + 1) / 4 * pictures.BINS - 0.5)] == 1
 
 
 def test_times_are_there_for_every_layer(tiny: Model) -> None:
@@ -190,14 +190,14 @@ def test_the_page_is_well_formed_small_and_needs_no_other(folder: Path, name: st
     assert "http://" not in text
     assert "https://" not in text
     page = Page(text)
-    ids = [about["id"] for _, about in page.elements if "id" in about]
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert [name for name, count in Counter(ids).items() if count > 1] == []
-    for tag, about in page.elements:
-        source = about.get("src") or about.get("href") or "#network"
+    for tag, attributes in page.elements:
+        source = attributes.get("src") or attributes.get("href") or "#network"
         assert source.startswith(("data:", "#")), tag
         assert not source.startswith("#") or source[1:] in ids
-        assert not any(attribute.startswith("on") for attribute in about)
-    assert all(about.get("alt") for about in page.all("img"))
+        assert not any(attribute.startswith("on") for attribute in attributes)
+    assert all(attributes.get("alt") for attributes in page.all("img"))
     assert page.all("html") == [{"lang": "en"}]
 
 
@@ -205,9 +205,10 @@ def test_the_page_is_well_formed_small_and_needs_no_other(folder: Path, name: st
 def test_every_part_and_every_layer_has_its_place(folder: Path, model: Model, name: str) -> None:
     page = Page((folder / f"{name}.html").read_text("utf-8"))
     parts = ["stem", *(block.name for block in model.architecture.blocks), "head"]
-    panels = [about["id"] for about in page.all("section") if about.get("class") == "panel"]
-    cards = [about["id"] for about in page.all("section") if about.get("class") == "card"]
-    links = [about["data-part"] for about in page.all("a") if "data-part" in about]
+    sections = page.all("section")
+    panels = [section["id"] for section in sections if section.get("class") == "panel"]
+    cards = [section["id"] for section in sections if section.get("class") == "card"]
+    links = [attributes["data-part"] for attributes in page.all("a") if "data-part" in attributes]
     assert panels == parts
     assert links == parts * 2
     assert cards == list(model.architecture.layer_shapes(224, 224))
@@ -552,15 +553,26 @@ def test_on_a_phone_the_page_does_not_scroll_sideways(
     assert browser.js(f"{shown}.right <= 360 && {shown}.left >= 0")  # its row has followed
 
 
+def test_long_labels_leave_room_for_the_answers(browser: Browser, tmp_path: Path) -> None:
+    metadata = Metadata(labels=tuple(f"{i}{'long ' * 99}{EVIL * 99}" for i in range(6)))
+    model = Model(TINY, synthetic_tensors(TINY), metadata)
+    write_report(model, "x" * 999, synthetic_image(1, 32, 32), tmp_path / "page.html")
+    for width in (360, 1280):
+        browser.open((tmp_path / "page.html").as_uri(), width, 800)
+        assert browser.js("document.documentElement.scrollWidth") <= width
+        assert browser.js("document.querySelector('.answers dd').offsetWidth") > 0.2 * width
+        assert browser.js("document.querySelector('.answers dt').offsetWidth") > 0.2 * width
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(browser: Browser, small: str, scheme: str) -> None:
     browser.open(small, prefers_color_scheme=scheme)
     names = ["text", "soft", "link", "bad", "ground", "card", "mark"]
     style = "getComputedStyle(document.documentElement)"
-    found = {name: browser.js(f"{style}.getPropertyValue('--{name}')") for name in names}
+    colours = {name: browser.js(f"{style}.getPropertyValue('--{name}')") for name in names}
     light = {
         name: luminance(tuple(bytes.fromhex(value.strip().removeprefix("#"))))
-        for name, value in found.items()
+        for name, value in colours.items()
     }
     pairs = [(ink, paper) for ink in names[:4] for paper in ("ground", "card")]
     for ink, paper in [*pairs, ("bad", "mark"), ("card", "link")]:

@@ -86,8 +86,11 @@ def write_report(
 def is_own_report(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a page that `write_report` wrote, so that it may be replaced."""
     start = PAGE_START.encode()
-    with open(path, "rb") as file:
-        return file.read(len(start)) == start
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(start)) == start
+    except OSError:  # such as one that we may not read
+        return False
 
 
 def check_output(
