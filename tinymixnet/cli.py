@@ -63,8 +63,8 @@ def parser() -> Parser:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:  # int() has a limit of digits, too
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
     return int(text)
 
 
@@ -105,14 +105,14 @@ def _answers(
 
 
 class ClosedInput:
-    """Stands for standard input that was closed before we started: a photo that is not there."""
+    """Stands for standard input that was closed before we started: reading it is an error."""
 
     def read(self, _: int = -1) -> bytes:
         raise ImageError("standard input is closed")
 
 
 def _name_photo(name: str, message: str) -> str:
-    """A message about a photo, which begins with the photo's name."""
+    """Return the message with the photo's name at its beginning, where many have it already."""
     message = message.removeprefix("image: ") if name == "-" else message
     return message if message.startswith(name) else f"{name}: {message}"
 
