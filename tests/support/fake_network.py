@@ -1,0 +1,43 @@
+"""A network that takes no time: its archive is the archive server's, its weights the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.support.archive_server import DATA, SHA384
+from tinymixnet.engine.files import atomic_write
+from tinymixnet.errors import CheckpointError, WeightsError
+from weights_tools import fetch
+
+
+def fake_extract(checkpoint: Path, output: Path, *, variant: str, **_: str) -> None:
+    """Stand in for the real one; like it, it leaves nothing behind when the checkpoint is bad."""
+    if checkpoint.read_bytes() != DATA:
+        raise CheckpointError(f"{checkpoint} is not a checkpoint")
+    with atomic_write(output) as temporary:
+        temporary.write_bytes(f"{variant} ".encode() + checkpoint.read_bytes())
+
+
+def fake_read_weights(path: Path) -> tuple[Any, dict[str, Any], Any]:
+    """Read what `fake_extract` wrote."""
+    variant, _, data = path.read_bytes().partition(b" ")
+    if not data:
+        raise WeightsError(f"{path}: damaged")
+    architecture = SimpleNamespace(variant=variant.decode(), classes=1000)
+    source_sha256 = hashlib.sha256(data).hexdigest()
+    return architecture, {}, SimpleNamespace(source_sha256=source_sha256)
+
+
+def publish(
+    monkeypatch: pytest.MonkeyPatch,
+    *urls: str,
+    size: int | None = len(DATA),
+    sha384: str | None = SHA384,
+) -> None:
+    """Make mixnet-l the only network, its archive at these addresses."""
+    monkeypatch.setattr(fetch, "ARCHIVES", {"mixnet-l": fetch.Archive(urls, size, sha384)})
