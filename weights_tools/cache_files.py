@@ -10,7 +10,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -84,9 +84,10 @@ def size_of(path: Path) -> int:
 def remove_leftovers(folder: Path, name: str) -> None:
     """Remove what a process that was killed left of its unfinished files of this network."""
     for leftover in folder.glob(f".{name}.*.tmp"):
-        status = leftover.lstat()
-        if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > STALE:
-            leftover.unlink(missing_ok=True)
+        with suppress(OSError):  # it is in nobody's way
+            status = leftover.lstat()
+            if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > STALE:
+                leftover.unlink()
 
 
 # -- a remembered hash ----------------------------------------------------------------------------

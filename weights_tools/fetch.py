@@ -153,7 +153,7 @@ def _weights_problem(name: str, files: CacheFiles) -> str:
             f"expected {name} with {CLASSES} classes, found {architecture.variant} with "
             f"{architecture.classes}"
         )
-    remembered = read_sha256(files.sha256)
+    remembered = _remembered(name, files)
     if remembered not in (None, metadata.source_sha256):
         source = foreign(metadata.source_sha256) or "unknown"
         return (
@@ -163,11 +163,16 @@ def _weights_problem(name: str, files: CacheFiles) -> str:
     return ""
 
 
+def _remembered(name: str, files: CacheFiles) -> str | None:
+    """The SHA-256 of the first good archive of a network without a published hash, if any."""
+    return read_sha256(files.sha256) if ARCHIVES[name].sha384 is None else None
+
+
 def _make_weights(name: str, files: CacheFiles) -> None:
     """Extract the archive to the weights file; download the archive unless it is there already."""
     archive = ARCHIVES[name]
     is_there(files.part)  # whatever else has one of the names is found before the download
-    remembered = read_sha256(files.sha256) if archive.sha384 is None else None
+    remembered = _remembered(name, files)
     if is_there(files.packed):
         try:
             _check_published(files.packed, archive, str(files.packed))

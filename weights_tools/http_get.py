@@ -152,7 +152,10 @@ class _Connection(io.RawIOBase):
 
     def __init__(self, opened: socket.socket, deadline: float, url: str) -> None:
         self._socket, self._deadline, self._url = opened, deadline, url
-        self._wanted, self._arrived = "a whole head", 0  # what has to come before the deadline
+        self._wanted, self._arrived = (
+            "the whole head of an answer",
+            0,
+        )  # what has to come before the deadline
 
     def readable(self) -> bool:
         return True
@@ -165,7 +168,7 @@ class _Connection(io.RawIOBase):
             if time.monotonic() < self._deadline:
                 raise BrokenOff(f"no answer from the server for {TIMEOUT:g} s") from None
             raise failure(
-                f"{self._url}: too slow, expected {self._wanted} in {MINUTE:g} s"
+                f"{self._url}: too slow, expected {self._wanted} within {MINUTE:g} s"
             ) from None
         except OSError as error:
             raise BrokenOff(f"no answer from the server: {_why(error)}") from None
@@ -245,9 +248,10 @@ def _parse(url: str) -> _Address:
     """Take a URL apart. Raises FetchError if it cannot be used."""
     try:
         parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        default_port = {"http": 80, "https": 443}[parts.scheme]
         if not (parts.hostname and url.isascii() and url.isprintable() and " " not in url):
             raise ValueError
+        port = parts.port or default_port
     except (ValueError, KeyError):  # the texts of these errors could hold a password
         raise failure(f"{show_url(url)}: not a usable URL") from None
     user, at, netloc = parts.netloc.rpartition("@")

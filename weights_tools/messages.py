@@ -32,7 +32,7 @@ def show_url(url: str) -> str:
     What is hidden ends at the last @ wherever it stands, since a URL with a mistake in it can have
     its password in any part. A query can be a secret, too: a signed URL has its signature there.
     """
-    shown = re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*:/*)?.*@", r"\1***@", url, flags=re.DOTALL)
+    shown = re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*:/+)?.*@", r"\1***@", url, flags=re.DOTALL)
     address, mark, _ = shown.partition("?")
     return foreign(address + mark + ("..." if mark else ""))
 

@@ -41,7 +41,7 @@ def cache(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A minute has half a second."""
     monkeypatch.setattr(http_get, "MINUTE", 0.5)
     monkeypatch.setattr(http_get, "TIMEOUT", 0.25)
