@@ -225,12 +225,14 @@ def _say_what_was_checked(name: str, archive: Archive, digest: str, files: Cache
 def _download(name: str, archive: Archive, remembered: str | None, files: CacheFiles) -> None:
     """Make the archive from the first server that delivers the right file, byte for byte."""
     failures = []
-    for url in _urls(name, archive):
+    urls = _urls(name, archive)
+    for url in urls:
         try:
             _download_from(url, archive, remembered, files)
             return
         except FetchError as error:
-            say(str(error))
+            if url != urls[-1]:
+                say(str(error))
             failures.append(str(error))
         except KeyboardInterrupt:
             say(f"stopped; {size_of(files.part)} bytes are kept in {files.part} for the next run")

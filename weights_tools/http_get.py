@@ -87,7 +87,7 @@ class Answer:
         line = self._line()
         match = re.fullmatch(r"HTTP/1\.\d ([1-9]\d\d)(?: (.*))?", line, re.ASCII | re.DOTALL)
         if not match:
-            raise failure(f"{self._url}: expected an answer in HTTP/1, found {foreign(line)!r}")
+            raise failure(f"{self._url}: expected an answer in HTTP/1, found '{foreign(line)}'")
         return int(match[1]), match[2] or ""
 
     def _read_headers(self) -> dict[str, str]:
@@ -104,7 +104,7 @@ class Answer:
             return None
         if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
             raise failure(
-                f"{self._url}: expected a number of bytes, Content-Length is {foreign(text)!r}"
+                f"{self._url}: expected a number of bytes, Content-Length is '{foreign(text)}'"
             )
         return int(text)
 
@@ -119,7 +119,7 @@ class Answer:
             return
         coding = self.headers["transfer-encoding"]
         if coding.lower() != "chunked":
-            raise failure(f"{self._url}: expected chunks, Transfer-Encoding is {foreign(coding)!r}")
+            raise failure(f"{self._url}: expected chunks, Transfer-Encoding is '{foreign(coding)}'")
         while size := self._chunk_size():
             yield from self._pieces_of(size)
             if self._file.readline(2).strip(b"\r\n"):
@@ -129,8 +129,8 @@ class Answer:
         line = self._file.readline(CHUNK_LINE_BYTES)
         match = re.fullmatch(rb"([0-9A-Fa-f]{1,15})[ \t]*(;.*)?\r?\n", line, re.DOTALL)
         if not match:
-            text = foreign(line.decode("latin-1"))
-            raise BrokenOff(f"the connection broke off: expected a chunk's size, found {text!r}")
+            text = foreign(line.decode("latin-1").rstrip("\r\n"))
+            raise BrokenOff(f"the connection broke off: expected a chunk's size, found '{text}'")
         return int(match[1], 16)
 
     def _pieces_of(self, count: int | None) -> Iterator[bytes]:
