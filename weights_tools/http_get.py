@@ -244,8 +244,8 @@ def _redirected(url: str, location: str) -> str:
     return target
 
 
-def _parse(url: str) -> _Address:
-    """Take a URL apart. Raises FetchError if it cannot be used."""
+def _parse(url: str, what: str = "") -> _Address:
+    """Take a URL apart. Raises FetchError, which begins with `what` it is, if it cannot be used."""
     try:
         parts = urlsplit(url)
         default_port = {"http": 80, "https": 443}[parts.scheme]
@@ -253,7 +253,7 @@ def _parse(url: str) -> _Address:
             raise ValueError
         port = parts.port or default_port
     except (ValueError, KeyError):  # the texts of these errors could hold a password
-        raise failure(f"{show_url(url)}: not a usable URL") from None
+        raise failure(f"{what}{show_url(url)}: not a usable URL, expected http://...") from None
     user, at, netloc = parts.netloc.rpartition("@")
     encoded = base64.b64encode(unquote_to_bytes(user)).decode()
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -295,7 +295,7 @@ def _proxy_for(address: _Address) -> _Address | None:
     proxy = getproxies().get(address.scheme)
     if not proxy or proxy_bypass(address.netloc):
         return None
-    return _parse(proxy if "://" in proxy else f"http://{proxy}")
+    return _parse(proxy if "://" in proxy else f"http://{proxy}", "the proxy ")
 
 
 def _connect(address: _Address, deadline: float) -> socket.socket:

@@ -13,6 +13,7 @@ import ssl
 import subprocess
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -137,13 +138,13 @@ LIES = {
 }
 
 
-def assert_harmless(cache: Path, server: Server, mirror: str = "") -> str:
+def assert_harmless(cache: Path, server: Server) -> str:
     """`fetch` ends in an error soon; what it left does not disturb a good server afterwards."""
     start = time.perf_counter()
     with pytest.raises(FetchError) as caught:
         fetch.fetch("mixnet-l")
     assert time.perf_counter() - start < 5
-    assert server.sent < 32 << 20  # most of it in the buffers of the system
+    assert server.sent < 128 << 20  # what nobody read: the system's buffers, of 11 connections
     message = str(caught.value)
     assert message.isprintable(), message
     assert len(message) < 3000
@@ -166,7 +167,12 @@ def one_server(
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_without_an_end(one_server: str, cache: Path, server: Server, kind: str) -> None:
     server.script = [ENDLESS[kind]]
-    assert one_server.partition("?")[0] in assert_harmless(cache, server)
+    tracemalloc.start()
+    message = assert_harmless(cache, server)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert one_server in message
+    assert peak < 8 << 20
 
 
 @pytest.mark.parametrize("kind", ["body", "body in chunks", "chunk of size -1"])
