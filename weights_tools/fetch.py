@@ -11,11 +11,11 @@ files, all in the cache folder (`tinymixnet.engine.weights.cache_dir()`):
 
 A name without `.part` always means a whole file: each is made beside its place and moved there.
 
-No hash was ever published of mixnet-s and mixnet-m, so nobody can tell whether an archive is the
-authors'. What can be checked is: the size (mixnet-s), TensorFlow's checksums of all tensors that
-are taken, their names and shapes. The first archive that passes is trusted: its SHA-256 is kept in
-the .sha256 file, one line as `sha256sum --check` reads it. Another archive is refused from then on;
-who wants it removes the .sha256 file.
+No hash of mixnet-s and mixnet-m was ever published, so nobody can tell whether an archive is the
+one that the authors made. These checks remain: the size (mixnet-s only), TensorFlow's checksums of
+all tensors that are taken, their names and their shapes. The first archive that passes them is
+trusted, and its SHA-256 is written to the .sha256 file, one line as `sha256sum --check` reads it.
+From then on, any other archive is refused. To accept a new one, remove the .sha256 file.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def fetch(name: str) -> Path:
 
 
 def _has_weights(name: str, files: CacheFiles) -> bool:
-    """Whether the official weights are there. FetchError if something else has their name."""
+    """Return whether the weights are there. FetchError if something else has their name."""
     path = files.weights
     if not os.path.lexists(path):
         return False
@@ -139,7 +139,7 @@ def _has_weights(name: str, files: CacheFiles) -> bool:
 
 
 def _weights_problem(name: str, files: CacheFiles) -> str:
-    """What is wrong with the .h5 file that is in the cache; nothing: empty."""
+    """Return what is wrong with the .h5 file in the cache, an empty text if nothing is."""
     path = files.weights
     if not path.is_file():  # follows links: the weights may lie elsewhere, they are only read
         to = " to nothing that can be read" if path.is_symlink() else ""
@@ -164,7 +164,7 @@ def _weights_problem(name: str, files: CacheFiles) -> str:
 
 
 def _remembered(name: str, files: CacheFiles) -> str | None:
-    """The SHA-256 of the first good archive of a network without a published hash, if any."""
+    """Return the SHA-256 of the first good archive, for a network without a published hash."""
     return read_sha256(files.sha256) if ARCHIVES[name].sha384 is None else None
 
 
@@ -250,7 +250,7 @@ def _download(name: str, archive: Archive, remembered: str | None, files: CacheF
 
 
 def _download_from(url: str, archive: Archive, remembered: str | None, files: CacheFiles) -> None:
-    """Make the archive from one server, anew if what was there before does not fit to the rest."""
+    """Make the archive from one server, from its first byte if resuming gave a wrong file."""
     resumed = size_of(files.part) > 0
     download(url, files.part, archive.size)
     try:
@@ -259,14 +259,14 @@ def _download_from(url: str, archive: Archive, remembered: str | None, files: Ca
     except FetchError as error:  # the file is removed, so this happens once
         if not resumed:
             raise
-        say(f"{error}; it began with what was there before, fetching it anew")
+        say(f"{error}; its beginning was from an earlier run, fetching all of it anew")
         _download_from(url, archive, remembered, files)
     else:
         os.replace(files.part, files.packed)
 
 
 def _urls(name: str, archive: Archive) -> tuple[str, ...]:
-    """The addresses to try, in order: the user's mirror alone if there is one."""
+    """Return the addresses to try, in order: only the user's mirror if there is one."""
     mirror = os.environ.get("TINYMIXNET_MIRROR")
     if not mirror:
         return archive.urls

@@ -5,10 +5,10 @@ chunk trailers for as long as the server sends them, and takes a negative chunk 
 not help, because it starts anew with each byte. This client is small enough to have a limit for
 everything it reads:
 
-    head        HEAD_BYTES in all, and there within a MINUTE, connecting and redirects included
-    body        MINUTE_BYTES in each MINUTE, or it ends; the caller limits how much there is
-    silence     TIMEOUT
-    redirects   REDIRECTS of them, never out of HTTPS, never to anything but HTTP and HTTPS;
+    head        at most HEAD_BYTES, and there within a MINUTE, connecting and redirects included
+    body        at least MINUTE_BYTES in each MINUTE; the caller limits how much it takes in all
+    silence     at most TIMEOUT
+    redirects   at most REDIRECTS, never out of HTTPS, never to anything but HTTP and HTTPS;
                 their bodies, those of error pages, and chunk trailers are not read at all
 
 Sources: RFC 9110 (HTTP) and RFC 9112 (HTTP/1.1: the head, chunks).
@@ -33,7 +33,7 @@ from weights_tools.messages import failure, foreign, show_url
 
 TIMEOUT = 30.0  # seconds without a byte
 MINUTE = 60.0  # seconds in which something must have been achieved; tests make it shorter
-MINUTE_BYTES = 300_000  # of a body in each MINUTE: 5 kB/s, as a modem of the nineties
+MINUTE_BYTES = 300_000  # of a body in each MINUTE: 5 kB/s, what a slow modem reaches
 HEAD_BYTES = 1 << 16  # of status line and headers, "100 Continue" included
 CHUNK_LINE_BYTES = 256  # of the line before a chunk, which says its size
 REDIRECTS = 10
@@ -47,17 +47,16 @@ class BrokenOff(Exception):
 class Answer:
     """A server's answer: its head is read, its body waits.
 
-    status, reason and headers (names in lower case) are as sent; reason and headers are to be shown
-    with `foreign` only. length is how many bytes of body are announced, None if unknown.
+    status, reason and headers (names in lower case) are as the server sent them, so show them with
+    `foreign` only. length: how many bytes of body it announces, None if it does not say.
     """
 
     def __init__(self, connection: _Connection, url: str, opened: ExitStack) -> None:
-        self._connection, self._file, self._opened = (
-            connection,
-            io.BufferedReader(connection),
-            opened,
-        )
-        self._url, self._head_left = url, HEAD_BYTES
+        self._connection = connection
+        self._file = io.BufferedReader(connection)
+        self._url = url
+        self._opened = opened
+        self._head_left = HEAD_BYTES
         self.status = 100
         while 100 <= self.status < 200:  # 1xx: the answer proper is still to come
             self.status, self.reason = self._read_status()
@@ -148,14 +147,12 @@ class Answer:
 
 
 class _Connection(io.RawIOBase):
-    """The bytes that a socket receives until a deadline, which enough of a body moves on."""
+    """What a socket receives until a deadline. The deadline moves on when enough has arrived."""
 
     def __init__(self, opened: socket.socket, deadline: float, url: str) -> None:
         self._socket, self._deadline, self._url = opened, deadline, url
-        self._wanted, self._arrived = (
-            "the whole head of an answer",
-            0,
-        )  # what has to come before the deadline
+        self._wanted = "the whole head of an answer"  # before the deadline
+        self._arrived = 0  # bytes of the body since the deadline was set
 
     def readable(self) -> bool:
         return True
