@@ -11,9 +11,12 @@ import pytest
 
 from tests.support.archive_server import DATA, SHA384
 from tinymixnet.engine.files import atomic_write
-from tinymixnet.errors import CheckpointError, WeightsError
+from tinymixnet.errors import CheckpointError, FetchError, WeightsError
 from weights_tools import fetch
 
+PACKED, WEIGHTS, LOCK, PART, REMEMBERED = (
+    f"mixnet-l.{end}" for end in ("tar.gz", "h5", "lock", "tar.gz.part", "sha256")
+)
 OTHER_DATA = DATA[1:] + DATA[:1]  # another good archive
 
 
@@ -43,3 +46,28 @@ def publish(
 ) -> None:
     """Make mixnet-l the only network, its archive at these addresses."""
     monkeypatch.setattr(fetch, "ARCHIVES", {"mixnet-l": fetch.Archive(urls, size, sha384)})
+
+
+# ---- what must come of `fetch`
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def assert_fetched(folder: Path) -> None:
+    assert fetch.fetch("mixnet-l") == folder / WEIGHTS
+    assert (folder / WEIGHTS).read_bytes() == b"mixnet-l " + DATA
+    assert (folder / PACKED).read_bytes() == DATA
+    assert names_in(folder) - {REMEMBERED} == {PACKED, WEIGHTS, LOCK}
+
+
+def assert_refused(*facts: str) -> str:
+    """`fetch` ends in an error of one printable line with these facts in it; return it."""
+    with pytest.raises(FetchError) as caught:
+        fetch.fetch("mixnet-l")
+    message = str(caught.value)
+    assert message.isprintable(), message
+    for fact in facts:
+        assert fact in message
+    return message

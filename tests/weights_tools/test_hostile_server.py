@@ -32,12 +32,11 @@ from tests.support.archive_server import (
     serve,
     status,
 )
-from tests.support.fake_network import publish
+from tests.support.fake_network import LOCK, PART, publish
 from tinymixnet.errors import FetchError
 from weights_tools import download, fetch, http_get
 from weights_tools.messages import printable, show_url
 
-PACKED, WEIGHTS, LOCK, PART = (f"mixnet-l.{end}" for end in ("tar.gz", "h5", "lock", "tar.gz.part"))
 OK = b"HTTP/1.1 200 OK\r\n"
 ZEROS = bytes(1 << 16)
 SECRETS = ("s3cret", "t0ken")
