@@ -171,7 +171,6 @@ def _remembered(name: str, files: CacheFiles) -> str | None:
 def _make_weights(name: str, files: CacheFiles) -> None:
     """Extract the archive to the weights file; download the archive unless it is there already."""
     archive = ARCHIVES[name]
-    is_there(files.part)  # whatever else has one of the names is found before the download
     remembered = _remembered(name, files)
     if is_there(files.packed):
         try:
