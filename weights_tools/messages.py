@@ -4,26 +4,15 @@ import re
 import sys
 from contextlib import suppress
 
-from tinymixnet.errors import FetchError
+from tinymixnet.errors import FetchError, printable
 
 LONGEST = 300  # characters of a text that a server chose
-
-
-def printable(text: str) -> str:
-    r"""Return the text with each character that cannot be printed as an escape, such as \x1b.
-
-    A terminal obeys some of them: they move the cursor, hide text, or turn the order of letters.
-    """
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
+LONGEST_MESSAGE = 5000  # characters of a line of ours, which may name several files and servers
 
 
 def foreign(text: str) -> str:
     """Return a text that a server chose as it may be shown: printable, and not too long."""
-    shown = printable(text[:LONGEST])
-    return shown + "..." if len(text) > LONGEST else shown
+    return printable(text, LONGEST)
 
 
 def show_url(url: str) -> str:
@@ -39,11 +28,11 @@ def show_url(url: str) -> str:
 
 def failure(message: str) -> FetchError:
     """Return an error with this message, made printable: paths and servers choose parts of it."""
-    return FetchError(printable(message))
+    return FetchError(printable(message, LONGEST_MESSAGE))
 
 
 def say(message: str) -> None:
     """Print one line on standard error. Nothing stops if nobody can read it."""
     if sys.stderr is not None:
         with suppress(OSError):
-            print(f"fetch: {printable(message)}", file=sys.stderr, flush=True)
+            print(f"fetch: {printable(message, LONGEST_MESSAGE)}", file=sys.stderr, flush=True)
