@@ -1,0 +1,163 @@
+"""Turn a decoded photo of any mode into 8-bit RGB, as a person sees it: upright, over white."""
+
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinymixnet.engine.photo_files import orientation
+from tinymixnet.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+STRIP_PIXELS = 1 << 20  # that are converted at a time: no second copy of a large photo is made
+NO_RANGE = "have no agreed range: save it with 8 or 16 bits, unsigned"
+GREY_STEP = {"1": 255, "L;2": 85, "L;4": 17}  # raw mode of a PNG: what Pillow multiplies greys by
+
+# TIFF tags
+BITS, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 258, 262, 284, 339
+WHITE_IS_ZERO, SEPARATE_PLANES, UNSIGNED = 0, 2, 1
+
+
+def to_rgb(image: "Image", file: IO[bytes] | None) -> "Image":
+    """Decode an opened photo and return it as RGB, perhaps the same object.
+
+    file is what the photo was opened from, if it can be read again.
+    """
+    from PIL import Image
+
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        signed = "signed" if _tag(image, SAMPLE_FORMAT, UNSIGNED) == 2 else "32-bit"
+        raise ImageError(f"{signed} pixels {NO_RANGE}")
+    shift, negative = 8, False  # of 16-bit pixels: Pillow 10 decodes a PNG of them to mode I
+    if image.format == "TIFF" and hasattr(image, "tag_v2"):
+        shift, negative = _prepare_tiff(image)
+    key = image.info.get("transparency")  # the colour that is transparent, in a PNG without alpha
+    raw_mode = image.tile[0][3] if getattr(image, "tile", None) else None
+    if isinstance(key, int) and image.mode in ("1", "L"):
+        key = key * GREY_STEP.get(raw_mode, 1) & 255
+    _load(image)
+    low_bytes = None
+    if isinstance(key, tuple):
+        if raw_mode == "RGB;16B" and file is not None:
+            low_bytes = _low_bytes(file)
+        elif max(key) > 255:
+            key = tuple(value >> 8 for value in key)
+
+    turned = orientation(image)
+    if image.mode == "RGB" and key is None and turned == 1:
+        return image
+    w, h = image.size
+    photo = Image.new("RGB", (w, h) if turned < 5 else (h, w))
+    rows = max(STRIP_PIXELS // w, 1)
+    for top in range(0, h, rows):
+        bottom = min(top + rows, h)
+        strip = image.crop((0, top, w, bottom))
+        if low_bytes is not None:
+            strip = _without_key(strip, low_bytes.crop((0, top, w, bottom)), key)
+        elif image.mode.startswith("I"):
+            strip = _high_byte(strip, shift, negative, key)
+        else:
+            strip = _strip_to_rgb(strip, key)
+        first, last = top, h - bottom  # where the strip begins, counted from either end
+        turn, place = {
+            1: (None, (0, first)),
+            2: (Image.Transpose.FLIP_LEFT_RIGHT, (0, first)),
+            3: (Image.Transpose.ROTATE_180, (0, last)),
+            4: (Image.Transpose.FLIP_TOP_BOTTOM, (0, last)),
+            5: (Image.Transpose.TRANSPOSE, (first, 0)),
+            6: (Image.Transpose.ROTATE_270, (last, 0)),
+            7: (Image.Transpose.TRANSVERSE, (last, 0)),
+            8: (Image.Transpose.ROTATE_90, (first, 0)),
+        }[turned]
+        photo.paste(strip if turn is None else strip.transpose(turn), place)
+    return photo
+
+
+def _tag(image: "Image", number: int, otherwise: int) -> Any:
+    """Return a TIFF tag; of one that has a value a channel, the largest."""
+    value = getattr(image, "tag_v2", {}).get(number, otherwise)
+    return max(value, default=otherwise) if isinstance(value, tuple) else value
+
+
+def _prepare_tiff(image: "Image") -> tuple[int, bool]:
+    """Return (bits beyond 8, is it a negative) of 16-bit grey pixels; refuse what would go wrong.
+
+    Pillow decodes some TIFFs to wrong pixels without an error. Checked against tifffile.
+    """
+    bits, planes = _tag(image, BITS, 1), _tag(image, PLANES, 1)
+    if _tag(image, SAMPLE_FORMAT, UNSIGNED) != UNSIGNED:
+        raise ImageError(f"signed or floating-point pixels {NO_RANGE}")
+    if bits not in (1, 2, 4, 8, 12, 16):
+        raise ImageError(f"{bits}-bit pixels are not read: save it with 8 or 16 bits")
+    if planes == SEPARATE_PLANES and image.mode in ("LA", "La", "PA"):
+        raise ImageError("grey and alpha in separate planes are not read: save them interleaved")
+    if planes == SEPARATE_PLANES and bits == 16 and image.tile and image.tile[0][0] == "raw":
+        end = ";16B" if image.tag_v2.prefix == b"MM" else ";16L"  # Pillow forgets the 16 bits
+        image.tile = [_with_raw_mode(tile, tile[3][0] + end) for tile in image.tile]
+    return bits - 8, _tag(image, PHOTOMETRIC, WHITE_IS_ZERO) == WHITE_IS_ZERO
+
+
+def _with_raw_mode(tile: Any, raw_mode: str) -> Any:
+    arguments = raw_mode if isinstance(tile[3], str) else (raw_mode, *tile[3][1:])
+    if hasattr(tile, "_replace"):  # Pillow 11 has made a named tuple of it
+        return tile._replace(args=arguments)
+    return (*tile[:3], arguments)
+
+
+def _load(image: "Image") -> None:
+    """Decode. Damage shows here."""
+    name = getattr(image, "filename", None)
+    if not name:
+        image.load()
+        return
+    image.filename = ""  # else Pillow 11 to 13 map a turned TIFF with width and height exchanged
+    try:
+        image.load()
+    finally:
+        image.filename = name
+
+
+def _low_bytes(file: IO[bytes]) -> "Image":
+    """Decode the lower halves of a PNG with 16 bits a channel; Pillow hands out the upper ones."""
+    from PIL import Image
+
+    file.seek(0)
+    image = Image.open(file, formats=("PNG",))
+    image.tile = [_with_raw_mode(tile, "RGB;16L") for tile in image.tile]
+    image.load()
+    return image
+
+
+def _without_key(high: "Image", low: "Image", key: tuple[int, ...]) -> "Image":
+    """Make the pixels white whose 16-bit colour is the transparent one."""
+    from PIL import Image
+
+    pixels = np.array(high)
+    upper, lower = [value >> 8 for value in key], [value & 255 for value in key]
+    clear = (pixels == upper).all(axis=-1) & (np.asarray(low) == lower).all(axis=-1)
+    pixels[clear] = 255
+    return Image.fromarray(pixels)
+
+
+def _high_byte(strip: "Image", shift: int, negative: bool, key: object) -> "Image":
+    """Convert grey of 12 or 16 bits, of which convert("RGB") would clip all but the lowest 8."""
+    from PIL import Image
+
+    values = np.asarray(strip)
+    grey = values >> shift
+    grey = 255 - grey if negative else grey
+    return Image.fromarray(np.where(values == key, 255, grey).astype(np.uint8)).convert("RGB")
+
+
+def _strip_to_rgb(strip: "Image", key: object) -> "Image":
+    from PIL import Image
+
+    if strip.mode == "La":  # premultiplied grey
+        strip = strip.convert("LA")
+    if key is not None:
+        strip.info["transparency"] = key
+    if key is not None or strip.mode in ("RGBA", "LA", "PA", "RGBa", "P"):
+        strip = strip.convert("RGBA")
+        strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+    return strip.convert("RGB")
