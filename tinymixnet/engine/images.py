@@ -195,7 +195,8 @@ def tf_resize_bilinear(photo: "Image", box: tuple[int, int, int, int], size: int
 def _bands(photo: "Image", box: tuple[int, int, int, int]) -> Iterator[tuple[int, "Image"]]:
     """Cut a box out of a photo in bands of whole rows; yield (its first row in the box, band).
 
-    A copy of the whole box could be as large as the photo.
+    A copy of the whole box could be as large as the photo. To resize the rows band by band, and all
+    columns at the end, gives a square the same pixels as Pillow does at once: it works in this order.
     """
     left, top, right, bottom = box
     rows = max(BAND_PIXELS // (right - left), 1)
@@ -239,6 +240,8 @@ def omz_preset(photo: "Image", size: int, crop: float) -> "Image":
 def _crop(photo: "Image", box: tuple[int, int, int, int]) -> "Image":
     """Return a copy of a part of a photo, if there is enough memory for both."""
     w, h = box[2] - box[0], box[3] - box[1]
+    if (w, h) == photo.size:
+        return photo
     budget.check("photo_bytes", 4 * (photo.width * photo.height + w * h), "to crop the photo")
     return photo.crop(box)
 
@@ -254,8 +257,10 @@ def thumbnail_preset(photo: "Image", size: int, thumbnail: int) -> "Image":
     w, h = photo.size
     side = min(h, w)
     top, left = (h - side) // 2, (w - side) // 2
-    square = _crop(photo, (left, top, left + side, top + side))
-    small = square.resize((thumbnail, thumbnail), Image.Resampling.BICUBIC)
+    narrow = Image.new("RGB", (thumbnail, side))
+    for start, band in _bands(photo, (left, top, left + side, top + side)):
+        narrow.paste(band.resize((thumbnail, band.height), Image.Resampling.BICUBIC), (0, start))
+    small = narrow.resize((thumbnail, thumbnail), Image.Resampling.BICUBIC)
     return small.resize((size, size), Image.Resampling.BICUBIC)
 
 
