@@ -9,7 +9,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, TYPE_CHECKING, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -96,7 +96,7 @@ def _decoding() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _open(source: object) -> Iterator[IO[bytes]]:
+def _open(source: Any) -> Iterator[IO[bytes]]:
     """Open what is no array and no PIL image as a file that can be read from its start again."""
     if isinstance(source, (str, os.PathLike)):
         with open_regular(source) as file:
@@ -195,8 +195,8 @@ def tf_resize_bilinear(photo: "Image", box: tuple[int, int, int, int], size: int
 def _bands(photo: "Image", box: tuple[int, int, int, int]) -> Iterator[tuple[int, "Image"]]:
     """Cut a box out of a photo in bands of whole rows; yield (its first row in the box, band).
 
-    A copy of the whole box could be as large as the photo. To resize the rows band by band, and all
-    columns at the end, gives a square the same pixels as Pillow does at once: it works in this order.
+    A copy of the whole box could be as large as the photo. Pillow resizes a square first along its
+    rows and then along its columns, so resizing the rows band by band gives the same pixels.
     """
     left, top, right, bottom = box
     rows = max(BAND_PIXELS // (right - left), 1)

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from tinymixnet.engine.budget import budget
 from tinymixnet.errors import ImageError
@@ -48,9 +48,12 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-            raise ImageError(f"cannot be read: it is {kind}, expected a regular file")
+            raise ImageError(
+                f"cannot be read: it is {kind}, expected a regular file "
+                "(what a pipe brings is read from standard input, as -)"
+            )
         budget.check("photo_file_bytes", status.st_size, "the file")
-        file = open(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115  # closed below
     except FileNotFoundError:
         raise ImageError("no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte in it
@@ -67,7 +70,9 @@ def read_bounded(file: IO[bytes]) -> bytes:
     """
     content = io.BytesIO()
     while piece := file.read(PIECE):
-        budget.check("photo_file_bytes", content.tell() + len(piece), "the file, not yet at its end,")
+        budget.check(
+            "photo_file_bytes", content.tell() + len(piece), "the file, not yet at its end,"
+        )
         content.write(piece)
     return content.getvalue()
 
@@ -91,12 +96,15 @@ def check_work(image: "Image", file: IO[bytes] | None) -> None:
     w, h = image.size
     if not 1 <= min(w, h) <= max(w, h) <= LONGEST_SIDE:
         raise ImageError(f"{w}x{h} pixels, expected 1..{LONGEST_SIDE} a side")
-    if file is None and not getattr(image, "tile", None):
+    tiles = getattr(image, "tile", None)
+    if file is None and not tiles:
         return  # decoded already
     pixels = w * h
     budget.check("photo_pixels", pixels, "refused, too many pixels: it")
     decoded = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
-    copy = 0 if image.mode == "RGB" and orientation(image) == 1 and "transparency" not in image.info else 4
+    # Asked for its EXIF, Pillow would decode a PNG. Where EXIF follows the pixels, `to_rgb` checks.
+    upright = (image.format == "PNG" and "exif" not in image.info) or orientation(image) == 1
+    copy = 0 if image.mode == "RGB" and upright and "transparency" not in image.info else 4
     extra: float = 0  # bytes a pixel that the decoder needs, and frees before the copy is made
     if image.format in ("JPEG", "MPO"):
         extra = _jpeg_bytes(image, pixels, file)
@@ -106,7 +114,7 @@ def check_work(image: "Image", file: IO[bytes] | None) -> None:
         extra = WEBP_BYTES - decoded
     elif image.format == "PNG" and copy and image.mode == "RGB":
         extra, copy = 0, 8  # a transparent colour of 16 bits is decoded twice
-    elif image.format == "BMP" and image.tile[0][0] == "bmp_rle":
+    elif image.format == "BMP" and tiles and tiles[0][0] == "bmp_rle":
         extra = 2
         if pixels > RUN_LENGTH_PIXELS:
             raise ImageError(f"a run-length BMP of {pixels:,} pixels takes too long to decode")
@@ -127,7 +135,7 @@ def _size(file: IO[bytes] | None) -> int:
     return 0 if file is None else file.seek(0, os.SEEK_END)
 
 
-def _jpeg_bytes(image: "Image", pixels: int, file: IO[bytes] | None) -> float:
+def _jpeg_bytes(image: Any, pixels: int, file: IO[bytes] | None) -> float:
     """Return the decoder's bytes a pixel; raise if there are too many scans.
 
     A JPEG of several scans refines the whole photo with each of them. The decoder keeps all its
@@ -154,7 +162,7 @@ def _scans(file: IO[bytes] | None) -> bytes:
     return b"".join(match[1] for match in islice(found, MOST_SCANS))
 
 
-def _tiff_bytes(image: "Image", pixels: int, file: IO[bytes] | None) -> float:
+def _tiff_bytes(image: Any, pixels: int, file: IO[bytes] | None) -> float:
     """Return the decoder's bytes a pixel; raise for tiles that are larger than the photo allows.
 
     A compressed TIFF is decoded in strips or tiles, and a single strip may be the whole photo.

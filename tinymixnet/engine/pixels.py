@@ -28,7 +28,7 @@ def check_pixels(pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> 
     wanted = "(N, H, W, 3)" if layout == "NHWC" else "(N, 3, H, W)"
     try:
         x = np.asarray(pixels)
-    except Exception as error:  # a ragged list, a tensor with gradients: each has an error of its own
+    except Exception as error:  # ragged lists, tensors with gradients: all types
         kind = type(pixels).__name__
         reason = f"pixels: expected an array {wanted}, found {kind} that is none ({error})"
         raise InputError(printable(reason)) from None
@@ -77,7 +77,9 @@ def _is_dark_photo(x: Array, low: float, high: float) -> bool:
     Most of its values are whole numbers; of a photo scaled to 0..1 hardly any are. Where all values
     lie within 0..1, scaling is by far the likelier reason.
     """
-    return not 0 <= low < high <= 1 and np.count_nonzero(x == np.rint(x)) > x.size / 2
+    if 0 <= low < high <= 1:
+        return False
+    return bool(np.count_nonzero(x == np.rint(x)) > x.size / 2)
 
 
 def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:

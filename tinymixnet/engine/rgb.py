@@ -4,6 +4,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinymixnet.engine.budget import budget
 from tinymixnet.engine.photo_files import orientation
 from tinymixnet.errors import ImageError
 
@@ -33,21 +34,26 @@ def to_rgb(image: "Image", file: IO[bytes] | None) -> "Image":
     if image.format == "TIFF" and hasattr(image, "tag_v2"):
         shift, negative = _prepare_tiff(image)
     key = image.info.get("transparency")  # the colour that is transparent, in a PNG without alpha
-    raw_mode = image.tile[0][3] if getattr(image, "tile", None) else None
+    tiles = getattr(
+        image, "tile", None
+    )  # what there is to decode: (decoder, box, offset, raw mode)
+    raw_mode = tiles[0][3] if tiles else None
     if isinstance(key, int) and image.mode in ("1", "L"):
-        key = key * GREY_STEP.get(raw_mode, 1) & 255
+        key = key * GREY_STEP.get(str(raw_mode), 1) & 255
+    frame = tiles[0][1] if image.format == "GIF" and tiles else None
     _load(image)
     low_bytes = None
-    if isinstance(key, tuple):
-        if raw_mode == "RGB;16B" and file is not None:
-            low_bytes = _low_bytes(file)
-        elif max(key) > 255:
-            key = tuple(value >> 8 for value in key)
+    if isinstance(key, tuple) and raw_mode == "RGB;16B" and file is not None:
+        low_bytes = _low_bytes(file)
+    elif isinstance(key, tuple) and max(key) > 255:
+        key = tuple(value >> 8 for value in key)
 
     turned = orientation(image)
     if image.mode == "RGB" and key is None and turned == 1:
         return image
     w, h = image.size
+    if image.mode == "RGB" and file is not None:
+        budget.check("photo_bytes", 8 * w * h, "to turn it upright")
     photo = Image.new("RGB", (w, h) if turned < 5 else (h, w))
     rows = max(STRIP_PIXELS // w, 1)
     for top in range(0, h, rows):
@@ -71,7 +77,18 @@ def to_rgb(image: "Image", file: IO[bytes] | None) -> "Image":
             8: (Image.Transpose.ROTATE_90, (first, 0)),
         }[turned]
         photo.paste(strip if turn is None else strip.transpose(turn), place)
+    if frame is not None:
+        _whiten_around(photo, frame)
     return photo
+
+
+def _whiten_around(photo: "Image", frame: tuple[int, int, int, int]) -> None:
+    """Make white what a GIF's frame leaves undrawn, as browsers show it over a white page."""
+    w, h = photo.size
+    left, top, right, bottom = frame
+    for box in (0, 0, w, top), (0, bottom, w, h), (0, top, left, bottom), (right, top, w, bottom):
+        if box[0] < box[2] and box[1] < box[3]:
+            photo.paste("white", box)
 
 
 def _tag(image: "Image", number: int, otherwise: int) -> Any:
@@ -80,7 +97,7 @@ def _tag(image: "Image", number: int, otherwise: int) -> Any:
     return max(value, default=otherwise) if isinstance(value, tuple) else value
 
 
-def _prepare_tiff(image: "Image") -> tuple[int, bool]:
+def _prepare_tiff(image: Any) -> tuple[int, bool]:
     """Return (bits beyond 8, is it a negative) of 16-bit grey pixels; refuse what would go wrong.
 
     Pillow decodes some TIFFs to wrong pixels without an error. Checked against tifffile.
@@ -105,7 +122,7 @@ def _with_raw_mode(tile: Any, raw_mode: str) -> Any:
     return (*tile[:3], arguments)
 
 
-def _load(image: "Image") -> None:
+def _load(image: Any) -> None:
     """Decode. Damage shows here."""
     name = getattr(image, "filename", None)
     if not name:
@@ -123,13 +140,13 @@ def _low_bytes(file: IO[bytes]) -> "Image":
     from PIL import Image
 
     file.seek(0)
-    image = Image.open(file, formats=("PNG",))
+    image: Any = Image.open(file, formats=("PNG",))
     image.tile = [_with_raw_mode(tile, "RGB;16L") for tile in image.tile]
     image.load()
     return image
 
 
-def _without_key(high: "Image", low: "Image", key: tuple[int, ...]) -> "Image":
+def _without_key(high: "Image", low: "Image", key: Any) -> "Image":
     """Make the pixels white whose 16-bit colour is the transparent one."""
     from PIL import Image
 
