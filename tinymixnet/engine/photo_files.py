@@ -93,6 +93,15 @@ def check_work(image: "Image", file: IO[bytes] | None) -> None:
     The memory counts what exists at one time, as measured: the decoded pixels, what the decoder
     holds beside them, and the 8-bit RGB copy, at 4 bytes a pixel in Pillow.
     """
+    if file is None:
+        _check_work(image, None)
+        return
+    position = file.tell()  # Pillow goes on from here
+    _check_work(image, file)
+    file.seek(position)
+
+
+def _check_work(image: "Image", file: IO[bytes] | None) -> None:
     w, h = image.size
     if not 1 <= min(w, h) <= max(w, h) <= LONGEST_SIDE:
         raise ImageError(f"{w}x{h} pixels, expected 1..{LONGEST_SIDE} a side")
@@ -172,7 +181,7 @@ def _tiff_bytes(image: Any, pixels: int, file: IO[bytes] | None) -> float:
     budget.check("photo_pixels", tile, "refused, too many pixels: a tile of it")
     if image.info.get("compression") == "raw":
         return 0
-    if image.info.get("compression") in ("jpeg", "tiff_jpeg"):
+    if image.info.get("compression") in ("jpeg", "tiff_jpeg") and file is not None:
         scans, sizes = len(_scans(file)), tags.get(279, tags.get(325, ()))  # of strips or tiles
         if sum(sizes) > _size(file):  # a strip that is decoded again and again takes its time
             raise ImageError("damaged: its strips or tiles overlap or go beyond its end")

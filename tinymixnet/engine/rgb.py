@@ -1,6 +1,7 @@
 """Turn a decoded photo of any mode into 8-bit RGB, as a person sees it: upright, over white."""
 
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -11,78 +12,92 @@ from tinymixnet.errors import ImageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
+
 STRIP_PIXELS = 1 << 20  # that are converted at a time: no second copy of a large photo is made
 NO_RANGE = "have no agreed range: save it with 8 or 16 bits, unsigned"
 GREY_STEP = {"1": 255, "L;2": 85, "L;4": 17}  # raw mode of a PNG: what Pillow multiplies greys by
 
 # TIFF tags
 BITS, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 258, 262, 284, 339
-WHITE_IS_ZERO, SEPARATE_PLANES, UNSIGNED = 0, 2, 1
+WHITE_IS_ZERO, SEPARATE_PLANES, UNSIGNED, SIGNED = 0, 2, 1, 2
+
+# EXIF orientation: how a strip of rows is turned upright, whether it then is a strip of columns,
+# and whether the first strip comes last.
+TURNS = {
+    1: (None, False, False),
+    2: ("FLIP_LEFT_RIGHT", False, False),
+    3: ("ROTATE_180", False, True),
+    4: ("FLIP_TOP_BOTTOM", False, True),
+    5: ("TRANSPOSE", True, False),
+    6: ("ROTATE_270", True, True),
+    7: ("TRANSVERSE", True, True),
+    8: ("ROTATE_90", True, False),
+}
 
 
 def to_rgb(image: "Image", file: IO[bytes] | None) -> "Image":
-    """Decode an opened photo and return it as RGB, perhaps the same object.
+    """Decode an opened photo and return it as RGB: itself, if it is just that already.
 
-    file is what the photo was opened from, if it can be read again.
+    file is what the photo was opened from, if it can be read again. Raises ImageError for pixels
+    whose range nobody knows, and what Pillow raises for damaged files.
     """
-    from PIL import Image
-
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
-        signed = "signed" if _tag(image, SAMPLE_FORMAT, UNSIGNED) == 2 else "32-bit"
-        raise ImageError(f"{signed} pixels {NO_RANGE}")
-    shift, negative = 8, False  # of 16-bit pixels: Pillow 10 decodes a PNG of them to mode I
+        kind = "signed" if _tag(image, SAMPLE_FORMAT, UNSIGNED) == SIGNED else "32-bit"
+        raise ImageError(f"{kind} pixels {NO_RANGE}")
+    shift, negative = 8, False  # of 16-bit pixels; Pillow 10 decodes a PNG of them to mode I
     if image.format == "TIFF" and hasattr(image, "tag_v2"):
         shift, negative = _prepare_tiff(image)
+    tiles = getattr(image, "tile", None)  # still to be decoded: (decoder, box, offset, raw mode)
+    _, frame, _, raw_mode = tiles[0] if tiles else (None, None, None, None)
     key = image.info.get("transparency")  # the colour that is transparent, in a PNG without alpha
-    tiles = getattr(
-        image, "tile", None
-    )  # what there is to decode: (decoder, box, offset, raw mode)
-    raw_mode = tiles[0][3] if tiles else None
     if isinstance(key, int) and image.mode in ("1", "L"):
         key = key * GREY_STEP.get(str(raw_mode), 1) & 255
-    frame = tiles[0][1] if image.format == "GIF" and tiles else None
     _load(image)
+
     low_bytes = None
     if isinstance(key, tuple) and raw_mode == "RGB;16B" and file is not None:
         low_bytes = _low_bytes(file)
     elif isinstance(key, tuple) and max(key) > 255:
         key = tuple(value >> 8 for value in key)
 
-    turned = orientation(image)
-    if image.mode == "RGB" and key is None and turned == 1:
-        return image
-    w, h = image.size
-    if image.mode == "RGB" and file is not None:
-        budget.check("photo_bytes", 8 * w * h, "to turn it upright")
-    photo = Image.new("RGB", (w, h) if turned < 5 else (h, w))
-    rows = max(STRIP_PIXELS // w, 1)
-    for top in range(0, h, rows):
-        bottom = min(top + rows, h)
-        strip = image.crop((0, top, w, bottom))
+    def convert(box: Box) -> "Image":
+        strip = image.crop(box)
         if low_bytes is not None:
-            strip = _without_key(strip, low_bytes.crop((0, top, w, bottom)), key)
-        elif image.mode.startswith("I"):
-            strip = _high_byte(strip, shift, negative, key)
-        else:
-            strip = _strip_to_rgb(strip, key)
-        first, last = top, h - bottom  # where the strip begins, counted from either end
-        turn, place = {
-            1: (None, (0, first)),
-            2: (Image.Transpose.FLIP_LEFT_RIGHT, (0, first)),
-            3: (Image.Transpose.ROTATE_180, (0, last)),
-            4: (Image.Transpose.FLIP_TOP_BOTTOM, (0, last)),
-            5: (Image.Transpose.TRANSPOSE, (first, 0)),
-            6: (Image.Transpose.ROTATE_270, (last, 0)),
-            7: (Image.Transpose.TRANSVERSE, (last, 0)),
-            8: (Image.Transpose.ROTATE_90, (first, 0)),
-        }[turned]
-        photo.paste(strip if turn is None else strip.transpose(turn), place)
-    if frame is not None:
+            return _without_key(strip, low_bytes.crop(box), key)
+        if image.mode.startswith("I"):
+            return _high_byte(strip, shift, negative, key)
+        return _over_white(strip, key)
+
+    turned = orientation(image)
+    if image.mode == "RGB" and key is None:
+        if turned == 1:
+            return image
+        budget.check("photo_bytes", 8 * image.width * image.height, "to turn it upright")
+    photo = _from_strips(convert, image.width, image.height, turned)
+    if image.format == "GIF" and frame is not None:
         _whiten_around(photo, frame)
     return photo
 
 
-def _whiten_around(photo: "Image", frame: tuple[int, int, int, int]) -> None:
+def _from_strips(convert: Callable[[Box], "Image"], w: int, h: int, turned: int) -> "Image":
+    """Convert a photo of w x h pixels in strips of whole rows, and put them together upright."""
+    from PIL import Image
+
+    method, sideways, from_the_end = TURNS[turned]
+    photo = Image.new("RGB", (h, w) if sideways else (w, h))
+    rows = max(STRIP_PIXELS // w, 1)
+    for top in range(0, h, rows):
+        bottom = min(top + rows, h)
+        strip = convert((0, top, w, bottom))
+        if method:
+            strip = strip.transpose(Image.Transpose[method])
+        offset = h - bottom if from_the_end else top
+        photo.paste(strip, (offset, 0) if sideways else (0, offset))
+    return photo
+
+
+def _whiten_around(photo: "Image", frame: Box) -> None:
     """Make white what a GIF's frame leaves undrawn, as browsers show it over a white page."""
     w, h = photo.size
     left, top, right, bottom = frame
@@ -167,7 +182,7 @@ def _high_byte(strip: "Image", shift: int, negative: bool, key: object) -> "Imag
     return Image.fromarray(np.where(values == key, 255, grey).astype(np.uint8)).convert("RGB")
 
 
-def _strip_to_rgb(strip: "Image", key: object) -> "Image":
+def _over_white(strip: "Image", key: object) -> "Image":
     from PIL import Image
 
     if strip.mode == "La":  # premultiplied grey
