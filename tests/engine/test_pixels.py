@@ -32,7 +32,8 @@ class FailingArray:
     "pixels",
     [
         None, "a photo", b"a photo", 3, [], {}, object(), [[1, 2], [3]], [[1, "a"], [None, 2]],
-        FailingArray(), [FailingArray()], [FailingArray(), [1, [2]]], np.zeros(3), iter([1]), {1, 2},
+        FailingArray(), [FailingArray()], [FailingArray(), [1, [2]]], np.zeros(3), iter([1]),
+        {1, 2},
         np.full((1, 40, 40, 3), None), np.full((1, 40, 40, 3), "x"), np.zeros((1, 40, 40, 3), bool),
         np.zeros((1, 40, 40, 3), ">f4"), np.zeros((1, 40, 40, 3), [("a\x1b\n", "u1")]),
     ],
@@ -69,7 +70,8 @@ def test_layouts_and_channels_that_are_none(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (-0.02, 1.02), (0, 1.05), (-0.05, 1), (0, 2), (0.2, 0.9), (-0.1, 1.5)]
+    ("low", "high"),
+    [(0, 1), (-0.02, 1.02), (0, 1.05), (-0.05, 1), (0, 2), (0.2, 0.9), (-0.08, 1.5)],
 )
 def test_values_of_0_to_1_warn(low: float, high: float) -> None:
     """Also where a bicubic resize has gone beyond 0..1."""

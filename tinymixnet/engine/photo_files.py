@@ -121,8 +121,8 @@ def _check_work(image: "Image", file: IO[bytes] | None) -> None:
         extra = _tiff_bytes(image, pixels, file)
     elif image.format == "WEBP":
         extra = WEBP_BYTES - decoded
-    elif image.format == "PNG" and copy and image.mode == "RGB":
-        extra, copy = 0, 8  # a transparent colour of 16 bits is decoded twice
+    elif copy and tiles and tiles[0][3] == "RGB;16B" and "transparency" in image.info:
+        copy = 8  # of a PNG: the lower halves of its 16 bits are decoded as well
     elif image.format == "BMP" and tiles and tiles[0][0] == "bmp_rle":
         extra = 2
         if pixels > RUN_LENGTH_PIXELS:
