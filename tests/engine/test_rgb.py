@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -23,6 +24,7 @@ H, W = 21, 37  # odd: rows that end within a byte
 Y, X = np.mgrid[:H, :W]
 COLOURS = np.stack([X * 6, Y * 11, (X + Y) * 4, 255 - X * 3], axis=-1).astype(np.uint8)
 GREY = COLOURS[..., 0]
+PILLOW = int(PIL.__version__.split(".")[0])
 ROUNDING = 1  # of 255: Pillow and numpy may round a half differently
 
 
@@ -290,7 +292,7 @@ def test_tiff_layouts(layout: str, planar: bool, bits: int) -> None:
     assert all(answer is None or answer <= ROUNDING for answer in answers)
     if layout == "inverted grey" and bits == 16:
         answers = answers[:4]  # Pillow does not know the big-endian ones
-    if layout in READ_AS_WELL and not planar:
+    if layout in READ_AS_WELL and not planar and PILLOW >= 11:
         assert None not in answers
 
 
@@ -319,8 +321,14 @@ def test_tiff_colour_spaces(mode: str) -> None:
     stored = np.array([[[100, 128, 128], [180, 128, 128]]], np.uint8)
     file = io.BytesIO()
     if mode == "YCbCr":
+        assert_refused(
+            tiff(bytes(48), 4, 4, BitsPerSample=8, SamplesPerPixel=3, Photometric=6)
+        )  # by default, four pixels share a colour
         Image.fromarray(stored, mode).save(file, "TIFF")
-        assert error(file.getvalue(), stored[..., :1]) <= ROUNDING
+        try:
+            assert error(file.getvalue(), stored[..., :1]) <= ROUNDING
+        except ImageError:
+            assert PILLOW < 11
         return
     data = tiff(
         bytes([128, 0, 0, 255, 0, 0]), 2, 1, BitsPerSample=8, SamplesPerPixel=3, Photometric=8

@@ -136,7 +136,7 @@ def preprocess(
     """Crop and resize an RGB photo to what the network sees: (size, size, 3) float32, 0..255.
 
     preset is a name of PRESETS; parameters replace its defaults. Raises InputError for a preset or
-    parameter that does not exist, ImageError for a photo too long and thin to resize.
+    parameter that does not exist, ImageError for a photo that takes too much memory to resize.
     """
     check_preset(preset, parameters or {})
     function, defaults = PRESETS[preset]
@@ -144,10 +144,10 @@ def preprocess(
 
 
 def check_preset(preset: str, parameters: Mapping[str, float]) -> None:
-    """See that there is such a preset, with such parameters of usable value, else InputError."""
+    """Raise InputError unless there is such a preset, with such parameters of usable value."""
     if preset not in PRESETS:
         raise InputError(f"no preset {preset!r}: expected one of {', '.join(PRESETS)}")
-    limits = {"crop": (0.1, 1), "thumbnail": (1, 4096)}  # a tiny crop is a bomb: it enlarges
+    limits = {"crop": (0.1, 1), "thumbnail": (1, 4096)}  # a tiny crop would enlarge the photo
     for name, value in parameters.items():
         if name not in PRESETS[preset][1]:
             raise InputError(f"preset {preset!r} has no parameter {name!r}")
@@ -195,8 +195,7 @@ def tf_resize_bilinear(photo: "Image", box: tuple[int, int, int, int], size: int
 def _bands(photo: "Image", box: tuple[int, int, int, int]) -> Iterator[tuple[int, "Image"]]:
     """Cut a box out of a photo in bands of whole rows; yield (its first row in the box, band).
 
-    A copy of the whole box could be as large as the photo. Pillow resizes a square first along its
-    rows and then along its columns, so resizing the rows band by band gives the same pixels.
+    A copy of the whole box could be as large as the photo.
     """
     left, top, right, bottom = box
     rows = max(BAND_PIXELS // (right - left), 1)
@@ -205,7 +204,7 @@ def _bands(photo: "Image", box: tuple[int, int, int, int]) -> Iterator[tuple[int
 
 
 def _bilinear_axis(size: int, positions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each position along one axis: the pixel before, the one after, how far in between."""
+    """Return, for each position on an axis, the pixel before, the one after, and the distance."""
     at = np.arange(positions, dtype=np.float32) * (np.float32(size) / np.float32(positions))
     before = np.floor(at).astype(np.intp)
     return before, np.minimum(before + 1, size - 1), at - before.astype(np.float32)
@@ -220,7 +219,7 @@ def timm_preset(photo: "Image", size: int, crop: float) -> "Image":
     h, w = (int(short * h / w), short) if w <= h else (short, int(short * w / h))
     if max(h, w) > LONGEST_SIDE:
         raise ImageError(f"photo of {photo.width}x{photo.height}: too long and thin to resize")
-    budget.check("preset_pixels", h * w, f"preset timm for {photo.width}x{photo.height}")
+    _ask("preset_pixels", h * w, f"preset timm for {photo.width}x{photo.height}")
     resized = photo.resize((w, h), Image.Resampling.BICUBIC)
     top, left = round((h - size) / 2), round((w - size) / 2)
     return resized.crop((left, top, left + size, top + size))
@@ -242,26 +241,48 @@ def _crop(photo: "Image", box: tuple[int, int, int, int]) -> "Image":
     w, h = box[2] - box[0], box[3] - box[1]
     if (w, h) == photo.size:
         return photo
-    budget.check("photo_bytes", 4 * (photo.width * photo.height + w * h), "to crop the photo")
+    _ask("photo_bytes", 4 * (photo.width * photo.height + w * h), "to crop the photo")
     return photo.crop(box)
+
+
+def _ask(limit: str, asked: int, what: str) -> None:
+    """As `budget.check`, but as an error of this one photo."""
+    try:
+        budget.check(limit, asked, what)
+    except TinyMixNetError as error:
+        raise ImageError(str(error)) from None
 
 
 def thumbnail_preset(photo: "Image", size: int, thumbnail: int) -> "Image":
     """For weights trained on thumbnails (CIFAR-10): a centre square, made small, then enlarged.
 
-    The detour matters: a network that has only ever seen enlarged 32-pixel photos is lost before a
-    sharp one.
+    The detour matters: a network that was trained on enlarged 32-pixel photos alone does badly on
+    sharp ones.
     """
     from PIL import Image
 
     w, h = photo.size
     side = min(h, w)
     top, left = (h - side) // 2, (w - side) // 2
-    narrow = Image.new("RGB", (thumbnail, side))
-    for start, band in _bands(photo, (left, top, left + side, top + side)):
-        narrow.paste(band.resize((thumbnail, band.height), Image.Resampling.BICUBIC), (0, start))
+    narrow = _resize_rows(photo, (left, top, left + side, top + side), thumbnail)
     small = narrow.resize((thumbnail, thumbnail), Image.Resampling.BICUBIC)
     return small.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _resize_rows(photo: "Image", box: tuple[int, int, int, int], width: int) -> "Image":
+    """Resize a box along its rows only, band by band.
+
+    Pillow resizes a square first along its rows and then along its columns, so that a resize of the
+    columns that follows gives the same pixels as a resize of both at once.
+    """
+    from PIL import Image
+
+    height = box[3] - box[1]
+    _ask("photo_bytes", 4 * (photo.width * photo.height + width * height), "to resize the photo")
+    narrow = Image.new("RGB", (width, height))
+    for start, band in _bands(photo, box):
+        narrow.paste(band.resize((width, band.height), Image.Resampling.BICUBIC), (0, start))
+    return narrow
 
 
 # name: function, its parameters' defaults

@@ -19,8 +19,8 @@ NO_RANGE = "have no agreed range: save it with 8 or 16 bits, unsigned"
 GREY_STEP = {"1": 255, "L;2": 85, "L;4": 17}  # raw mode of a PNG: what Pillow multiplies greys by
 
 # TIFF tags
-BITS, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 258, 262, 284, 339
-WHITE_IS_ZERO, SEPARATE_PLANES, UNSIGNED, SIGNED = 0, 2, 1, 2
+BITS, PHOTOMETRIC, PLANES, SAMPLE_FORMAT, SUBSAMPLING = 258, 262, 284, 339, 530
+WHITE_IS_ZERO, YCBCR, SEPARATE_PLANES, UNSIGNED, SIGNED = 0, 6, 2, 1, 2
 
 # EXIF orientation: how a strip of rows is turned upright, whether it then is a strip of columns,
 # and whether the first strip comes last.
@@ -118,16 +118,20 @@ def _prepare_tiff(image: Any) -> tuple[int, bool]:
     Pillow decodes some TIFFs to wrong pixels without an error. Checked against tifffile.
     """
     bits, planes = _tag(image, BITS, 1), _tag(image, PLANES, 1)
+    photometric = _tag(image, PHOTOMETRIC, WHITE_IS_ZERO)
     if _tag(image, SAMPLE_FORMAT, UNSIGNED) != UNSIGNED:
         raise ImageError(f"signed or floating-point pixels {NO_RANGE}")
     if bits not in (1, 2, 4, 8, 12, 16):
         raise ImageError(f"{bits}-bit pixels are not read: save it with 8 or 16 bits")
     if planes == SEPARATE_PLANES and image.mode in ("LA", "La", "PA"):
         raise ImageError("grey and alpha in separate planes are not read: save them interleaved")
-    if planes == SEPARATE_PLANES and bits == 16 and image.tile and image.tile[0][0] == "raw":
+    uncompressed = image.tile and image.tile[0][0] == "raw"
+    if photometric == YCBCR and uncompressed and image.tag_v2.get(SUBSAMPLING, (2, 2)) != (1, 1):
+        raise ImageError("YCbCr of subsampled colours is not read without compression")
+    if planes == SEPARATE_PLANES and bits == 16 and uncompressed:
         end = ";16B" if image.tag_v2.prefix == b"MM" else ";16L"  # Pillow forgets the 16 bits
         image.tile = [_with_raw_mode(tile, tile[3][0] + end) for tile in image.tile]
-    return bits - 8, _tag(image, PHOTOMETRIC, WHITE_IS_ZERO) == WHITE_IS_ZERO
+    return bits - 8, photometric == WHITE_IS_ZERO
 
 
 def _with_raw_mode(tile: Any, raw_mode: str) -> Any:
