@@ -58,8 +58,8 @@ class TheirTensors(Mapping[str, Array]):
 
     def correct_dump_errors(self, model: Model, pixels: Array) -> list[Cause]:
         """See to mistakes of the dump itself, which hide all others; say which there were."""
-        found = self._labels(model, pixels), self._order(model, pixels)
-        return [cause for cause in found if cause]
+        causes = self._labels(model, pixels), self._order(model, pixels)
+        return [cause for cause in causes if cause]
 
     def _labels(self, model: Model, pixels: Array) -> Cause | None:
         """One class too many: a background class stands before or behind the others."""

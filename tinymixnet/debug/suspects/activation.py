@@ -45,7 +45,7 @@ def fewer_units(share: int) -> Callable[[LayerContext], Array | None]:
 def residual_before_norm(at: LayerContext) -> Array:
     if at.kind == "output":
         return at.x
-    return batch_norm(at.x + at.entry, *statistics(at.layer, at.tensors), at.about.epsilon)
+    return batch_norm(at.x + at.entry, *statistics(at.layer, at.tensors), at.metadata.epsilon)
 
 
 def where_residual(

@@ -30,7 +30,7 @@ class LayerContext(NamedTuple):
     seen: Mapping[str, Array]  # the block's layers so far, by kind
     block: Block | None  # None in the stem and the head
     tensors: Mapping[str, Array]
-    about: Metadata
+    metadata: Metadata
 
 
 class Suspect(NamedTuple):

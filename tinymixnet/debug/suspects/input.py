@@ -12,7 +12,7 @@ def colours(change: Callable[[Array, Array, Array], Array]) -> Callable[[LayerCo
     """Another normalisation: (image of 0..255, mean, deviation) to what comes out."""
 
     def output(at: LayerContext) -> Array:
-        mean, std = (np.asarray(v, at.x.dtype) for v in (at.about.mean, at.about.std))
+        mean, std = (np.asarray(v, at.x.dtype) for v in (at.metadata.mean, at.metadata.std))
         return change(at.x, mean, std)
 
     return output
@@ -36,7 +36,7 @@ def rows_and_columns_exchanged(x: Array) -> Array | None:
 
 def pad_before_normalization(at: LayerContext) -> Array:
     """SAME's zeros put round the image: black, which normalisation then turns to -mean / std."""
-    black = normalize(np.zeros(3, at.x.dtype), at.about.mean, at.about.std)
+    black = normalize(np.zeros(3, at.x.dtype), at.metadata.mean, at.metadata.std)
     kernel = at.tensors["stem/conv/kernel"]
     return conv2d(at.x - black, kernel, stride=2) + black @ kernel.sum((0, 1))
 

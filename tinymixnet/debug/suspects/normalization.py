@@ -24,7 +24,7 @@ def norm_with(
 
 def of_this_batch(at: LayerContext, s: Statistics) -> tuple[Statistics, float]:
     mean, variance = at.x.mean((0, 1, 2)), at.x.var((0, 1, 2))
-    return Statistics(s.gamma, s.beta, mean, variance), at.about.epsilon
+    return Statistics(s.gamma, s.beta, mean, variance), at.metadata.epsilon
 
 
 def epsilon_of(value: float) -> Callable[[LayerContext], Array]:
@@ -51,13 +51,13 @@ NORMALIZATION = [
         "missing-bias",
         NORMS,
         "the bias that folding batch norm gives (beta - mean * scale) is dropped",
-        norm_with(lambda at, s: (s._replace(beta=s.beta * 0, mean=s.mean * 0), at.about.epsilon)),
+        norm_with(lambda at, s: (s._replace(beta=s.beta * 0, mean=s.mean * 0), at.metadata.epsilon)),
     ),
     Suspect(
         "missing-bias",
         NORMS,
         "batch norm's mean is not subtracted",
-        norm_with(lambda at, s: (s._replace(mean=s.mean * 0), at.about.epsilon)),
+        norm_with(lambda at, s: (s._replace(mean=s.mean * 0), at.metadata.epsilon)),
     ),
     Suspect(
         "missing-scale",
@@ -76,6 +76,6 @@ NORMALIZATION = [
         "bn-variance",
         NORMS,
         "batch norm divides by the variance: divide by its square root",
-        norm_with(lambda at, s: (s._replace(variance=(s.variance + at.about.epsilon) ** 2), 0.0)),
+        norm_with(lambda at, s: (s._replace(variance=(s.variance + at.metadata.epsilon) ** 2), 0.0)),
     ),
 ]
