@@ -11,18 +11,18 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from math import prod
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
 
-from tinymixnet.debug.measure import printable
 from tinymixnet.debug.strict_json import LARGEST_JSON
 from tinymixnet.engine.budget import budget
-from tinymixnet.engine.hdf5 import INFLATION, SIGNATURE, Header, open_hdf5
-from tinymixnet.errors import InputError, TinyMixNetError, TraceError
+from tinymixnet.engine.hdf5 import SIGNATURE, Hdf5File, Header
+from tinymixnet.engine.hdf5_structure import INFLATION
+from tinymixnet.errors import InputError, TinyMixNetError, TraceError, printable
 
 MANIFEST = "manifest.json"
 LARGEST_NUMBER = 1 << 32  # of a side of a shape, and of any number in a manifest
@@ -272,9 +272,10 @@ class Hdf5Arrays:
     manifest = None
 
     def __init__(self, path: Path) -> None:
-        self._opened = ExitStack()
-        self._file = self._opened.enter_context(open_hdf5(path))
-        self.files = sorted(self._file.names, key=natural)
+        self._file = Hdf5File(path, isolated=True)
+        if self._file.structure.problems:
+            raise TraceError(self._file.structure.problems[0])
+        self.files = sorted(self._file.structure.datasets, key=natural)
 
     def header(self, file: str) -> Header:
         header = self._file.header(file)

@@ -144,12 +144,3 @@ def join_names(names: Sequence[str]) -> str:
     """Return the first few names, and how many more there are."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
-
-
-def printable(text: str) -> str:
-    """Return text with control characters escaped, so that a terminal shows and does not obey them.
-
-    Names in a dump are somebody else's text. They may hold line breaks, or the codes with which a
-    terminal moves the cursor, changes its title or turns the direction of writing.
-    """
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

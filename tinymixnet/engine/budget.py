@@ -35,9 +35,10 @@ class Budget:
         """Raise TinyMixNetError if `what` asks for more than the limit of this name."""
         allowed = getattr(self, limit)
         if asked > allowed:
+            unit = limit.split("_", 1)[1].replace("_", " ")
             raise TinyMixNetError(
-                f"{what} asks for {asked:,.0f} {limit.rpartition('_')[2]}, at most {allowed:,} are "
-                f"allowed; if you trust it, set TINYMIXNET_BUDGET={limit}={asked:.0f}"
+                f"{what} asks for {asked:,.0f} {unit}, at most {allowed:,} are allowed; if you "
+                f"trust it, set TINYMIXNET_BUDGET={limit}={asked:.0f}"
             )
 
     def set(self, text: str) -> None:

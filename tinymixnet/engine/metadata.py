@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any
 
+import numpy as np
+
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.images import PRESETS, check_preset
 from tinymixnet.errors import WeightsError
@@ -94,8 +96,10 @@ def read_metadata(attributes: Mapping[str, Any]) -> Metadata:
         **{name: _typed(attributes, name, str) for name in texts},
     )
     mean, std, epsilon = metadata.mean, metadata.std, metadata.epsilon
-    floats = all(type(number) is float and isfinite(number) for number in (*mean, *std, epsilon))
-    if len(mean) != 3 or len(std) != 3 or not floats or min(*std, epsilon) <= 0:
+    floats = all(type(n) is float and isfinite(np.float32(n)) for n in (*mean, *std, epsilon))
+    # Smallest normal float32: a smaller divisor would be rounded to zero, or make infinities.
+    smallest = float(np.finfo(np.float32).tiny)
+    if len(mean) != 3 or len(std) != 3 or not floats or min(*std, epsilon) < smallest:
         raise WeightsError(f"attributes mean, std, epsilon: unusable {mean}, {std}, {epsilon}")
     if not 32 <= metadata.input_size <= 4096:
         raise WeightsError(f"attribute input_size: expected 32..4096, found {metadata.input_size}")
