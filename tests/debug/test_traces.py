@@ -279,7 +279,7 @@ def test_an_older_trace_is_replaced_whole(path: Path) -> None:
 
 def test_anything_else_is_not_replaced(path: Path) -> None:
     def refused() -> None:
-        with pytest.raises(TraceError, match="something else|is a folder") as caught:
+        with pytest.raises(TraceError, match=r"something else|is a folder") as caught:
             write_trace(path, LAYERS.items(), MANIFEST)
         assert str(caught.value).startswith(str(path))
 

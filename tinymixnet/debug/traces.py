@@ -119,7 +119,7 @@ class Trace:
             longest = max(map(len, self.names))
             if longest > LONGEST_NAME:
                 raise TraceError(
-                    f"refused, a name has {longest:,} characters, at most {LONGEST_NAME} are allowed"
+                    f"refused, a name has {longest:,} characters, expected at most {LONGEST_NAME}"
                 )
 
     def header(self, name: str) -> Header:
@@ -313,7 +313,7 @@ def _write(
 
     try:
         check()
-        with (_new_archive(final) if archive else _new_folder(final, check)) as create:
+        with _new_archive(final) if archive else _new_folder(final, check) as create:
             for layer in expect(layers, Iterable, "layers"):  # type: ignore[type-abstract]
                 name, array = _named(layer)
                 entry = {"name": name, "shape": array.shape, "dtype": array.dtype.name}
