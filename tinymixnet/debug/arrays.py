@@ -127,16 +127,13 @@ def _open_now(path: str, flags: int) -> int:
 
 
 class _CountedFile(io.BufferedReader):
-    """A file for zipfile, which reads the whole directory of a zip at once: count its members.
+    """A file for zipfile that counts the members of a zip while their list is read.
 
-    Afterwards would be too late: each of its objects takes ten times the memory of its entry.
+    zipfile reads the list at once and makes an object of each entry, which takes ten times the
+    memory. So counting these objects would be too late.
     """
 
-    listed = False  # whether the directory has been read
-
     def read(self, size: int | None = -1, /) -> bytes:
-        if self.listed:
-            return super().read(size)
         rest = os.fstat(self.fileno()).st_size - self.tell()
         size = rest if size is None or size < 0 else min(size, rest)
         most = LONGEST_MEMBER * budget.dump_layers
@@ -151,9 +148,9 @@ def _archive(path: Path) -> tuple[list[str], Open]:
     """List the members of a .npz."""
     import zipfile  # slow to import, and not every command needs it
 
-    file = _CountedFile(io.FileIO(path))
-    archive = zipfile.ZipFile(file)
-    file.listed = True
+    with _CountedFile(io.FileIO(path)) as file, zipfile.ZipFile(file):
+        pass  # not too many members
+    archive = zipfile.ZipFile(path)
     members = {info.filename: info for info in archive.infolist()}
     if len(members) < len(archive.infolist()):
         raise TraceError("refused, two members have one name")
