@@ -152,10 +152,15 @@ def isolated(
 
 def _pairs(reference: Iterable[tuple[str, Array]]) -> Iterator[tuple[str, Array]]:
     for pair in expect(reference, Iterable, "reference"):  # type: ignore[type-abstract]
-        if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], np.ndarray):
+        try:
+            name, tensor = pair
+        except (TypeError, ValueError):
+            name, tensor = None, None
+        if not isinstance(name, str) or not isinstance(tensor, np.ndarray):
             found = type(pair).__name__
             raise InputError(f"reference: expected pairs of name and array, found {found}")
-        yield pair
+        yield name, tensor
+        del tensor, pair  # or two layers would be in memory at once
 
 
 def _check_tolerance(tolerance: float) -> None:

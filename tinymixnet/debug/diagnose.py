@@ -31,11 +31,12 @@ from tinymixnet.model import Model
 TOLERANCE = 1e-4  # largest error of a whole run of a correct port, as in `compare`
 
 
+@np.errstate(all="ignore")  # NaN and infinity in a dump are results, not accidents
 def diagnose(
     model: Model,
     pixels: Array,
     dump: Dump,
-    photo: Source | None = None,
+    photo: "Source | None" = None,
     raw: Model | None = None,
     progress: bool = False,
 ) -> Diagnosis:

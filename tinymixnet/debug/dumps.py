@@ -88,7 +88,7 @@ class Dump:
         )
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.theirs:
+        if not isinstance(name, str) or name not in self.theirs:
             raise TraceError(f"{self.trace.path}: no layer that fits {name!s:.80}")
         x = self.raw(name)
         x = x.astype(
@@ -103,8 +103,8 @@ class Dump:
     def raw(self, name: str) -> np.ndarray:
         """Return a layer as it is stored."""
         stored = {**self._misfits, **self.theirs}
-        if name not in stored:
-            raise TraceError(f"{self.trace.path}: no layer {name}")
+        if not isinstance(name, str) or name not in stored:
+            raise TraceError(f"{self.trace.path}: no layer {name!s:.80}")
         return self.trace[stored[name]]
 
     def _decide_layouts(self, wanted: str | None) -> None:
@@ -145,7 +145,7 @@ def open_dump(
     for what, number in (("batch", batch), ("height", height), ("width", width)):
         if not isinstance(number, (int, np.integer)) or not 0 <= number <= MOST_PIXELS:
             raise InputError(f"{what}={number!r:.40}: expected 0 to {MOST_PIXELS:,}")
-    if layout not in (None, "NHWC", "NCHW"):
+    if layout is not None and (not isinstance(layout, str) or layout not in ("NHWC", "NCHW")):
         raise TraceError(f"layout={layout!r:.40}: expected 'NHWC' or 'NCHW'")
     trace = open_trace(path)
     shapes = architecture.layer_shapes(height, width)

@@ -18,6 +18,8 @@ def pattern(ours: Array, theirs: Array, block: Block | None) -> str:
     bad = int((~np.isfinite(theirs)).sum())
     if bad:
         return f"{bad} of their {theirs.size} values are NaN or infinite"
+    if not np.isfinite(ours).all():
+        return "with their input, ours has NaN or infinity and theirs has not"
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     wrong = float(np.square(b - a).sum())
 

@@ -426,7 +426,8 @@ def record(
     4
     """
     expect(model, Model, "model")
-    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+    texts = not isinstance(patterns, str) and isinstance(patterns, Iterable)
+    if not texts or not all(isinstance(pattern, str) for pattern in patterns):
         raise InputError(f"patterns: expected a list of texts, found {patterns!r:.80}")
     images = check_pixels(pixels).astype(np.float32)
     names = model.architecture.layer_shapes(*images.shape[1:3])
@@ -445,6 +446,7 @@ def manifest_of(
 ) -> Manifest:
     """Return the manifest of a trace of this run; images (N, H, W, 3) float32."""
     metadata = expect(model, Model, "model").metadata
+    expect(images, np.ndarray, "images")
     return Manifest(
         architecture=model.architecture,
         image_shape=images.shape,
@@ -461,6 +463,8 @@ def manifest_of(
 
 def image_hash(pixels: np.ndarray) -> str:
     """Return the SHA-256 of the pixels as float32, NHWC, in C order, little-endian."""
+    if expect(pixels, np.ndarray, "pixels").dtype.kind not in "fiu":
+        raise InputError(f"pixels: expected numbers, found {pixels.dtype}")
     return sha256(np.ascontiguousarray(pixels, "<f4").data).hexdigest()
 
 
