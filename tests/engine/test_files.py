@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -121,12 +123,17 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
 # -- writing --------------------------------------------------------------------------------------
 
 
+def interrupted(write: Callable[[Path], AbstractContextManager[Path]], path: Path) -> None:
+    with write(path) as new:
+        (new / "half" if new.is_dir() else new).write_text("half")
+        raise KeyboardInterrupt
+
+
 def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_write(path) as new:
-        new.write_text("half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(atomic_write, path)
     assert (path.read_text(), os.listdir(tmp_path)) == ("old", ["x"])
     with atomic_write(path) as new:
         new.write_text("new")
@@ -145,9 +152,8 @@ def test_a_folder_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
         with atomic_folder(path) as new:
             (new / content).touch()
         assert (os.listdir(path), os.listdir(tmp_path)) == ([content], ["x"])
-    with pytest.raises(KeyboardInterrupt), atomic_folder(path) as new:
-        (new / "half").touch()
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(atomic_folder, path)
     assert (os.listdir(path), os.listdir(tmp_path)) == (["new"], ["x"])
 
 
