@@ -28,21 +28,14 @@ from tinymixnet.cli import main
 from tinymixnet.debug.compare import compare, isolated
 from tinymixnet.debug.diagnose import diagnose
 from tinymixnet.debug.dumps import open_dump
+from tinymixnet.debug.manifest import image_hash, manifest_of, weights_hash
 from tinymixnet.debug.measure import measure
 from tinymixnet.debug.names.candidates import Candidates
 from tinymixnet.debug.names.canonical import nearest
 from tinymixnet.debug.names.choose import MAPS
 from tinymixnet.debug.strict_json import read_json
 from tinymixnet.debug.tables import html, table
-from tinymixnet.debug.traces import (
-    image_hash,
-    manifest_of,
-    open_trace,
-    record,
-    weights_hash,
-    write_dump,
-    write_trace,
-)
+from tinymixnet.debug.traces import open_trace, record, write_dump, write_trace
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import Weights
@@ -657,7 +650,8 @@ KILLED = """
 import sys, time
 import numpy as np
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
-from tinymixnet.debug.traces import manifest_of, write_trace
+from tinymixnet.debug.manifest import manifest_of
+from tinymixnet.debug.traces import write_trace
 from tinymixnet.model import Model
 def layers():
     yield "stem/conv", np.zeros(3)

@@ -21,15 +21,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.cli import main
 from tinymixnet.debug.arrays import natural
-from tinymixnet.debug.traces import (
-    Manifest,
-    image_hash,
-    open_trace,
-    record,
-    weights_hash,
-    write_dump,
-    write_trace,
-)
+from tinymixnet.debug.manifest import Manifest, image_hash, weights_hash
+from tinymixnet.debug.traces import open_trace, record, write_dump, write_trace
 from tinymixnet.errors import InputError, TraceError
 from tinymixnet.model import Model
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinymixnet.debug.causes import Cause, Diagnosis
+from tinymixnet.debug.checks import expect
 from tinymixnet.debug.compare import HALF_TOLERANCE
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import TheirTensors
@@ -21,7 +22,6 @@ from tinymixnet.debug.search import Search
 from tinymixnet.debug.suspects import SUSPECTS
 from tinymixnet.debug.suspects.context import Suspect
 from tinymixnet.debug.suspects.from_data import other_pixels, raw_weights
-from tinymixnet.debug.traces import expect
 from tinymixnet.engine.images import PRESETS, Source, read_image
 from tinymixnet.engine.kernels import Array
 from tinymixnet.engine.pixels import check_pixels

@@ -10,10 +10,11 @@ from math import prod
 
 import numpy as np
 
+from tinymixnet.debug.checks import expect
 from tinymixnet.debug.names.candidates import Candidates, Names, Shape, layouts_of
 from tinymixnet.debug.names.canonical import nearest
 from tinymixnet.debug.names.choose import choose_names
-from tinymixnet.debug.traces import Trace, expect, open_trace
+from tinymixnet.debug.traces import Trace, open_trace
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.hdf5 import Header
 from tinymixnet.errors import InputError, TraceError
