@@ -77,7 +77,7 @@ def compare(
 
     >>> dump = open_dump("theirs.npz", model.architecture, 1, 224, 224)
     >>> compare(model.layers(pixels), dump).first
-    'blocks_3/se_expand'
+    'stem/conv'
     """
     expect(dump, Dump, "dump")
     _check_tolerance(tolerance)

@@ -139,7 +139,7 @@ def open_dump(
     shapes that fit both ways. Raises TraceError for what cannot be read, and InputError for
     arguments of a wrong type.
 
-    >>> open_dump("theirs.npz", load().architecture, 1, 224, 224)["stem/conv"].shape
+    >>> open_dump("theirs.npz", model.architecture, 1, 224, 224)["stem/conv"].shape
     (1, 112, 112, 32)
     """
     expect(architecture, Architecture, "architecture")

@@ -302,7 +302,7 @@ def record(
     pixels (N, H, W, 3) as for `Model`. inputs and force as in `write_trace`. Raises InputError for
     a pattern that no layer fits, and TraceError as `write_trace` does.
 
-    >>> record(load(), load().pixels("cat.jpg"), "trace", ["stem/*", "logits"])
+    >>> record(model, pixels, "trace", ["stem/*", "logits"])
     4
     """
     expect(model, Model, "model")
