@@ -4,6 +4,7 @@ Catch `TinyMixNetError` to catch them all.
 """
 
 LONGEST_TEXT = 1000  # characters that `printable` keeps: a path or a message, not a whole file
+CUT = " [...] "  # stands for the middle of a text that was too long
 
 
 class TinyMixNetError(Exception):
@@ -45,15 +46,15 @@ def printable(text: object, longest: int = LONGEST_TEXT) -> str:
     >>> print(printable("cat\\x1b[31m\\nok \\u202egpj.exe"))
     cat\\x1b[31m\\nok \\u202egpj.exe
 
-    All other text stays as it is, and applying `printable` twice changes nothing more. Text of more
-    than `longest` characters loses its middle.
+    All other text stays as it is, and applying `printable` twice changes nothing more. What would
+    be longer than `longest` characters loses its middle.
     """
     text = str(text)
+    if not text.isprintable():
+        text = "".join(
+            c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+        )
     if len(text) > longest:
-        end = longest // 3  # of a path or a message: the end often says what to do
-        text = f"{text[: longest - end]} [...] {text[len(text) - end :]}"
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )
+        end = longest // 3  # the end of a path or of a message often says what to do
+        text = f"{text[: longest - end - len(CUT)]}{CUT}{text[len(text) - end :]}"
+    return text

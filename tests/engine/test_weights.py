@@ -39,7 +39,7 @@ from tinymixnet.engine.hdf5 import Hdf5File
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import BUNDLED, Weights, find_weights, read_weights
 from tinymixnet.engine.weights_writer import write_weights
-from tinymixnet.errors import TinyMixNetError, WeightsError
+from tinymixnet.errors import InputError, TinyMixNetError, WeightsError
 
 # The smallest network that has every kind of tensor but the squeeze-and-excite ones.
 SPECK = Architecture("speck", ("r1_k3_a1_p1_s11_e1_i2_o2",), 2, 3, 1.0, 2)
@@ -196,6 +196,26 @@ def test_any_text_comes_back(label: str, other: str, name: str, licence: str, cr
     with tempfile.TemporaryDirectory() as folder:
         write_weights(Path(folder) / "w.h5", GOOD._replace(metadata=about))
         assert read_weights(Path(folder) / "w.h5").metadata == about
+
+
+def test_the_place_of_each_class_in_imagenet_comes_back(tmp_path: Path) -> None:
+    about = replace(ABOUT, wordnet_ids=("n01443537", "n12768682"), imagenet_indices=(1, 999))
+    write_weights(tmp_path / "w.h5", GOOD._replace(metadata=about))
+    assert read_weights(tmp_path / "w.h5").metadata == about
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"wordnet_ids": ("n01443537",)},
+        {"wordnet_ids": ("n01443537", "cat")},
+        {"imagenet_indices": (1, 2, 3)},
+        {"imagenet_indices": (1, -2)},
+    ],
+)
+def test_a_list_of_classes_has_all_of_them(lists: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=f"attribute {next(iter(lists))}: expected none or 2"):
+        write_weights(tmp_path / "w.h5", GOOD._replace(metadata=replace(ABOUT, **lists)))
 
 
 def test_the_checksum_covers_names_types_shapes_and_bytes(tmp_path: Path) -> None:
@@ -737,6 +757,19 @@ def test_fetched_names_lie_in_the_cache(homeless: pytest.MonkeyPatch, tmp_path: 
         folder.mkdir(parents=True)
         (folder / "mixnet-l.h5").touch()
         assert find_weights("mixnet-l") == folder / "mixnet-l.h5"
+
+
+@pytest.mark.parametrize("wanted", [5, 2.5, b"mixnet-l", ["mixnet-l"], {}])
+def test_what_is_neither_a_path_nor_a_name(wanted: object) -> None:
+    with pytest.raises(InputError, match="expected a path or a network's name"):
+        find_weights(wanted)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", ""])
+def test_names_that_no_file_can_have(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYMIXNET_WEIGHTS", name.replace("\0", "") or "/nowhere")
+    with pytest.raises(WeightsError, match=r"weights file|cannot be opened"):
+        find_weights(name)
 
 
 def test_what_cannot_be_found_is_said(homeless: pytest.MonkeyPatch, tmp_path: Path) -> None:

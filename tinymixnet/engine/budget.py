@@ -45,7 +45,7 @@ class Budget:
         """Set limits from text such as "photo_pixels=2e8, layer_bytes=4e9", else InputError."""
         names = [field.name for field in fields(self)]
         for part in filter(None, (part.strip() for part in text.split(","))):
-            name, _, value = part.partition("=")
+            name, value = (side.strip() for side in [*part.split("=", 1), ""][:2])
             try:
                 if name not in names:
                     raise ValueError

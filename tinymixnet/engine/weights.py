@@ -25,7 +25,7 @@ from tinymixnet.engine.budget import budget
 from tinymixnet.engine.hdf5 import DEFLATE, SHUFFLE, SIGNATURE, Hdf5File
 from tinymixnet.engine.hdf5_structure import Dataset
 from tinymixnet.engine.metadata import Metadata, check_format, read_architecture, read_metadata
-from tinymixnet.errors import TinyMixNetError, WeightsError
+from tinymixnet.errors import InputError, TinyMixNetError, WeightsError
 
 BUNDLED = Path(__file__).parents[1] / "data" / "mixnet-l-cifar10.h5"
 
@@ -56,8 +56,11 @@ def find_weights(weights: str | os.PathLike[str] | None = None) -> Path:
     """The file that is meant: a path, a fetched network's name, or None for the default.
 
     The default is TINYMIXNET_WEIGHTS (a path or name) where that is set, else the bundled file.
-    Raises WeightsError when there is none.
+    Raises WeightsError when there is none, InputError for what is neither a path nor a name.
     """
+    if not isinstance(weights, (str, os.PathLike, type(None))):
+        kind = type(weights).__name__
+        raise InputError(f"weights: expected a path or a network's name, found {kind}")
     wanted = weights or os.environ.get("TINYMIXNET_WEIGHTS") or BUNDLED
     if wanted in VARIANTS:
         path = cache_dir() / f"{wanted}.h5"
@@ -67,9 +70,16 @@ def find_weights(weights: str | os.PathLike[str] | None = None) -> Path:
             )
         return path
     path = Path(wanted)
-    if not path.is_file():
-        what = "is a folder, not a weights file" if path.is_dir() else "no such weights file"
-        raise WeightsError(f"{path}: {what}; expected a .h5 path or one of {', '.join(VARIANTS)}")
+    try:
+        problem = "" if path.is_file() else "no such weights file"
+        if problem and path.exists():
+            problem = f"is a {'folder' if path.is_dir() else 'pipe or device'}, not a weights file"
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        problem = f"cannot be opened ({error.strerror})"
+    if problem:
+        raise WeightsError(
+            f"{path}: {problem}; expected a .h5 file or one of {', '.join(VARIANTS)}"
+        )
     return path
 
 
@@ -119,7 +129,8 @@ def _read(file: Hdf5File) -> Weights:
     check_format(attributes)
     if problems:
         raise WeightsError(join_problems(problems))
-    architecture, metadata = read_architecture(attributes), read_metadata(attributes)
+    architecture = read_architecture(attributes)
+    metadata = read_metadata(attributes, architecture.classes)
     check_size(architecture, metadata)
 
     tensors = {name: dataset for name, dataset in datasets.items() if name != "labels"}
