@@ -82,7 +82,7 @@ def diagnose(
         sentence = f"no known mistake; its shape is {shape}, not {due}"
         causes.append(Cause("unknown", differing[0], (differing[0],), np.inf, np.inf, sentence))
     elif not causes:  # no layer is wrong by itself, and yet the runs drift apart
-        sentence = "every layer is right, but rounding adds up: is there less than float32 in it?"
+        sentence = "every layer is right, but rounding adds up: is all of it float32?"
         causes.append(Cause("low-precision", differing[0], (differing[0],), 0, 0, sentence))
     merged: dict[str, Cause] = {}
     for cause in sorted(causes, key=lambda cause: runner.order.index(cause.place)):
