@@ -219,7 +219,7 @@ def _write(
         reason = getattr(error, "strerror", None) or error
         raise TraceError(f"{final}: cannot be written ({reason})") from None
     except TinyMixNetError as error:
-        if type(error) not in (TraceError, TinyMixNetError):  # from whoever makes the layers
+        if type(error) not in (TraceError, TinyMixNetError):  # raised by the iterator of layers
             raise
         raise TraceError(f"{final}: not written, {error}") from None
 

@@ -146,8 +146,8 @@ ACTIVATION = [
     Suspect(
         "missing-residual",
         "output",
-        "the block's input is not added to its output: add it if the stride is 1 and the numbers of "
-        "filters are equal",
+        "the block's input is not added to its output: add it if the stride is 1 and the "
+        "numbers of filters are equal",
         where_residual(lambda at: at.x),
     ),
     Suspect(
