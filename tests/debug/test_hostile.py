@@ -51,7 +51,6 @@ SOON = 5.0  # seconds; what is measured takes well under one
 
 # Each example has a limit of its own, so that a slow one fails instead of making the test long.
 fuzz = settings(
-    max_examples=150,
     deadline=5000,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
