@@ -12,13 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_st
 
-from tests.support import checkpoint_writer as writer
-from tests.support.checkpoint_writer import entry_message, message, shape_message, write_checkpoint
 from tests.support.shared import SHARED
 from tinymixnet.errors import CheckpointError
-from weights_tools.formats import tf_checkpoint
+from weights_tools.formats import checkpoint as module
+from weights_tools.formats import checkpoint_index
+from weights_tools.formats import checkpoint_writer as writer
+from weights_tools.formats.checkpoint import open_checkpoint
+from weights_tools.formats.checkpoint_writer import (
+    entry_message,
+    message,
+    shape_message,
+    write_checkpoint,
+)
 from weights_tools.formats.crc32c import crc32c, masked_crc32c
-from weights_tools.formats.tf_checkpoint import open_checkpoint
 
 # tmp_path is one folder for all examples of a test; each example writes all of its files anew.
 same_folder = settings(
@@ -196,7 +202,7 @@ def test_data_that_vanishes_or_does_not_fit_into_memory(prefix, tensors, monkeyp
 
     write_checkpoint(prefix, tensors)
     with open_checkpoint(prefix) as checkpoint:
-        monkeypatch.setattr(tf_checkpoint, "masked_crc32c", no_memory)
+        monkeypatch.setattr(module, "masked_crc32c", no_memory)
         with pytest.raises(CheckpointError, match=r"cannot read 'net/double': MemoryError"):
             checkpoint.read("net/double")
 
@@ -207,7 +213,9 @@ def test_name_that_is_not_there(prefix, tensors) -> None:
         checkpoint.read("nothing")
 
 
-@pytest.mark.parametrize(("number", "name"), [(writer.STRING, "string"), (99, "number 99")])
+@pytest.mark.parametrize(
+    ("number", "name"), [(writer.NUMBERS["string"], "string"), (99, "number 99")]
+)
 def test_other_types_are_listed_but_not_read(prefix, tensors, number, name) -> None:
     def edit(entries: dict[bytes, bytes]) -> None:
         entries[b"text"] = entry_message(number, ())
@@ -698,7 +706,7 @@ def test_variable_too_large_for_a_mixnet(tmp_path, prefix) -> None:
 
 
 def test_too_many_variables(prefix, tensors, monkeypatch) -> None:
-    monkeypatch.setattr(tf_checkpoint, "MAX_VARIABLES", len(tensors))
+    monkeypatch.setattr(checkpoint_index, "MAX_VARIABLES", len(tensors))
     write_checkpoint(prefix, tensors)
     assert_same(read_all(prefix), tensors)
     write_checkpoint(prefix, {**tensors, "one more": FLOATS})
