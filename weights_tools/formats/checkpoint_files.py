@@ -30,6 +30,8 @@ EXPECTED = (
 MAX_FOLDER_ENTRIES = 20_000  # more is no checkpoint's folder but somebody's disk
 MAX_STATE_BYTES = 1 << 20  # of the text file `checkpoint`, which lists every checkpoint of a run
 
+MAX_NAME = 255  # of a file, in characters; usual disks allow no more
+
 _STATE_LINE = re.compile(rb'[ \t]*model_checkpoint_path[ \t]*:[ \t]*"((?:[^"\\]|\\.)*)"')
 
 
@@ -157,4 +159,6 @@ def _name_in_state(state: Path) -> str:
         raise damaged("the file `checkpoint` names a path that is not UTF-8") from None
     if not name:
         raise damaged("the file `checkpoint` names a folder, not a prefix")
+    if len(name) > MAX_NAME:
+        raise damaged(f"the file `checkpoint` names a file with {len(name):,} characters")
     return name

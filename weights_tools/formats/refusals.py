@@ -72,6 +72,7 @@ _BEGINNINGS = {
     b"\x89PNG": PHOTO,
 }
 _SUFFIXES = {
+    ".h5": "an empty or damaged HDF5 file (Keras's .h5, or weights of tinymixnet)",
     ".onnx": ONNX,
     ".pb": GRAPH,
     ".pbtxt": GRAPH,
