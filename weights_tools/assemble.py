@@ -36,10 +36,15 @@ def find_variant(
 
 
 def list_some(items: list[str]) -> str:
-    """Join the first few items for a message, each cut to a readable length."""
+    """Join the first few items for a message, each cut to a readable length and printable."""
     shown = [item if len(item) <= 200 else f"{item[:200]}..." for item in items[:MAX_PROBLEMS]]
     more = len(items) - len(shown)
-    return "; ".join(shown) + (f"; and {more} more" if more else "")
+    return printable("; ".join(shown)) + (f"; and {more} more" if more else "")
+
+
+def printable(text: str) -> str:
+    """Escape all characters that could do something to a terminal, line breaks included."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def to_float32(array: np.ndarray) -> np.ndarray:

@@ -80,7 +80,7 @@ def convert(
     file = open_safetensors(source)
     if file.notes.get("architecture", "tf_").startswith("mixnet_"):
         raise CheckpointError(
-            f"{source}: made for timm's {file.notes['architecture'][:40]}, which pads "
+            f"{source}: made for timm's {file.notes['architecture'][:40]!r}, which pads "
             "symmetrically and has another batch-norm epsilon; expected its tf_ variant"
         )
     sources = canonical_sources(file.tensors, source)

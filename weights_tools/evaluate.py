@@ -72,8 +72,9 @@ def _read_photos(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
         (image_shape, image_type), (label_shape, label_type) = (
             arrays.header(f"{name}.npy") for name in ("images", "labels")
         )
-        fits = len(image_shape) == 4 and image_type == np.uint8 and 0 not in image_shape
-        fits &= label_shape == image_shape[:1] and label_type.kind in "iu"
+        fits = len(image_shape) == 4 and image_type == np.uint8
+        fits = fits and 0 not in image_shape and image_shape[3] == 3
+        fits = fits and label_shape == image_shape[:1] and label_type.kind in "iu"
         if not fits:
             raise WeightsError(
                 f"{expected}, found {image_type} {image_shape} and {label_type} {label_shape}"

@@ -18,6 +18,7 @@ from weights_tools.assemble import (
     check_weights_output,
     file_sha256,
     find_variant,
+    printable,
     to_float32,
 )
 from weights_tools.formats.checkpoint import Checkpoint, open_checkpoint
@@ -123,9 +124,11 @@ def choose_values(
     plain = [name for name in names if name in known]
     take_averages = len(averaged) == len(names) and not (raw and len(plain) == len(names))
     if names and not plain:
-        print(f"{source}: holds only moving averages, taking those", file=sys.stderr)
+        print(f"{printable(source)}: holds only moving averages, taking those", file=sys.stderr)
     if names and not averaged:
-        print(f"{source}: holds no moving averages, taking the raw values", file=sys.stderr)
+        print(
+            f"{printable(source)}: holds no moving averages, taking the raw values", file=sys.stderr
+        )
     if take_averages:
         return {name: name + AVERAGE for name in names}, True
     if len(plain) == len(names) and (raw or not averaged):

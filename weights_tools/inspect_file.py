@@ -8,6 +8,7 @@ from pathlib import Path
 from tinymixnet.engine.architecture import VARIANTS
 from tinymixnet.engine.hdf5 import SIGNATURE, open_hdf5
 from tinymixnet.engine.weights import find_weights, read_weights
+from weights_tools.assemble import printable
 from weights_tools.formats.checkpoint import open_checkpoint
 from weights_tools.formats.safetensors import open_safetensors
 
@@ -18,7 +19,7 @@ def describe(path: str | os.PathLike[str]) -> Iterator[str]:
     A weights file is read as strictly as for inference. Control characters in names and notes are
     escaped. Raises WeightsError or CheckpointError.
     """
-    yield from map(_printable, _describe(path))
+    yield from map(printable, _describe(path))
 
 
 def _describe(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -73,8 +74,3 @@ def _table(rows: Iterable[tuple[str, str, tuple[int, ...]]]) -> Iterator[str]:
     ]
     yield from table
     yield f"{len(table)} tensors"
-
-
-def _printable(text: str) -> str:
-    """Escape all characters that could do something to a terminal, line breaks included."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -11,7 +11,7 @@ from weights_tools.formats.checkpoint import open_checkpoint
 
 # tmp_path is one folder for all examples of a test; each example writes all of its files anew.
 same_folder = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
+    deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
 )
 
 

@@ -1,6 +1,10 @@
 """Damaged and hostile checkpoints: read right or refused, with bounded time and memory."""
 
+import gzip
 import os
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -317,3 +321,133 @@ def test_broken_handle(tmp_path, prefix, handle, words) -> None:
     table = writer.table_with_index(writer.seal(GOOD), writer.block([(b"x", handle)]))
     (tmp_path / "model.ckpt.index").write_bytes(table)
     assert_fails(prefix, words)
+
+
+# -- files made to take time and memory -----------------------------------------------------------
+
+MEASURE = """
+import re, sys, time
+from pathlib import Path
+from weights_tools.formats.checkpoint import open_checkpoint
+
+for path in sys.argv[1:]:
+    start, said = time.process_time(), "nothing"
+    try:
+        with open_checkpoint(path) as checkpoint:
+            said = f"{len(checkpoint.variables)} variables"
+    except Exception as error:
+        said = f"{type(error).__name__} of {len(str(error).splitlines())} line: {str(error)[:500]}"
+    seconds = time.process_time() - start
+    status = Path("/proc/self/status")  # of Linux; elsewhere the memory is not measured
+    peak = re.search(r"VmHWM:\\s*(\\d+) kB", status.read_text() if status.exists() else "")
+    print(seconds, int(peak[1]) >> 10 if peak else 0, said.removeprefix(path))
+"""
+
+
+def hostile_states(folder: Path) -> dict[Path, str]:
+    """State files with long runs of something that a careless pattern goes over again and again."""
+    texts = {
+        "newlines": b"\n" * (1 << 20),
+        "spaces": b" " * (1 << 20),
+        "names": b"model_checkpoint_path" * 50_000,
+        "quotes": b'model_checkpoint_path: "\\' * 40_000,
+        "escapes": b'model_checkpoint_path: "' + b"\\\\" * 500_000,
+        "lines": b'model_checkpoint_path: "a\n' * 40_000,
+        "long": b'model_checkpoint_path: "' + b"a" * 1_000_000 + b'"',
+    }
+    for name, text in texts.items():
+        (folder / name).mkdir()
+        (folder / name / "checkpoint").write_bytes(text)
+    return {folder / name: "the file `checkpoint` names" for name in texts}
+
+
+def hostile_indexes(folder: Path) -> dict[Path, str]:
+    """Indexes of up to 4 MB in which every byte is one more thing to parse."""
+    empty = entry(shape=(0,), size=0, crc=0)
+    unknown = b"\x48\x01"  # field 9, the number 1
+    same_start = (b"stem/conv2d/" * 100)[:1000]
+    entries = {
+        "fields": ({b"x": entry() + unknown * 1_900_000}, "more than 100 fields"),
+        "too many fields": ({b"x": entry() + unknown * 7_000_000}, "more than 4,194,304"),
+        "axes": ({b"x": entry(shape=b"\x12\x00" * 1_900_000)}, "more than 100 fields"),
+        "most fields": (
+            {b"%05d" % n: empty + unknown * 90 for n in range(19_000)},
+            "19001 variables",
+        ),
+        "most axes": (
+            {b"%05d" % n: unknown * 50 + entry(shape=(0,) * 32, size=0) for n in range(19_000)},
+            "19001 variables",
+        ),
+        "long names": ({same_start + b"%05d" % n: empty for n in range(5_000)}, "5001 variables"),
+        "many names": ({b"%06d" % n: empty for n in range(21_000)}, "more than 20000 variables"),
+    }
+    for name, (extra, _) in entries.items():
+        write_checkpoint(
+            folder / name, {"w": FLOATS}, edit=lambda known, extra=extra: known.update(extra),
+            block_size=1 << 30, restart_interval=1 << 30,
+        )  # fmt: skip
+    blocks = [
+        (b"%06d" % n, writer.seal(writer.block([(b"%06d" % n, empty)]))) for n in range(9_000)
+    ]
+    (folder / "many blocks.index").write_bytes(writer.table_of_blocks(blocks))
+    restarts = writer.block([HEADER, X])[:-8] + bytes(4 * 900_000) + uint32(900_000)
+    (folder / "restarts.index").write_bytes(writer.table_of_blocks([(b"x", writer.seal(restarts))]))
+    return {
+        **{folder / name: words for name, (_, words) in entries.items()},
+        folder / "many blocks": "not with its header",
+        folder / "restarts": "restarts",
+    }
+
+
+def hostile_archives(folder: Path) -> dict[Path, str]:
+    """Archives whose members are half a gigabyte, packed and as a hole in the file."""
+    member = tarfile.TarInfo("a/model.ckpt.data-00000-of-00001")
+    member.size = 500 << 20
+    with gzip.open(folder / "packed.tar.gz", "wb", compresslevel=1) as file:
+        file.write(member.tobuf())
+        for _ in range(100):  # the rest is not reached
+            file.write(bytes(1 << 20))
+    with open(folder / "hole.tar", "wb") as file:
+        file.write(member.tobuf())
+        file.seek(500 << 20, os.SEEK_CUR)
+        file.write(tarfile.TarInfo("a/model.ckpt.index").tobuf() + bytes(1024))
+    with tarfile.open(folder / "members.tar.gz", "w:gz") as tar:
+        for number in range(10_000):
+            tar.addfile(tarfile.TarInfo(str(number)))
+    return {
+        folder / "packed.tar.gz": "no trained network can be packed so well",
+        folder / "hole.tar": "magic number",
+        folder / "members.tar.gz": "more than 10000 members",
+    }
+
+
+def test_hostile_files_take_little_time_and_memory(tmp_path) -> None:
+    """Under 2 seconds of computing and 300 MB each; in a child, whose memory is its own."""
+    cases = {}
+    for make in (hostile_states, hostile_indexes, hostile_archives):
+        (tmp_path / make.__name__).mkdir()
+        cases.update(make(tmp_path / make.__name__))
+    command = [sys.executable, "-c", MEASURE, *map(str, cases)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = printed.splitlines()
+    assert len(lines) == len(cases), printed
+    for (path, words), line in zip(cases.items(), lines, strict=True):
+        seconds, megabytes, said = line.split(" ", 2)
+        assert words in said, (path.name, said)
+        assert "variables" in said or said.startswith("CheckpointError of 1 line"), said
+        assert float(seconds) < 2, (path.name, line)
+        assert float(megabytes) < 300, (path.name, line)
+
+
+def test_blocks_may_not_overlap(tmp_path, prefix) -> None:
+    """Else a small file could have the same megabytes parsed thousands of times."""
+    write_checkpoint(prefix, {"x": FLOATS})
+    first = writer.seal(writer.block([HEADER]))
+    second = writer.seal(writer.block([X]))
+    handles = [(0, len(first) - 5), (len(first), len(second) - 5), (len(first) - 1, 3)]
+    index = writer.block(
+        [(key, writer.varint(at) + writer.varint(size)) for key, (at, size)
+         in zip((b"", b"x", b"y"), handles, strict=True)], 1,
+    )  # fmt: skip
+    Path(f"{prefix}.index").write_bytes(writer.table_with_index(first + second, index))
+    assert_fails(prefix, "overlaps the one before it")

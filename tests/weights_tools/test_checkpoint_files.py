@@ -8,14 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.weights_tools.checkpoints import (
     assert_fails,
     assert_right_or_refused,
     assert_same,
     read_all,
+    same_folder,
 )
 from tinymixnet.engine.budget import budget
+from weights_tools.formats import checkpoint_files
 from weights_tools.formats import checkpoint_writer as writer
 from weights_tools.formats.checkpoint_writer import (
     message,
@@ -128,31 +132,87 @@ def test_pipes_are_not_waited_for(tmp_path, prefix, tensors) -> None:
     assert_fails(prefix, "not a plain file")
 
 
-def test_files_of_other_formats_are_named(tmp_path) -> None:
-    (tmp_path / "model.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    (tmp_path / "broken.h5").write_bytes(b"")
-    (tmp_path / "model.keras").write_bytes(b"PK\x03\x04" + bytes(100))
-    (tmp_path / "frozen.pb").write_bytes(b"\n\x05graph")
-    (tmp_path / "text").write_text("hello")
-    (tmp_path / "saved").mkdir()
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("model.h5", b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file"),
+        ("broken.h5", b"", "empty or damaged HDF5 file"),
+        ("model.keras", b"PK\x03\x04" + bytes(100), "a Keras model"),
+        ("model.zip", b"PK\x03\x04" + bytes(22) + b"\x0d\0\0\0metadata.json", "a Keras model"),
+        ("model.pth", b"PK\x03\x04" + bytes(100), "a PyTorch file"),
+        ("m.ckpt", b"PK\x03\x04" + bytes(22) + b"\x0a\0\0\0m/data.pkl", "save_file(torch.load("),
+        ("model.pt", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a PyTorch file"),
+        ("model.pth", b"nonsense", "a PyTorch file"),
+        ("model.pkl", b"\x80\x04\x95", "a Python pickle"),
+        ("arrays.npz", b"PK\x03\x04" + bytes(22) + b"\x05\0\0\0x.npy", "NumPy arrays"),
+        ("array.npy", b"\x93NUMPY\x01\0", "NumPy arrays"),
+        ("files.zip", b"PK\x03\x04" + bytes(22) + b"\x05\0\0\0a.txt", "a zip file"),
+        ("model.onnx", b"\x08\x08\x12\x07pytorch", "an ONNX model"),
+        ("frozen.pb", b"\n\x05graph", "graph or SavedModel"),
+        ("model.tflite", b"\x1c\0\0\0TFL3", "TensorFlow Lite"),
+        ("m.safetensors", b'\x10\0\0\0\0\0\0\0{"x":{}}', "weights_tools convert"),
+        ("model.gguf", b"GGUF\3", "GGUF"),
+        ("model.tar.xz", b"\xfd7zXZ\0", "unpack it first"),
+        ("model.tar.bz2", b"BZh91AY", "unpack it first"),
+        ("photo", b"\xff\xd8\xff\xe0", "a picture"),
+        ("mixnet-l", b"\n <!DOCTYPE html><html>", "a web page: the download failed"),
+        ("mixnet-s", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("index.json", b"{}", "JSON"),
+        ("text", b"hello", "not a TensorFlow checkpoint"),
+        ("empty", b"", "not a TensorFlow checkpoint"),
+    ],
+)
+def test_files_of_other_formats_are_named(tmp_path, name, content, words) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert_fails(tmp_path / name, words, "expected PREFIX.index")
+
+
+def test_saved_model_is_named(tmp_path) -> None:
+    (tmp_path / "saved" / "variables").mkdir(parents=True)
     (tmp_path / "saved" / "saved_model.pb").write_bytes(b"")
-    (tmp_path / "saved" / "variables").mkdir()
     write_checkpoint(tmp_path / "saved" / "variables" / "variables", {})
-    assert_fails(tmp_path / "model.h5", "HDF5")
-    assert_fails(tmp_path / "broken.h5", "Keras")
-    assert_fails(tmp_path / "model.keras", "Keras")
-    assert_fails(tmp_path / "frozen.pb", "graph or SavedModel")
-    assert_fails(tmp_path / "text", "not a TensorFlow checkpoint")
     assert_fails(tmp_path / "saved", "SavedModel, not a checkpoint")
 
 
-def test_version_1_is_named_with_the_way_out(prefix) -> None:
+def version_1_table() -> bytes:
     meta = message((1, message((1, b"x"), (2, shape_message((3,))))))
-    table = writer.table([(b"", message((1, meta))), (b"\0x", message((2, b"data")))])
-    prefix.write_bytes(table)
+    return writer.table([(b"", message((1, meta))), (b"\0x", message((2, b"data")))])
+
+
+def test_version_1_is_named_with_the_way_out(prefix) -> None:
+    prefix.write_bytes(version_1_table())
     assert_fails(prefix, "version 1", "save it again")
-    Path(f"{prefix}.index").write_bytes(table)
+    Path(f"{prefix}.index").write_bytes(version_1_table())
     assert_fails(prefix, "version 1", "save it again")
+
+
+@pytest.mark.parametrize("state", [True, False])
+@pytest.mark.parametrize("name", ["model.ckpt", "model.ckpt-00000-of-00002"])
+def test_version_1_in_a_folder(tmp_path, state, name) -> None:
+    (tmp_path / name).write_bytes(version_1_table())
+    (tmp_path / "model.ckpt.meta").write_bytes(b"a graph")
+    if state:
+        (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt"\n')
+        assert_fails(tmp_path / "checkpoint", "version 1", "save it again")
+    assert_fails(tmp_path, "version 1", "save it again")
+    assert_fails(tmp_path / "model.ckpt", "version 1", "save it again")
+    assert_fails(tmp_path / name, "version 1", "save it again")
+
+
+def test_folder_of_too_many_files(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(checkpoint_files, "MAX_FOLDER_ENTRIES", 20)
+    for number in range(20):
+        (tmp_path / str(number)).touch()
+    assert_fails(tmp_path, "no *.index in this folder")
+    (tmp_path / "20").touch()
+    assert_fails(tmp_path, "more than 20 files here")
+    for number in range(21):
+        (tmp_path / str(number)).unlink()
+    for number in range(3):
+        (tmp_path / f"folder {number}").mkdir()
+        for file in range(10):
+            (tmp_path / f"folder {number}" / str(file)).touch()
+    assert_fails(tmp_path, "more than 20 files here")
 
 
 # -- archives -------------------------------------------------------------------------------------
@@ -280,3 +340,40 @@ def test_no_damage_to_an_archive_passes(tmp_path, prefix, tiny, name) -> None:
         (tmp_path / name).write_bytes(broken)
         refused += not assert_right_or_refused(tmp_path / name, tiny)
     assert refused > 100
+
+
+# -- hostile files --------------------------------------------------------------------------------
+
+
+@same_folder
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"model_checkpoint_path", b":", b'"', b"\\", b"\n", b" ", b"/", b"a", b"\xff", b"101"]
+        ),
+        max_size=30,
+    ).map(b"".join)
+)
+def test_any_state_file(tmp_path, content) -> None:
+    (tmp_path / "checkpoint").write_bytes(content)
+    assert_fails(tmp_path)
+
+
+@same_folder
+@given(
+    start=st.sampled_from(["tar", "tar.gz", "none"]),
+    changes=st.lists(st.tuples(st.integers(0, 4095), st.integers(0, 255)), max_size=6),
+    cut=st.integers(0, 600),
+    packed=st.booleans(),
+)
+def test_any_archive(tmp_path, prefix, tiny, start, changes, cut, packed) -> None:
+    """Right values or a refusal, whatever bytes of the archive were changed."""
+    path = tmp_path / "m.tar"
+    parts = {file.name: file.read_bytes() for file in tmp_path.glob("model.ckpt.*")}
+    write_tar(path, parts, "w:gz" if start == "tar.gz" else "w")
+    content = bytearray(path.read_bytes() if start != "none" else bytes(4096))
+    for at, value in changes:
+        content[at % len(content)] = value
+    del content[max(0, len(content) - cut) :]
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert_right_or_refused(path, tiny)

@@ -63,7 +63,7 @@ def test_without_a_file():
         ("a\n\ufeffb\nc".encode(), r"label 2, '\ufeffb'"),
         ("a\n\x85b\x0cB\nc".encode(), "label 2"),
         (b"a\nb\n" + b"c" * 1025, "label 3 has 1,025 bytes, at most 1,024"),
-        ("a\nb\n".encode() + "é".encode() * 513, "label 3 has 1,026 bytes"),
+        (b"a\nb\n" + "é".encode() * 513, "label 3 has 1,026 bytes"),
         (b"x" * 100_000, "100,000 bytes"),
         (b"x\n" * 100_000, "200,000 bytes"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "cannot be read"),
@@ -111,10 +111,13 @@ def test_pipes_and_devices_are_not_read(tmp_path):
 )
 def test_any_bytes(tmp_path, content):
     (tmp_path / "labels.txt").write_bytes(content)
+    labels, refusal = (), ""
     try:
         labels = read_labels(tmp_path / "labels.txt", 3)
     except CheckpointError as error:
-        assert str(error).isprintable()
+        refusal = str(error)
+    assert refusal.isprintable()
+    if refusal:
         return
     assert len(labels) == 3
     for label in labels:

@@ -1,4 +1,4 @@
-"""The reader of .safetensors files against the package of that name, and against hostile headers."""
+"""The reader of .safetensors files against the package of that name, and hostile headers."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def assert_refused(path, *words):
 )
 def test_reads_what_the_package_writes(tmp_path, tensors, notes):
     path = tmp_path / "model.safetensors"
-    numpy_files.save_file(tensors, path, metadata=notes)
+    numpy_files.save_file(tensors, path, metadata=notes or None)
     file = open_safetensors(path)
     assert file.notes == notes
     assert sorted(file.tensors) == sorted(tensors)
@@ -229,10 +229,13 @@ def test_any_header(tmp_path, header, size, more):
     path = tmp_path / "model.safetensors"
     length = max(0, len(header) + more)
     path.write_bytes(struct.pack("<Q", length) + header + bytes(range(size)))
+    file, refusal = None, ""
     try:
         file = open_safetensors(path)
     except CheckpointError as error:
-        assert str(error).isprintable()
+        refusal = str(error)
+    assert refusal.isprintable()
+    if not file:
         return
     assert sum(stored.size for stored in file.tensors.values()) == size - more
     for name, stored in file.tensors.items():

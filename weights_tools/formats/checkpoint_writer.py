@@ -84,28 +84,32 @@ def seal(block: bytes, compression: int = 0) -> bytes:
 
 def block(entries: Entries, restart_interval: int = 16) -> bytes:
     """Make a block: keys without what they share with the one before, then the restarts."""
-    data, restarts, previous = b"", [], b""
+    data, restarts, previous = bytearray(), [], b""
     for number, (key, value) in enumerate(entries):
         shared = 0
         if number % restart_interval == 0:
             restarts.append(len(data))
         else:
-            while key[: shared + 1] == previous[: shared + 1]:
+            shorter = min(len(key), len(previous))
+            while shared < shorter and key[shared] == previous[shared]:
                 shared += 1
         data += varint(shared) + varint(len(key) - shared) + varint(len(value))
         data += key[shared:] + value
         previous = key
     offsets = restarts or [0]
-    return data + np.array([*offsets, len(offsets)], "<u4").tobytes()
+    return bytes(data) + np.array([*offsets, len(offsets)], "<u4").tobytes()
 
 
 def table(entries: Entries, block_size: int = 4096, restart_interval: int = 16) -> bytes:
     """Make a table of sorted entries; a block that has `block_size` bytes takes no more of them."""
     groups: list[Entries] = []
+    size = block_size  # of the last group
     for key, value in entries:
-        if not groups or sum(len(k) + len(v) for k, v in groups[-1]) >= block_size:
+        if size >= block_size:
             groups.append([])
+            size = 0
         groups[-1].append((key, value))
+        size += len(key) + len(value)
     return table_of_blocks([(g[-1][0], seal(block(g, restart_interval))) for g in groups])
 
 
@@ -114,11 +118,11 @@ def table_of_blocks(blocks: Iterable[tuple[bytes, bytes]], compression: int = 0)
 
     compression: the byte in the trailer of the index block.
     """
-    data, index = b"", []
+    data, index = bytearray(), []
     for key, sealed in blocks:
         index.append((key, varint(len(data)) + varint(len(sealed) - TRAILER_BYTES)))
         data += sealed
-    return table_with_index(data, block(index, restart_interval=1), compression)
+    return table_with_index(bytes(data), block(index, restart_interval=1), compression)
 
 
 def table_with_index(data: bytes, index_block: bytes, compression: int = 0) -> bytes:
