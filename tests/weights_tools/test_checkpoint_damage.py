@@ -358,7 +358,7 @@ def hostile_states(folder: Path) -> dict[Path, str]:
     for name, text in texts.items():
         (folder / name).mkdir()
         (folder / name / "checkpoint").write_bytes(text)
-    return {folder / name: "the file `checkpoint` names" for name in texts}
+    return dict.fromkeys((folder / name for name in texts), "")
 
 
 def hostile_indexes(folder: Path) -> dict[Path, str]:
