@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from tinymixnet.engine.architecture import Architecture
+from tinymixnet.engine.budget import read_environment
 from tinymixnet.engine.images import Source, check_preset, preprocess, read_image
 from tinymixnet.engine.kernels import Array, softmax
 from tinymixnet.engine.metadata import Metadata, default_labels
@@ -200,5 +201,6 @@ def load(weights: str | os.PathLike[str] | None = None) -> Model:
     Without an argument the environment variable TINYMIXNET_WEIGHTS, where set, says which.
     Raises WeightsError for a file that is missing, damaged, unsafe or does not fit.
     """
+    read_environment()
     architecture, tensors, metadata = read_weights(find_weights(weights))
     return Model(architecture, tensors, metadata)
