@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from tinymixnet.engine.architecture import VARIANTS, Architecture, mixnet
-from tinymixnet.engine.hdf5 import open_hdf5
+from tinymixnet.engine.hdf5 import Hdf5File
 from tinymixnet.engine.metadata import check_format
-from tinymixnet.errors import CheckpointError
+from tinymixnet.errors import CheckpointError, printable
 
 MAX_PROBLEMS = 8  # that a message lists; the rest is only counted
 
@@ -40,11 +40,6 @@ def list_some(items: list[str]) -> str:
     shown = [item if len(item) <= 200 else f"{item[:200]}..." for item in items[:MAX_PROBLEMS]]
     more = len(items) - len(shown)
     return printable("; ".join(shown)) + (f"; and {more} more" if more else "")
-
-
-def printable(text: str) -> str:
-    """Escape all characters that could do something to a terminal, line breaks included."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def to_float32(array: np.ndarray) -> np.ndarray:
@@ -92,8 +87,7 @@ def check_weights_output(output: StrPath, inputs: Iterable[StrPath | None] = ())
 
 def _is_weights_file(path: Path) -> bool:
     try:
-        with open_hdf5(path) as file:
-            check_format(file.attributes())
+        check_format(Hdf5File(path, isolated=False).structure.attributes)
     except Exception:  # the HDF5 library raises nearly any type on other files
         return False
     return True

@@ -12,7 +12,7 @@ import numpy as np
 
 from tinymixnet.debug.arrays import open_arrays
 from tinymixnet.engine.budget import budget
-from tinymixnet.engine.hdf5 import open_hdf5
+from tinymixnet.engine.hdf5 import Hdf5File
 from tinymixnet.engine.weights import Weights, read_weights
 from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import TinyMixNetError, WeightsError
@@ -53,10 +53,9 @@ def _note(path: str | os.PathLike[str], evaluated: Weights, accuracy: str) -> No
     )
     if not same:
         raise WeightsError(f"{path}: changed while it was evaluated; the accuracy is not noted")
-    with open_hdf5(path) as file:
-        float16 = file.header("stem/conv/kernel").dtype == np.float16
+    stem = Hdf5File(path, isolated=False).header("stem/conv/kernel")
     metadata = replace(evaluated.metadata, accuracy=accuracy)
-    write_weights(path, evaluated._replace(metadata=metadata), float16=float16)
+    write_weights(path, evaluated._replace(metadata=metadata), float16=stem.dtype == np.float16)
 
 
 def _read_photos(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:

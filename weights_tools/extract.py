@@ -13,12 +13,11 @@ from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import Weights, shape_problems
 from tinymixnet.engine.weights_writer import write_weights
-from tinymixnet.errors import CheckpointError
+from tinymixnet.errors import CheckpointError, printable
 from weights_tools.assemble import (
     check_weights_output,
     file_sha256,
     find_variant,
-    printable,
     to_float32,
 )
 from weights_tools.formats.checkpoint import Checkpoint, open_checkpoint

@@ -6,9 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from tinymixnet.engine.architecture import VARIANTS
-from tinymixnet.engine.hdf5 import SIGNATURE, open_hdf5
+from tinymixnet.engine.hdf5 import SIGNATURE, Hdf5File
+from tinymixnet.engine.metadata import CLASS_LISTS
 from tinymixnet.engine.weights import find_weights, read_weights
-from weights_tools.assemble import printable
+from tinymixnet.errors import printable
 from weights_tools.formats.checkpoint import open_checkpoint
 from weights_tools.formats.safetensors import open_safetensors
 
@@ -58,12 +59,13 @@ def _describe_weights(path: str | os.PathLike[str]) -> Iterator[str]:
     yield f"block_strings: {' '.join(architecture.block_strings)}"
     for item in fields(metadata):
         value = getattr(metadata, item.name)
-        if item.name == "labels":
-            value = f"{len(value)}, {', '.join(value[:10])}{', ...' * (len(value) > 10)}"
+        if item.name in ("labels", *CLASS_LISTS):
+            shown = ", ".join(map(str, value[:10]))
+            value = f"{len(value)}, {shown}{', ...' * (len(value) > 10)}" if value else "none"
         yield f"{item.name}: {value}"
-    with open_hdf5(path) as file:
-        yield f"sha256: {file.attributes()['sha256']}"
-        types = {name: str(file.header(name).dtype) for name in tensors}
+    file = Hdf5File(path, isolated=False)
+    yield f"sha256: {file.structure.attributes['sha256']}"
+    types = {name: str(file.header(name).dtype) for name in tensors}
     yield from _table((name, types[name], tensor.shape) for name, tensor in tensors.items())
 
 
