@@ -332,7 +332,7 @@ def test_no_damage_to_an_archive_passes(tmp_path, prefix, tiny, name) -> None:
     write_tar(tmp_path / name, parts, "w:gz" if name.endswith("gz") else "w")
     whole = (tmp_path / name).read_bytes()
     refused = 0
-    for size in range(0, len(whole), 7):
+    for size in range(0, min(len(whole), 8 * 512), 7):  # zeros follow
         (tmp_path / name).write_bytes(whole[:size])
         refused += not assert_right_or_refused(tmp_path / name, tiny)
     for at in range(min(len(whole), 6 * 512)):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.support.shared import SHARED
-from tests.support.synthetic import synthetic_tensors
+from tests.support.synthetic import TINY, synthetic_tensors
 from tinymixnet.engine.architecture import VARIANTS, mixnet
 from tinymixnet.engine.weights import BUNDLED, read_weights
 from tinymixnet.errors import CheckpointError, WeightsError
@@ -14,12 +14,21 @@ from weights_tools.inspect_file import describe
 
 numpy_files = pytest.importorskip("safetensors.numpy")
 
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    """A small network among the known ones, so that the files are small too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "tiny", (TINY.block_strings, TINY.stem_filters, 1.0))
+        yield
+
+
 STAGES = [1, 2, 4, 4, 4, 4]  # blocks in each of timm's stages of M and L; of S [1, 2, 4, 3, 3, 3]
 
 
 def timm_names(variant):
     """Canonical tensor name -> timm's, typed from the facts."""
-    stages = [1, 2, 4, 3, 3, 3] if variant == "mixnet-s" else STAGES
+    stages = {"mixnet-s": [1, 2, 4, 3, 3, 3], "tiny": [1, 2, 1, 2]}.get(variant, STAGES)
     flat = [f"blocks.{stage}.{n}" for stage, blocks in enumerate(stages) for n in range(blocks)]
     layers = {
         "stem/conv": "conv_stem",
@@ -140,7 +149,7 @@ def test_bfloat16_becomes_float32(tmp_path, small):
 
 
 def test_values_too_large_for_float32_are_refused(tmp_path, small):
-    state = {**small, "bn1.weight": np.full(16, 1e300)}
+    state = {**small, "bn1.weight": np.full(5, 1e300)}
     with pytest.raises(WeightsError, match="stem/bn/gamma: NaN or infinity"):
         convert(save(tmp_path / "model.safetensors", state), tmp_path / "out.h5")
     assert not (tmp_path / "out.h5").exists()
@@ -156,17 +165,16 @@ def test_notes_that_are_no_labels_are_refused(tmp_path, small, classes):
 
 @pytest.fixture(scope="module")
 def small():
-    tensors = synthetic_tensors(mixnet("mixnet-s", classes=2))
-    return state_dict("mixnet-s", tensors)
+    return state_dict("tiny", synthetic_tensors(mixnet("tiny", classes=2)))
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
         (lambda s: s.pop("classifier.bias"), "no classifier.bias"),
-        (lambda s: s.pop("blocks.2.1.conv_dw.1.weight"), "depthwise_conv/kernel_1: missing"),
+        (lambda s: s.pop("blocks.1.1.conv_dw.1.weight"), "depthwise_conv/kernel_1: missing"),
         (lambda s: s.update({"fc.weight": s["classifier.weight"]}), "1 others: fc.weight"),
-        (lambda s: s.update({"bn1.weight": s["bn2.weight"]}), r"stem/bn/gamma: expected \(16,\)"),
+        (lambda s: s.update({"bn1.weight": s["bn2.weight"]}), r"stem/bn/gamma: expected \(5,\)"),
         (lambda s: s.update({"conv_stem.weight": s["bn2.weight"]}), "conv_stem.weight has an un"),
         (lambda s: s.update({"model.bn1.weight": s["bn1.weight"]}), "two values for one tensor"),
         (lambda s: s.update({f"blocks.{'9' * 5000}.0.bn1.weight": s["bn1.weight"]}), "1 others"),

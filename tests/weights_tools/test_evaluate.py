@@ -138,13 +138,14 @@ def npy(shape, dtype, content):
 
 
 def test_archive_that_unpacks_to_gigabytes(tmp_path, weights):
-    with zipfile.ZipFile(tmp_path / "photos.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("labels.npy", npy((4,), "<i8", LABELS.tobytes()))
+    path = tmp_path / "photos.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("labels.npy", npy((3,), "<i8", LABELS[:3].tobytes()))
         with archive.open("images.npy", "w") as stream:
-            stream.write(npy((4, 8192, 8192, 3), "|u1", b""))
-            for _ in range(4 * 3 * 64):
+            stream.write(npy((3, 8192, 8192, 3), "|u1", b""))
+            for _ in range(3 * 3 * 64):
                 stream.write(bytes(1 << 20))
-    assert (tmp_path / "photos.npz").stat().st_size < 1 << 20
+    assert (tmp_path / "photos.npz").stat().st_size < 8 << 20
     assert_refused(weights, tmp_path / "photos.npz", "layer_bytes")
 
 
