@@ -20,7 +20,7 @@ from tinymixnet.engine.kernels import Array, softmax
 from tinymixnet.engine.metadata import Metadata, default_labels
 from tinymixnet.engine.network import Tensors, forward, network
 from tinymixnet.engine.pixels import check_pixels, read_pixels
-from tinymixnet.engine.weights import find_weights, read_weights
+from tinymixnet.engine.weights import read_wanted
 from tinymixnet.errors import ImageError, InputError, TinyMixNetError
 from tinymixnet.fast.constants import constants
 from tinymixnet.fast.plan import Plan
@@ -202,5 +202,5 @@ def load(weights: str | os.PathLike[str] | None = None) -> Model:
     Raises WeightsError for a file that is missing, damaged, unsafe or does not fit.
     """
     read_environment()
-    architecture, tensors, metadata = read_weights(find_weights(weights))
+    architecture, tensors, metadata = read_wanted(weights)
     return Model(architecture, tensors, metadata)
