@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from tinymixnet.debug.arrays import open_arrays
+from tinymixnet.debug.arrays import Hdf5Arrays, NpyFiles, open_arrays
 from tinymixnet.engine.budget import budget
-from tinymixnet.engine.hdf5 import Hdf5File
+from tinymixnet.engine.hdf5 import Hdf5File, Header
 from tinymixnet.engine.weights import Weights, read_weights
 from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import TinyMixNetError, WeightsError
@@ -68,9 +68,8 @@ def _read_photos(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
         for name in ("images", "labels"):
             if f"{name}.npy" not in arrays.files:
                 raise WeightsError(f"{expected}, found no {name}")
-        (image_shape, image_type), (label_shape, label_type) = (
-            arrays.header(f"{name}.npy") for name in ("images", "labels")
-        )
+        image_shape, image_type = _header(arrays, "images")
+        label_shape, label_type = _header(arrays, "labels")
         fits = len(image_shape) == 4 and image_type == np.uint8
         fits = fits and 0 not in image_shape and image_shape[3] == 3
         fits = fits and label_shape == image_shape[:1] and label_type.kind in "iu"
@@ -89,6 +88,13 @@ def _read_photos(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
     except Exception as error:  # zipfile and zlib raise nearly any type on damaged files
         raise WeightsError(f"{path}: {expected} ({error})") from None
     return images, labels
+
+
+def _header(arrays: NpyFiles | Hdf5Arrays, name: str) -> Header:
+    try:
+        return arrays.header(f"{name}.npy")
+    except TinyMixNetError as error:
+        raise WeightsError(f"{name}: {error}") from None
 
 
 def with_progress(items: Iterable[Item]) -> Iterable[Item]:

@@ -66,7 +66,7 @@ def test_counts_right_answers_and_notes_them(tmp_path, weights, save, dtype):
 @pytest.mark.parametrize(
     ("images", "labels", "words"),
     [
-        (IMAGES, np.array(["cat"] * 4), "fixed"),
+        (IMAGES, np.array(["cat"] * 4), "labels: refused"),
         (IMAGES, np.array([0, 1, 2, -1]), "found labels from -1 to 2"),
         (IMAGES, np.array([0, 1, 2, 6]), "below 6, found labels from 0 to 6"),
         (IMAGES, np.array([0, 1, 2, np.nan]), "float64"),
@@ -89,7 +89,6 @@ def test_counts_right_answers_and_notes_them(tmp_path, weights, save, dtype):
     ],
 )
 def test_arrays_that_are_no_photos_or_labels(tmp_path, weights, images, labels, words):
-    words = "" if words == "fixed" else words
     np.savez(tmp_path / "photos.npz", images=images, labels=labels)
     assert_refused(weights, tmp_path / "photos.npz", words)
 

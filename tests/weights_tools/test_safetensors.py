@@ -78,6 +78,9 @@ def test_bfloat16_is_widened_exactly(tmp_path):
     assert file.tensors["x"].dtype == "bfloat16"
     assert file.read("x").dtype == np.float32
     assert file.read("x").tobytes() == expected.tobytes()
+    path = write(tmp_path / "model.safetensors", {"x": entry("BF16", (), (0, 2))}, b"\x80\x3f")
+    assert isinstance(open_safetensors(path).read("x"), np.ndarray)
+    assert open_safetensors(path).read("x") == 1
 
 
 def test_bfloat16_as_pytorch_writes_it(tmp_path):

@@ -73,7 +73,7 @@ class Safetensors(NamedTuple):
             if count != stored.size:
                 raise CheckpointError(f"{self.path}: the file ends inside {name!r}")
         if bfloat16:
-            array = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+            array = np.asarray(array.astype(np.uint32) << np.uint32(16)).view(np.float32)
         return array
 
 
