@@ -76,7 +76,7 @@ def check_weights_output(output: StrPath, inputs: Iterable[StrPath | None] = ())
         for given in inputs:
             if given is not None and os.path.exists(given) and os.path.samefile(given, output):
                 raise CheckpointError(f"{output}: is also the input; name another output")
-        if path.stat().st_size and not _is_weights_file(path):
+        if not _may_be_replaced(path):
             raise CheckpointError(
                 f"{output}: is there already and is no weights file; name another output, or "
                 "remove it first"
@@ -85,7 +85,10 @@ def check_weights_output(output: StrPath, inputs: Iterable[StrPath | None] = ())
         raise CheckpointError(f"{output}: cannot be written ({error})") from None
 
 
-def _is_weights_file(path: Path) -> bool:
+def _may_be_replaced(path: Path) -> bool:
+    """Whether a file is empty or a weights file."""
+    if path.stat().st_size == 0:
+        return True
     try:
         check_format(Hdf5File(path, isolated=False).structure.attributes)
     except Exception:  # the HDF5 library raises nearly any type on other files
