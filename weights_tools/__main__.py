@@ -21,7 +21,9 @@ def parser() -> Parser:
     output.add_argument("-o", "--output", required=True, metavar="OUT.h5")
     output.add_argument("--variant", choices=VARIANTS, help="refuse any other network")
     output.add_argument("--float16", action="store_true", help="store at half the size")
-    output.add_argument("--labels", metavar="F", help="text file, one class name a line")
+    output.add_argument(
+        "--labels", metavar="F", help="class names: a text file, one a line, or a .tsv"
+    )
 
     extracting = commands.add_parser(
         "extract", parents=[output], help="TensorFlow checkpoint -> weights file"
