@@ -43,7 +43,7 @@ def read_labels(path: str | os.PathLike[str] | None, classes: int) -> tuple[str,
 def _lines(path: Path, most: int) -> list[str]:
     """Return the lines of a text file that should have so many; empty ones at its end are gone."""
     try:
-        return re.split("\r\n|\n|\r", _decode(_read(path, most)).rstrip())
+        return re.split("\r\n|\n|\r", _decode(_read(path, most)).rstrip(" \r\n"))
     except (OSError, ValueError, MemoryError) as error:  # ValueError: not text in this encoding
         raise CheckpointError(f"{path}: labels cannot be read ({error})") from None
     except CheckpointError as error:
@@ -67,10 +67,11 @@ def read_classes(path: str | os.PathLike[str] | None, classes: int) -> dict[str,
             "with a tab between them"
         )
     columns = {name: tuple(row[i] for row in rows) for i, name in enumerate(header)}
-    if columns.get("class", tuple(map(str, range(classes)))) != tuple(map(str, range(classes))):
-        raise CheckpointError(f"{path}: the column `class` does not count from 0 to {classes - 1}")
+    numbers = tuple(map(str, range(classes)))
     try:
         check_labels(columns["label"], classes)
+        if columns.get("class", numbers) != numbers:
+            raise CheckpointError(f"the column `class` does not count from 0 to {classes - 1}")
         return {
             "labels": columns["label"],
             "wordnet_ids": columns.get("wordnet_id", ()),
