@@ -43,7 +43,10 @@ def read_labels(path: str | os.PathLike[str] | None, classes: int) -> tuple[str,
 def _lines(path: Path, most: int) -> list[str]:
     """Return the lines of a text file that should have so many; empty ones at its end are gone."""
     try:
-        return re.split("\r\n|\n|\r", _decode(_read(path, most)).rstrip(" \r\n"))
+        lines = re.split("\r\n|\n|\r", _decode(_read(path, most)))
+        while lines and not lines[-1].strip():
+            lines.pop()
+        return lines or [""]
     except (OSError, ValueError, MemoryError) as error:  # ValueError: not text in this encoding
         raise CheckpointError(f"{path}: labels cannot be read ({error})") from None
     except CheckpointError as error:
