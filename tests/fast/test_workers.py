@@ -445,14 +445,14 @@ def test_share_and_attach():
         "turned": rng.normal(size=(4, 6)).T,
         "one": np.float32([1.5]),
     }
-    file, places = share(arrays)
-    attached = attach(file.fileno(), places)
-    file.close()  # the map holds on to the memory
+    shared = share(arrays)
+    attached = attach(shared.file.fileno(), shared.pickled, shared.places)
+    shared.file.close()  # the map holds on to the memory
     assert list(attached) == list(arrays)
     for name, array in attached.items():
         assert array.dtype == arrays[name].dtype
         np.testing.assert_array_equal(array, arrays[name])
-        assert array.flags.c_contiguous
+        assert array.flags.forc
         assert array.ctypes.data % 64 == 0
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0
@@ -552,7 +552,7 @@ def test_ctrl_c(tiny, moment):
     process = classify(*[CAT] * 3000, "--weights", tiny, "--workers", 2)
     if moment == "starting":
         assert soon(
-            lambda: b"tinymixnet.workers" in b"".join(map(command_line, children(process.pid)))
+            lambda: b"tinymixnet.fast.workers" in b"".join(map(command_line, children(process.pid)))
         )
     else:
         assert process.stdout.readline() == f"{CAT}\n".encode()
