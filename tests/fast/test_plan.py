@@ -16,7 +16,7 @@ from tinymixnet.engine.kernels import (
     squeeze_excite,
     swish,
 )
-from tinymixnet.errors import InputError, TinyMixNetError
+from tinymixnet.errors import InputError
 from tinymixnet.fast import compiler, depthwise, kernels
 from tinymixnet.fast.compiler import aligned
 from tinymixnet.fast.layout import Layout, same_pixels
@@ -56,9 +56,8 @@ def test_depthwise_columns_equals_depthwise_conv2d(h, w, k, stride, more, c):
     whole = depthwise.filter_for(kernel, bias, layout, stride)
     _, m, n = whole.matrix.shape
     memory = np.pad(laid_out(x, layout).ravel(), k, constant_values=np.nan)  # never to be seen
-    scratch = (
-        np.full(size, np.nan, np.float32) for size in ((c, n, layout.phase_size), (m, c, layout.phase_size))
-    )
+    shapes = (c, n, layout.phase_size), (m, c, layout.phase_size)
+    scratch = (np.full(shape, np.nan, np.float32) for shape in shapes)
     work = depthwise.columns_for(whole, memory, k, layout, *scratch)
     expected = depthwise_conv2d(x, kernel, stride) + bias
     for _ in range(2):  # whatever the scratch held before

@@ -77,14 +77,15 @@ class Scratch:
     It grows to the largest request. A view that was given out before keeps the memory it has.
     """
 
-    def __init__(self) -> None:
-        self.memory = aligned(0)
+    def __init__(self, allocate: Callable[[int], Array]) -> None:
+        self.allocate = allocate
+        self.memory = allocate(0)
 
     def array(self, *shape: int) -> Array:
         """Return an array of this shape; it holds whatever the last user left, at first zeros."""
         size = prod(shape)
         if self.memory.size < size:
-            self.memory = aligned(size)
+            self.memory = self.allocate(size)
         return self.memory[:size].reshape(shape)
 
 
@@ -95,34 +96,39 @@ class Compiler:
         self.architecture = architecture
         self.constants = constants
         self.steps: list[Step] = []
+        self.bytes = 0  # allocated so far
         self.transforms: dict[tuple[int, int, int, int], depthwise.Fourier] = {}
         reach = max(max(b.kernel_sizes) for b in architecture.blocks) // 2
         self.margin = -(-reach // LINE) * LINE
 
         # Below, C are the channels inside a block, O those it puts out, P the numbers in a plane.
-        self.expanded = Scratch()  # (margin + C * P + margin,): what the block filters
-        self.filtered = Scratch()  # (C, P): after the depthwise convolution
-        self.projected = Scratch()  # (O, P): the block's output; the next block copies it
-        self.gate = Scratch()  # (C,): squeeze-and-excite
-        self.gated_kernels: dict[int, Scratch] = defaultdict(Scratch)  # (O, C), by group
-        self.column_sums = Scratch()  # (M, C, phase): see `depthwise_columns`
-        self.within_step = Scratch()  # any shape: what a kernel needs only while it runs
-        self.zeros = Scratch()  # (C * P,): never written to, ReLU compares with it
+        scratch = partial(Scratch, self.allocate)
+        self.expanded = scratch()  # (margin + C * P + margin,): what the block filters
+        self.filtered = scratch()  # (C, P): after the depthwise convolution
+        self.projected = scratch()  # (O, P): the block's output; the next block copies it
+        self.gate = scratch()  # (C,): squeeze-and-excite
+        self.gated_kernels: dict[int, Scratch] = defaultdict(scratch)  # (O, C), by group
+        self.column_sums = scratch()  # (M, C, phase): see `depthwise_columns`
+        self.within_step = scratch()  # any shape: what a kernel needs only while it runs
+        self.zeros = scratch()  # (C * P,): never written to, ReLU compares with it
 
         # These have padding or rows of ones that are set once, so they are used only for one shape.
         self.with_bias_rows: dict[tuple[object, ...], Array] = {}  # (C + groups, P)
-        self.unexpanded: dict[tuple[Layout, int], Scratch] = defaultdict(Scratch)  # as `expanded`
+        self.unexpanded: dict[tuple[Layout, int], Scratch] = defaultdict(scratch)  # as `expanded`
 
     def program(self, height: int, width: int) -> Program:
         """Go through the network once and note all steps."""
         outputs: dict[str, Output] = {}
         (top, bottom), (left, right) = same_padding(height, 3, 2), same_padding(width, 3, 2)
-        padded = np.empty((3, top + height + bottom, left + width + right), np.float32)
+        shape = 3, top + height + bottom, left + width + right
+        padded = self.allocate(prod(shape)).reshape(shape)
         padded[:] = self.constants["normalize/mean"][:, np.newaxis, np.newaxis]
         image = padded[:, top : top + height, left : left + width].transpose(1, 2, 0)
         blocks, filters = self.architecture.blocks, self.architecture.stem
         layout = self.layout_for(-(-height // 2), -(-width // 2), blocks[0].stride)
-        columns = aligned(28 * layout.size).reshape(28, -1)  # 3 x 3 pixels of 3 colours, and ones
+        columns = self.allocate(28 * layout.size).reshape(
+            28, -1
+        )  # 3 x 3 pixels of 3 colours, and ones
         columns[27] = layout.ones()
         x = self.inside(self.input_of_unexpanded(filters, layout), filters)
         self.step("stem", im2col_planes, padded, 3, 2, layout, columns[:27])
@@ -136,7 +142,8 @@ class Compiler:
 
         compact = Layout(layout.height, layout.width)
         last = self.append_bias_rows("head", x, layout, compact, [len(x)])
-        head = aligned(self.architecture.head_filters * compact.size).reshape(-1, compact.size)
+        head = self.allocate(self.architecture.head_filters * compact.size)
+        head = head.reshape(-1, compact.size)
         pooled = np.empty(len(head), np.float32)
         logits = np.empty(self.architecture.classes, np.float32)
         self.step("head", np.matmul, self.constants["head/kernel_0"], last, out=head)
@@ -228,7 +235,7 @@ class Compiler:
         """
         key = (layout, *groups)
         if key not in self.with_bias_rows:
-            array = aligned((len(x) + len(groups)) * layout.size).reshape(-1, layout.size)
+            array = self.allocate((len(x) + len(groups)) * layout.size).reshape(-1, layout.size)
             for group in split(array, (size + 1 for size in groups)):
                 group[-1] = layout.ones()
             self.with_bias_rows[key] = array
@@ -273,7 +280,6 @@ class Compiler:
             whole = depthwise.filter_for(kernel, biases, layout, b.stride)
             _, m, n = whole.matrix.shape
             bytes_each = 4 * ((m + n) * layout.phase_size + layout.size)
-            budget.check("activation_bytes", bytes_each, f"{layer}, for a single channel,")
             parts = min(-(-channels * bytes_each // CACHE_BYTES), channels)
             # Cut at multiples of 4 channels, because these mostly begin at a cache line. Where even
             # one channel is too large for the cache, 4 would only take more memory.
@@ -318,6 +324,12 @@ class Compiler:
         self.activate(layer, out, b.swish)
 
     # -- weights, memory and steps ----
+
+    def allocate(self, size: int) -> Array:
+        """Return `size` zeros. Raise TinyMixNetError if the budget does not allow for that many."""
+        self.bytes += 4 * size
+        budget.check("plan_bytes", self.bytes, "the fast path at this input size")
+        return aligned(size)
 
     def weights(self, layer: str) -> list[Array]:
         return group_kernels(layer, self.constants)
