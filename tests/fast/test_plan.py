@@ -1,5 +1,7 @@
 """The fast kernels equal the readable ones, and the plan equals the readable path."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, reject, settings
@@ -20,6 +22,7 @@ from tinymixnet.errors import InputError
 from tinymixnet.fast import compiler, depthwise, kernels
 from tinymixnet.fast.compiler import aligned
 from tinymixnet.fast.layout import Layout, same_pixels
+from tinymixnet.fast.plan import PROGRAMS_KEPT
 
 KERNEL_SIZE = st.one_of(st.integers(1, 12), st.integers(13, 31))
 STRIDE = st.integers(1, 9)
@@ -35,17 +38,17 @@ def as_planes(x):
     return np.ascontiguousarray(x[0].transpose(2, 0, 1)).reshape(x.shape[3], -1)
 
 
-def assert_equal(found, expected, tolerance=1e-5):
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+def assert_equal(x, expected, tolerance=1e-5):
+    assert x.shape == expected.shape
+    assert np.abs(x - expected).max() <= tolerance * np.abs(expected).max()
 
 
 def laid_out(x, layout):
     """(1, H, W, C) -> (C, layout.size)."""
-    found = np.zeros((x.shape[3], layout.size), np.float32)
-    for plane, place in same_pixels(as_planes(x), Layout(*x.shape[1:3]), found, layout):
-        place[...] = plane
-    return found
+    planes = np.zeros((x.shape[3], layout.size), np.float32)
+    for pixels, place in same_pixels(as_planes(x), Layout(*x.shape[1:3]), planes, layout):
+        place[...] = pixels
+    return planes
 
 
 @settings(deadline=None)
@@ -62,8 +65,8 @@ def test_depthwise_columns_equals_depthwise_conv2d(h, w, k, stride, more, c):
     expected = depthwise_conv2d(x, kernel, stride) + bias
     for _ in range(2):  # whatever the scratch held before
         depthwise.depthwise_columns(work)
-        found = work.total.transpose(1, 0, 2).reshape(c, -1)
-        assert_equal(layout.filtered(stride).plane(found)[None], expected)
+        planes = work.total.transpose(1, 0, 2).reshape(c, -1)
+        assert_equal(layout.filtered(stride).plane(planes)[None], expected)
 
 
 @settings(deadline=None)
@@ -246,8 +249,42 @@ def test_threads_may_share_a_model(models):
     model, batch = models["tiny"], synthetic_image(24, 40, 40, seed=4)
     expected = model(batch)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda image: model(image[None])[0], batch))
-    assert np.array_equal(np.stack(found), expected)
+        answers = list(pool.map(lambda image: model(image[None])[0], batch))
+    assert np.array_equal(np.stack(answers), expected)
+
+
+def test_a_profile_runs_the_network_it_times(models):
+    """Every step once, in order; its clock runs only while a step does."""
+    model, (image, other) = models["tiny"], synthetic_image(2, 45, 38)
+    model.plan.run(other, ["logits"])
+    start = time.perf_counter()
+    profile = model.plan.profile(image)
+    elapsed = time.perf_counter() - start
+    program = model.plan.program(45, 38)
+    assert [step for step, _ in profile] == program.steps
+    assert np.array_equal(program.outputs["logits"].read(), model(image[None])[0])
+    assert all(seconds > 0 for _, seconds in profile)
+    assert sum(seconds for _, seconds in profile) <= elapsed
+    layers = list(dict.fromkeys(step.layer for step, _ in profile))
+    assert layers[0] == "stem"
+    assert layers[-2:] == ["head", "logits"]
+    parts = [layer.split("/")[0] for layer in layers]
+    assert list(dict.fromkeys(parts))[1:-2] == [block.name for block in TINY.blocks]
+
+
+def test_a_plan_may_be_used_while_its_profile_is_read(models):
+    model, [image] = models["tiny"], synthetic_image(1, 45, 38)
+    for _ in model.plan.profile(image):
+        model.plan.run(image, ["logits"])
+        break
+
+
+def test_only_the_last_input_sizes_are_kept(models):
+    model = models["tiny"]
+    programs = [model.plan.program(size, 40) for size in range(40, 50)]
+    assert model.plan.program(49, 40) is programs[-1]
+    assert model.plan.program(48, 40) is programs[-2]
+    assert len(model.plan._programs) == PROGRAMS_KEPT == 2
 
 
 def test_a_large_batch_needs_no_more_scratch_than_an_image(models):

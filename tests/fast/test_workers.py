@@ -8,6 +8,7 @@ import io
 import itertools
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -23,33 +24,35 @@ from PIL import Image
 
 import tinymixnet
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
+from tinymixnet.engine.budget import budget
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import BUNDLED, Weights
 from tinymixnet.engine.weights_writer import write_weights
-from tinymixnet.errors import ImageError, InputError, TinyMixNetError
+from tinymixnet.errors import ImageError, InputError, TinyMixNetError, WeightsError
+from tinymixnet.fast import workers as workers_module
 from tinymixnet.fast.shared_memory import attach, share
-from tinymixnet.fast.workers import ONE_THREAD, WINDOW
+from tinymixnet.fast.workers import ONE_THREAD, WINDOW, map_in_processes
 from tinymixnet.model import Model
 
 PROC = Path("/proc")
 pytestmark = pytest.mark.skipif(not (PROC / "self/smaps").exists(), reason="needs Linux's /proc")
 
 CAT = str(BUNDLED.parent / "cat.jpg")
-ABOUT = Metadata(labels=("a", "b", "c", "d", "e", "ü"), input_size=40, name="tiny")
+METADATA = Metadata(labels=("a", "b", "c", "d", "e", "ü"), input_size=40, name="tiny")
 IMAGES = list(synthetic_image(24, 40, 48))
 PATIENCE = 30  # seconds that what should happen soon may take: the machine may be busy
 
 
 @pytest.fixture(scope="module")
 def model():
-    return Model(TINY, synthetic_tensors(TINY), ABOUT)
+    return Model(TINY, synthetic_tensors(TINY), METADATA)
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A weights file of a tiny network."""
     path = tmp_path_factory.mktemp("weights") / "tiny.h5"
-    write_weights(path, Weights(TINY, synthetic_tensors(TINY), ABOUT))
+    write_weights(path, Weights(TINY, synthetic_tensors(TINY), METADATA))
     return path
 
 
@@ -57,6 +60,12 @@ def tiny(tmp_path_factory):
 def _tracker():
     """What Python starts once for the first spawned process, and keeps, is here from the start."""
     resource_tracker.ensure_running()
+
+
+@pytest.fixture(autouse=True)
+def _many_cores(monkeypatch):
+    """The tests mean the number of workers they ask for, also on a machine with one core."""
+    monkeypatch.setattr(workers_module, "usable_cores", lambda: 64)
 
 
 @pytest.fixture(autouse=True)
@@ -260,6 +269,9 @@ def test_several_maps_at_once_and_in_threads(model):
         (CAT, {}, "several images"),
         (Path(CAT), {}, "several images"),
         (b"x", {}, "several images"),
+        (bytearray(b"x"), {}, "several images"),
+        (IMAGES[0], {}, "several images, such as a list, found ndarray"),
+        (IMAGES[0][..., 0], {}, "several images"),
         (io.BytesIO(b"x"), {}, "several images"),
         (3, {}, "found int"),
     ],
@@ -267,6 +279,56 @@ def test_several_maps_at_once_and_in_threads(model):
 def test_mistakes_are_told_at_once(model, sources, arguments, message):
     with pytest.raises(InputError, match=message):
         model.map(sources, **arguments)
+
+
+# -- how many workers ------------------------------------------------------------------------------
+
+
+def most_children(answers):
+    """The largest number of processes at any answer, and the answers."""
+    most, collected = 0, []
+    for answer in answers:
+        most = max(most, len(children()))
+        collected.append(answer)
+    return most, collected
+
+
+@pytest.mark.parametrize("photos", [0, 1, 2, 3])
+def test_there_are_never_more_workers_than_photos(model, photos):
+    most, answers = most_children(model.map(iter(IMAGES[:photos]), workers=60))
+    assert_same(answers, one_by_one(model, IMAGES[:photos]))
+    assert most <= photos
+
+
+def test_broken_photos_start_no_worker(model):
+    most, answers = most_children(model.map([None] * 20, workers=60))
+    assert (most, len(answers)) == (0, 20)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_there_are_never_more_workers_than_usable_cores(model, monkeypatch, cores):
+    monkeypatch.setattr(workers_module, "usable_cores", lambda: cores)
+    most, answers = most_children(model.map(IMAGES, workers=60))
+    assert_same(answers, one_by_one(model, IMAGES))
+    assert most == cores
+
+
+def test_usable_cores_are_those_of_this_process():
+    code = (
+        "import os; from tinymixnet.fast.workers import usable_cores;"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(usable_cores())"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.check_output(command, env=environment(), text=True) == "1\n"
+
+
+def plan_bytes(_):
+    return budget.plan_bytes
+
+
+def test_workers_have_the_budget_of_their_parent(monkeypatch):
+    monkeypatch.setattr(budget, "plan_bytes", 12345)
+    assert list(map_in_processes(plan_bytes, ["a", "b", "c"])) == [12345] * 3
 
 
 # -- what can go wrong ----------------------------------------------------------------------------
@@ -357,6 +419,45 @@ def test_workers_that_cannot_start(model, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(TinyMixNetError, match=r"workers cannot start: .* \(exit code 1\)"):
         list(model.map(IMAGES))
+
+
+def test_a_python_that_is_not_there(model, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(TinyMixNetError, match=r"cannot start a worker process \(No such file"):
+        list(model.map(IMAGES))
+
+
+def test_too_few_file_descriptors(model):
+    """However few there are: the answers, or one line; and nothing leaks (see the fixture)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first_free = os.dup(0)  # the next file would get this number, too
+    os.close(first_free)
+    expected, outcomes = one_by_one(model, IMAGES[:6]), []
+    for more in range(14):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first_free + more, hard))
+        try:
+            outcomes.append(list(model.map(IMAGES[:6], workers=2)))
+        except TinyMixNetError as error:
+            outcomes.append(str(error))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for outcome in outcomes:
+        if isinstance(outcome, str):
+            assert outcome.startswith("cannot start a worker process (Too many open files)")
+            assert "ulimit -n" in outcome
+            assert "\n" not in outcome
+        else:
+            assert_same(outcome, expected)
+    assert isinstance(outcomes[0], str)
+    assert isinstance(outcomes[-1], list)
+
+
+def test_an_overflow_is_the_answer_and_standard_error_stays_empty(model, capfd):
+    tensors = {**model.tensors, "head/bn/beta": np.full(16, 3e38, np.float32)}
+    answers = list(Model(TINY, tensors, METADATA).map(IMAGES[:3]))
+    assert [type(answer) for answer in answers] == [WeightsError] * 3
+    assert "logits has NaN or infinity" in str(answers[0])
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_abandoned_iteration_ends_its_workers(model):
