@@ -1,6 +1,8 @@
 """The fast kernels equal the readable ones, and the plan equals the readable path."""
 
+import gc
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -219,8 +221,8 @@ def test_the_memory_of_a_large_kernel_on_a_large_plane_is_bounded():
     program = compiler.Compiler(architecture, constants)
     program.program(1024, 1024)
     plane = 512 * 512
-    assert program.within_step.memory.size <= 20 * plane
-    assert program.column_sums.memory.size <= 20 * plane
+    assert program.within_step.largest.size <= 20 * plane
+    assert program.column_sums.largest.size <= 20 * plane
 
 
 @pytest.mark.parametrize("variant", [*VARIANTS, "tiny"])
@@ -277,6 +279,20 @@ def test_a_plan_may_be_used_while_its_profile_is_read(models):
     for _ in model.plan.profile(image):
         model.plan.run(image, ["logits"])
         break
+
+
+def test_a_program_is_freed_at_once(models):
+    """Without a wait for Python's collector of circular references: programs are large."""
+    program = models["tiny"].plan.program(77, 40)
+    left = weakref.ref(program.steps[3].run)
+    gc.disable()
+    try:
+        del program
+        for size in range(40, 42):
+            models["tiny"].plan.program(size, 40)
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_only_the_last_input_sizes_are_kept(models):

@@ -71,22 +71,36 @@ def split(x: Array, sizes: Iterable[int]) -> list[Array]:
     return np.split(x, np.cumsum(list(sizes))[:-1])
 
 
+class Memory:
+    """Allocates the arrays of one program, and asks the budget about their sum."""
+
+    def __init__(self) -> None:
+        self.bytes = 0  # allocated so far
+
+    def zeros(self, *shape: int) -> Array:
+        """Return aligned zeros. Raise TinyMixNetError where the budget does not allow for them."""
+        size = prod(shape)
+        self.bytes += 4 * size
+        budget.check("plan_bytes", self.bytes, "the fast path at this input size")
+        return aligned(size).reshape(shape)
+
+
 class Scratch:
     """Memory that the layers use in turn: each asks for a shape and gets a view of it.
 
     It grows to the largest request. A view that was given out before keeps the memory it has.
     """
 
-    def __init__(self, allocate: Callable[[int], Array]) -> None:
-        self.allocate = allocate
-        self.memory = allocate(0)
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.largest = memory.zeros(0)
 
     def array(self, *shape: int) -> Array:
         """Return an array of this shape; it holds whatever the last user left, at first zeros."""
         size = prod(shape)
-        if self.memory.size < size:
-            self.memory = self.allocate(size)
-        return self.memory[:size].reshape(shape)
+        if self.largest.size < size:
+            self.largest = self.memory.zeros(size)
+        return self.largest[:size].reshape(shape)
 
 
 class Compiler:
@@ -96,13 +110,13 @@ class Compiler:
         self.architecture = architecture
         self.constants = constants
         self.steps: list[Step] = []
-        self.bytes = 0  # allocated so far
+        self.memory = Memory()
         self.transforms: dict[tuple[int, int, int, int], depthwise.Fourier] = {}
         reach = max(max(b.kernel_sizes) for b in architecture.blocks) // 2
         self.margin = -(-reach // LINE) * LINE
 
         # Below, C are the channels inside a block, O those it puts out, P the numbers in a plane.
-        scratch = partial(Scratch, self.allocate)
+        scratch = partial(Scratch, self.memory)
         self.expanded = scratch()  # (margin + C * P + margin,): what the block filters
         self.filtered = scratch()  # (C, P): after the depthwise convolution
         self.projected = scratch()  # (O, P): the block's output; the next block copies it
@@ -120,15 +134,12 @@ class Compiler:
         """Go through the network once and note all steps."""
         outputs: dict[str, Output] = {}
         (top, bottom), (left, right) = same_padding(height, 3, 2), same_padding(width, 3, 2)
-        shape = 3, top + height + bottom, left + width + right
-        padded = self.allocate(prod(shape)).reshape(shape)
+        padded = self.memory.zeros(3, top + height + bottom, left + width + right)
         padded[:] = self.constants["normalize/mean"][:, np.newaxis, np.newaxis]
         image = padded[:, top : top + height, left : left + width].transpose(1, 2, 0)
         blocks, filters = self.architecture.blocks, self.architecture.stem
         layout = self.layout_for(-(-height // 2), -(-width // 2), blocks[0].stride)
-        columns = self.allocate(28 * layout.size).reshape(
-            28, -1
-        )  # 3 x 3 pixels of 3 colours, and ones
+        columns = self.memory.zeros(28, layout.size)  # 3 x 3 pixels of 3 colours, and ones
         columns[27] = layout.ones()
         x = self.inside(self.input_of_unexpanded(filters, layout), filters)
         self.step("stem", im2col_planes, padded, 3, 2, layout, columns[:27])
@@ -142,8 +153,7 @@ class Compiler:
 
         compact = Layout(layout.height, layout.width)
         last = self.append_bias_rows("head", x, layout, compact, [len(x)])
-        head = self.allocate(self.architecture.head_filters * compact.size)
-        head = head.reshape(-1, compact.size)
+        head = self.memory.zeros(self.architecture.head_filters, compact.size)
         pooled = np.empty(len(head), np.float32)
         logits = np.empty(self.architecture.classes, np.float32)
         self.step("head", np.matmul, self.constants["head/kernel_0"], last, out=head)
@@ -235,7 +245,7 @@ class Compiler:
         """
         key = (layout, *groups)
         if key not in self.with_bias_rows:
-            array = self.allocate((len(x) + len(groups)) * layout.size).reshape(-1, layout.size)
+            array = self.memory.zeros(len(x) + len(groups), layout.size)
             for group in split(array, (size + 1 for size in groups)):
                 group[-1] = layout.ones()
             self.with_bias_rows[key] = array
@@ -324,12 +334,6 @@ class Compiler:
         self.activate(layer, out, b.swish)
 
     # -- weights, memory and steps ----
-
-    def allocate(self, size: int) -> Array:
-        """Return `size` zeros. Raise TinyMixNetError if the budget does not allow for that many."""
-        self.bytes += 4 * size
-        budget.check("plan_bytes", self.bytes, "the fast path at this input size")
-        return aligned(size)
 
     def weights(self, layer: str) -> list[Array]:
         return group_kernels(layer, self.constants)
