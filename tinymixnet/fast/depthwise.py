@@ -71,7 +71,7 @@ def _spans(pairs: Iterable[tuple[int, int]]) -> dict[int, range]:
 
 
 class Columns(NamedTuple):
-    """The arrays that `depthwise_columns` works on, most of them views, made once for all images."""
+    """The arrays that `depthwise_columns` works on. Most are views, made once for all images."""
 
     copies: list[tuple[Array, Array]]  # (to, from)
     outside: list[Array]  # pixels that wrapped around from the neighbouring row; they are cleared
