@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import gc
 import io
 import json
 import multiprocessing
@@ -9,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -693,6 +695,30 @@ def test_a_gate_that_is_wide_open_is_no_overflow() -> None:
     model = extreme(**{"blocks_5/se_expand/bias": 3e38})
     pixels = synthetic_image(1, 40, 36)
     assert_near(model(pixels), dict(model.layers(pixels))["logits"], FOLDED)
+
+
+def test_what_depends_on_the_input_size_alone_is_computed_once(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These tables take as long as a tenth of a forward pass."""
+    pixels = synthetic_image(2, 45, 38)
+    tiny(pixels)
+    monkeypatch.setattr(type(TINY), "layer_shapes", None)
+    monkeypatch.setattr(type(TINY), "multiply_adds", None)
+    assert np.isfinite(tiny(pixels)).all()
+
+
+def test_a_model_is_freed_at_once() -> None:
+    """Without a wait for Python's collector of circular references: weights are large."""
+    model = Model(TINY, model_of("tiny").tensors)
+    model(synthetic_image(1, 40, 36))
+    left = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 # -- copies ---------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ the fast path to the same numbers (`fast/plan.py`).
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,7 +23,7 @@ from tinymixnet.engine.pixels import check_pixels, read_pixels
 from tinymixnet.engine.weights import find_weights, join_problems, read_weights, shape_problems
 from tinymixnet.errors import ImageError, InputError, TinyMixNetError, WeightsError
 from tinymixnet.fast.constants import constants
-from tinymixnet.fast.plan import Plan, check_input_size
+from tinymixnet.fast.plan import PROGRAMS_KEPT, Plan, check_input_size
 
 __all__ = ["Model", "Prediction", "load", "network"]
 
@@ -64,7 +64,8 @@ class Model:
         self.metadata = metadata
         self.labels = tuple(metadata.labels) or default_labels(architecture.classes)
         self._plan: Plan | None = None
-        self._layer_shapes = lru_cache(2)(architecture.layer_shapes)  # takes half a millisecond
+        shapes = partial(_shapes_within_budget, architecture)  # takes 2 milliseconds
+        self._layer_shapes = lru_cache(PROGRAMS_KEPT)(shapes)
 
     def __repr__(self) -> str:
         size, millions = self.metadata.input_size, self.architecture.parameters() / 1e6
@@ -167,7 +168,7 @@ class Model:
     def _checked(self, pixels: Array, layout: str, channels: str) -> Array:
         """As `check_pixels`; also ask the budget, before anything is allocated."""
         images = check_pixels(pixels, layout, channels)
-        check_input_size(self.architecture, *images.shape[1:3])
+        self._layer_shapes(*images.shape[1:3])
         return images
 
     def _collect(
@@ -258,6 +259,14 @@ def _check_preset_name(preset: object) -> None:
         raise InputError(f"preset={_short(preset)}: expected one of {names}, or None")
     if isinstance(preset, str):
         check_preset(preset, {})
+
+
+def _shapes_within_budget(
+    architecture: Architecture, height: int, width: int
+) -> dict[str, tuple[int, ...]]:
+    """As `Architecture.layer_shapes`, if the budget allows for that size, else TinyMixNetError."""
+    check_input_size(architecture, height, width)
+    return architecture.layer_shapes(height, width)
 
 
 def _check_finite(name: str, output: Array, metadata: Metadata) -> None:
