@@ -64,8 +64,8 @@ class Model:
         self.metadata = metadata
         self.labels = tuple(metadata.labels) or default_labels(architecture.classes)
         self._plan: Plan | None = None
-        shapes = partial(_shapes_within_budget, architecture)  # takes 2 milliseconds
-        self._layer_shapes = lru_cache(PROGRAMS_KEPT)(shapes)
+        shapes = partial(_shapes_within_budget, architecture)
+        self._layer_shapes = lru_cache(PROGRAMS_KEPT)(shapes)  # too slow to repeat for every image
 
     def __repr__(self) -> str:
         size, millions = self.metadata.input_size, self.architecture.parameters() / 1e6

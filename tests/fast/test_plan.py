@@ -189,8 +189,9 @@ def architectures(draw):
             + draw(st.sampled_from(["", "_sw"]))
         )
         inputs = outputs
+    multiplier = draw(st.sampled_from([1.0, 1.0, 0.7]))
     try:
-        return Architecture("random", tuple(strings), stem, head_filters=7, classes=4)
+        return Architecture("random", tuple(strings), stem, 7, multiplier, classes=4)
     except InputError:  # more groups than channels
         reject()
 
@@ -209,6 +210,8 @@ def one_block(text, stem):
 @example(architecture=one_block("r1_k3_a1_p1_s99_e1_i2_o5_sw", 2), h=224, w=224)
 @example(architecture=one_block("r2_k31.1_a1.1_p1_s11_e3_i5_o5_se0.5", 5), h=131, w=32)
 @example(architecture=one_block("r1_k30.2_a1_p1.1_s77_e2_i3_o4", 3), h=33, w=257)
+@example(architecture=one_block("r1_k99.1_a1_p1_s22_e1_i2_o3", 2), h=67, w=45)
+@example(architecture=one_block("r1_k98_a1_p1_s55_e2_i2_o2", 2), h=35, w=120)
 def test_every_legal_network_is_the_same_in_both_paths(architecture, h, w):
     model = Model(architecture, synthetic_tensors(architecture))
     assert_paths_agree(model, synthetic_image(1, h, w, seed=1))

@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 
 import tinymixnet
+from benchmarks.soak import children, command_line, processes
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.metadata import Metadata
@@ -78,29 +79,6 @@ def _nothing_stays_behind():
     before = left()
     yield
     assert left() == before
-
-
-def processes():
-    """(process id, its parent's, its group's) of all processes."""
-    for stat in PROC.glob("[0-9]*/stat"):
-        try:
-            _, parent, group = stat.read_text().rpartition(")")[2].split()[:3]
-        except OSError:  # it has just ended
-            continue
-        yield int(stat.parent.name), int(parent), int(group)
-
-
-def children(of=None):
-    """The process ids of a process's children, by default ours, zombies included."""
-    found = [pid for pid, parent, _ in processes() if parent == (of or os.getpid())]
-    return [pid for pid in found if b"resource_tracker" not in command_line(pid)]
-
-
-def command_line(pid):
-    try:
-        return (PROC / str(pid) / "cmdline").read_bytes()
-    except OSError:  # it has just ended
-        return b""
 
 
 def soon(condition):
@@ -216,6 +194,11 @@ def test_bad_images_are_answered_in_their_place(model, tmp_path):
 
 def test_no_images(model):
     assert list(model.map([])) == []
+
+
+def test_a_batch_is_several_images(model):
+    batch = np.stack(IMAGES[:4])
+    assert_same(list(model.map(batch)), one_by_one(model, IMAGES[:4]))
 
 
 def test_an_array_may_be_used_again_by_its_owner(model):

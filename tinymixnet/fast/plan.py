@@ -17,7 +17,7 @@ from tinymixnet.engine.budget import budget
 from tinymixnet.engine.kernels import Array
 from tinymixnet.fast.compiler import Compiler, Program, Step
 
-PROGRAMS_KEPT = 2  # input sizes; MixNet-L at 224 px takes 35 MB
+PROGRAMS_KEPT = 2  # input sizes; the arrays of each take as much memory as the weights or more
 
 
 def check_input_size(architecture: Architecture, height: int, width: int) -> None:
