@@ -1,4 +1,4 @@
-"""The model's contract: what goes in, what comes out, what is refused, and what an import costs."""
+"""The model's contract: what goes in, what comes out, copies, and what an import costs."""
 
 import ast
 import copy
