@@ -15,9 +15,9 @@
 # %% [markdown]
 # # How does a photo become the word "cat"?
 #
-# A photo is a block of numbers. A classifier turns that block into one number a word, and the
-# words with the largest numbers are its answer. This notebook walks the whole way once, quickly:
-# photo, pixels, logits, probabilities. The other ten take the steps apart.
+# A photo is a block of numbers. A classifier turns that block into one number for each word, and
+# the words with the largest numbers are its answer. This notebook walks the whole way once,
+# quickly: photo, pixels, logits, probabilities. The other ten take the steps apart.
 #
 # Everything runs on the weights that come with the package. They know the ten classes of CIFAR-10
 # and were trained on photos of 32 x 32 pixels, which will matter below.
@@ -25,20 +25,18 @@
 # %%
 import inspect
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 from exercise import check
 from IPython.display import Code
 from pictures import draw_bars, draw_image, panels, show_images, show_maps
+from recorded import RECORDED, kernel_cases
 
 import tinymixnet
+from tinymixnet import mixnet
 from tinymixnet.engine.images import PRESETS, read_image, thumbnail_preset
 from tinymixnet.engine.kernels import softmax
-
-sys.path.insert(0, "../tests")
-from record_tensorflow import RECORDED, kernel_cases
 
 model = tinymixnet.load()
 PHOTO = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"
@@ -47,11 +45,27 @@ for label, probability, index in model.classify(PHOTO, top=5):
     print(f"{label:10} {100 * probability:6.2f} %   (class {index})")
 
 # %% [markdown]
-# Four things happened in that call:
+# ## The whole network on one screen
+#
+# The network that gave this answer is one file, `tinymixnet/mixnet.py`, and here it is. Read
+# `mixnet` from top to bottom: `x` is the picture, each line replaces it by the next one, and the
+# comments say what shape it then has. Nearly all of the work is done in `mixnet_block`, which is
+# called once for each block, each time with other weights. You need not understand every line now:
+# notebooks 01 to 05 explain the functions that the file imports, and
+# [06](06_reading_block_strings.ipynb) comes back and reads it line by line.
+
+# %%
+Code(inspect.getsource(mixnet), language="python")
+
+# %% [markdown]
+# ## From the photo to the answer
+#
+# The network is one of four steps that `model.classify` took:
 #
 # 1. `read_image` decoded the file: a photo upright, in red, green and blue, 0 to 255.
 # 2. A *preset* cropped and resized it to the size the network was trained on.
-# 3. The network turned these pixels into *logits*: one number a class, of any size and sign.
+# 3. The network turned these pixels into *logits*: one number for each class, of any size and sign.
+#    `model` takes a faster way to the same numbers, which [09](09_where_the_time_goes.ipynb) shows.
 # 4. `softmax` turned the logits into probabilities.
 
 # %%
@@ -62,6 +76,9 @@ probabilities = softmax(logits)
 print("photo", photo.shape, photo.dtype)
 print("pixels", pixels.shape, pixels.dtype, f"{pixels.min():.0f} to {pixels.max():.0f}")
 print("logits", logits.shape, logits.dtype)
+on_one_screen = mixnet.mixnet(pixels, model.tensors, model.architecture.blocks)
+difference = np.abs(on_one_screen - logits).max() / np.abs(logits).max()
+print("those of mixnet.py, within 1e-5:", bool(difference < 1e-5))
 
 _, axes = panels(1, 4, 3.6, width_ratios=[3, 2, 2, 2])
 draw_image(axes[0, 0], photo, "photo")
@@ -96,7 +113,7 @@ Code(inspect.getsource(softmax), language="python")
 
 # %% [markdown]
 # Subtracting a constant multiplies every power by the same factor, which the division takes out
-# again. Without it, a logit that is merely large ends the calculation:
+# again. Without it, one large logit makes the calculation fail:
 
 # %%
 print("package     ", softmax(np.array([toy])).round(4)[0])
@@ -137,7 +154,7 @@ for name, image in seen.items():
 
 # %% [markdown]
 # The sharp versions are not called a cat, although to us they look more like one. The weights have
-# only ever seen enlarged thumbnails: fine fur is, to them, a texture that photos of cats never
+# only ever seen enlarged thumbnails: to them, fine fur is a texture that no photo of a cat ever
 # had. A preset is part of the weights, not a matter of taste.
 
 # %%
@@ -164,9 +181,10 @@ print(f"{'all':14} {'':14} {model.architecture.parameters():11,}", end="")
 print(f" {model.architecture.multiply_adds(height, width):14,}")
 
 # %% [markdown]
-# Reading down: the picture gets smaller, five times by half, and the number of channels grows.
-# What is lost in *where* is gained in *what*. `model.features` returns the last output at each
-# resolution; below, of each, the channel that varies most over this photo.
+# Read the rows from top to bottom: the picture is halved five times, and the number of channels
+# grows. The network knows less and less about *where* something is, and more and more about *what*
+# it is. `model.features` returns the last output at each resolution. Below is one channel of each,
+# the one that varies most over this photo.
 
 # %%
 features = model.features(pixels)
@@ -187,8 +205,8 @@ show_maps(
 # %% [markdown]
 # ## Check: the last layer by a loop, and softmax against TensorFlow
 #
-# The last layer is a *dense* one: each logit is a weighted sum of the numbers the head leaves.
-# Here it is as a loop over Python's own numbers, with nothing of the package but its input.
+# The last layer is a *dense* one: each logit is a weighted sum of the numbers that come out of the
+# head. Here it is as a loop over plain Python numbers. Only its input comes from the package.
 
 # %%
 pooled = model.embed(pixels)[0].tolist()
@@ -235,9 +253,9 @@ check(answer, max(halved) / sum(halved), hint="softmax(...) takes any logits; .m
 # answer = softmax(logits / 2).max()
 # ```
 #
-# The order never changes, for e^x only grows. But every ratio becomes its square root, so the best
-# class gets less and all others together more: the answer is the same, less sure of itself. A
-# program that asks "is it at least 50 % sure?" would decide otherwise.
+# The order never changes, because e^x only grows. But the ratio of any two probabilities becomes
+# its square root, so the best class gets less and all others together get more. The answer is the
+# same, only less certain. A program that asks "is it at least 50 % sure?" would decide otherwise.
 # </details>
 
 # %% [markdown]

@@ -17,28 +17,26 @@
 #
 # A kernel that looks at three pixels needs, at the edge of a picture, pixels that are not there.
 # Zeros stand in for them, and somebody must decide how many go on which side. TensorFlow and
-# PyTorch decide differently. Nobody's program crashes over it: every feature just lies one pixel
+# PyTorch decide differently. No program crashes because of it. Every feature just lies one pixel
 # off.
 #
 # You need: [00](00_classify_a_photo.ipynb).
 
 # %%
 import inspect
-import sys
+import math
 from pathlib import Path
 
 import numpy as np
 from exercise import check
 from IPython.display import Code
 from pictures import draw_image, draw_map, panels, show_maps
+from recorded import RECORDED, kernel_cases
 
 import tinymixnet
 from tinymixnet.engine.architecture import group_kernels
 from tinymixnet.engine.kernels import conv2d, depthwise_conv2d, mix_conv, normalize, same_padding
 from tinymixnet.engine.network import forward
-
-sys.path.insert(0, "../tests")
-from record_tensorflow import RECORDED, kernel_cases
 
 model = tinymixnet.load()
 PHOTO = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"
@@ -56,10 +54,12 @@ PHOTO = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"
 # %%
 row = [10, 20, 30, 40, 50, 60]
 n, k, s = len(row), 3, 2
-outputs = -(-n // s)  # rounded up
-total = max((outputs - 1) * s + k - n, 0)
-before, after = total // 2, total - total // 2
-print(f"outputs {outputs}, zeros {total}: {before} before, {after} after")
+outputs = math.ceil(n / s)
+needed = (outputs - 1) * s + k  # from the first pixel of the first window to the last of the last
+missing = needed - n
+before = missing // 2
+after = missing - before
+print(f"outputs {outputs}, zeros {missing}: {before} before, {after} after")
 
 padded = [0] * before + row + [0] * after
 for position in range(outputs):
@@ -69,7 +69,8 @@ for position in range(outputs):
 
 # %% [markdown]
 # One zero, and it stands after the data. PyTorch's usual `padding=1` adds one on each side. The
-# number of outputs is equal, and so is the code that comes after it. The pixels are not:
+# number of outputs is the same, so the code that follows runs as before. The pixels are not the
+# same:
 
 # %%
 padded = [0, *row, 0]
@@ -85,8 +86,9 @@ for position in range(outputs):
 Code(inspect.getsource(same_padding), language="python")
 
 # %% [markdown]
-# All kernel sizes of MixNet, even and odd pictures, both strides. The sides differ only where the
-# stride is 2 and the size even, and with sizes that are powers of two, that is always.
+# Here are all kernel sizes of MixNet, on an even and an odd size, with both strides. There are
+# more zeros after than before only where the stride is 2 and the size is even. A picture whose
+# size is a power of two is even at every layer with stride 2.
 
 # %%
 print("kernel  stride   even size (64)   odd size (63)")
@@ -102,25 +104,17 @@ for stride in (1, 2):
 # stride 1 it copies the picture. With stride 2 it keeps every second pixel, and the padding
 # decides *which*.
 #
-# Symmetric padding is not in the package, and needs no second convolution. Put one zero on each
-# side by hand and let SAME have its way on the larger picture: every kernel now begins one pixel
-# earlier, which is where symmetric padding would begin it. The one output too many is dropped.
-
+# The package has no symmetric padding, but it needs no other convolution for it. With stride 1, a
+# kernel of odd size has as many zeros before as after: its padding is symmetric. To have stride 2
+# on symmetric padding, take every second row and column of that: `[:, ::2, ::2]`.
 
 # %%
-def symmetric(convolution, x):
-    """What a stride-2 convolution gives with k // 2 zeros on all sides (odd k, even picture)."""
-    n, h, w, c = x.shape
-    wider = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return convolution(wider)[:, : h // 2, : w // 2]
-
-
 dot = np.zeros((1, 8, 8, 1))
 dot[0, 3, 3], dot[0, 4, 4] = 1, 2
 centre = np.zeros((3, 3, 1, 1))
 centre[1, 1] = 1
 halved = depthwise_conv2d(dot, centre, stride=2)
-moved = symmetric(lambda x: depthwise_conv2d(x, centre, stride=2), dot)
+moved = depthwise_conv2d(dot, centre, stride=1)[:, ::2, ::2]
 show_maps(
     [dot[0, ..., 0], halved[0, ..., 0], moved[0, ..., 0]],
     ["the picture", "SAME, stride 2", "symmetric, stride 2"],
@@ -130,9 +124,9 @@ show_maps(
 )
 
 # %% [markdown]
-# SAME kept the odd pixels and with them the first of the two, symmetric padding the even ones and
-# the second, in another place. A smoother kernel would see both, but half an output pixel away
-# from where training had them.
+# SAME kept the odd rows and columns, and with them the first of the two bright pixels. Symmetric
+# padding kept the even ones and the second bright pixel, which now lies in another place. A
+# smoother kernel would see both, but half an output pixel away from where they were in training.
 #
 # ## On the photo: the stem
 #
@@ -144,7 +138,7 @@ pixels = model.pixels(PHOTO)
 x = normalize(pixels, model.metadata.mean, model.metadata.std)
 kernel = model.tensors["stem/conv/kernel"]
 same = conv2d(x, kernel, stride=2)
-shifted = symmetric(lambda x: conv2d(x, kernel, stride=2), x)
+shifted = conv2d(x, kernel, stride=1)[:, ::2, ::2]
 
 channel = int((same - shifted)[0].std(axis=(0, 1)).argmax())
 figure, axes = panels(1, 4, 3.2, width_ratios=[4, 5, 5, 5])
@@ -158,12 +152,12 @@ for axis, (name, tensor) in zip(axes[0, 1:], named.items(), strict=True):
 # %% [markdown]
 # The two maps look alike, as if the difference were all noise. It is not noise: it is a move. Take
 # one row off the top and one column off the left of the photo, and put them on at the other end:
-# everything moves by one pixel. The symmetric stem then says what SAME said before, except at the
-# edge, where the zeros are others.
+# everything moves by one pixel. The symmetric stem then gives what SAME gave before, except at the
+# edge, where zeros take the place of other pixels.
 
 # %%
 rolled = np.roll(x, (-1, -1), axis=(1, 2))
-again = symmetric(lambda x: conv2d(x, kernel, stride=2), rolled)
+again = conv2d(rolled, kernel, stride=1)[:, ::2, ::2]
 inside = np.s_[:, 1:-1, 1:-1]
 for name, tensor in {"the photo": shifted, "the moved photo": again}.items():
     largest = np.abs(tensor - same)[inside].max()
@@ -184,10 +178,10 @@ for name, stride in [("stem", 2), *((b.name, b.stride) for b in model.architectu
         size, step = size // 2, 2 * step
 
 # %% [markdown]
-# That many pixels of the photo separate, at the end of the network, what is computed from where it
-# was trained to be. We can watch it: `forward` shows each layer and takes a replacement for it.
-# The replaced layers get the package's own kernels, weights and inputs. Only their zeros stand
-# elsewhere.
+# So at the end of the network, every feature is that many pixels of the photo away from where it
+# was in training. We can watch it: `forward` shows each layer and takes a replacement for it. The
+# replaced layers get the package's own kernels, weights and inputs. Only their zeros are in other
+# places.
 
 
 # %%
@@ -202,10 +196,9 @@ def probabilities_with(replaced):
         inputs = tensor
         name, tensor = steps.send(tensor)
         if name in replaced and name == "stem/conv":
-            tensor = symmetric(lambda x: conv2d(x, kernel, 2), inputs)
+            tensor = conv2d(inputs, kernel, 1)[:, ::2, ::2]
         elif name in replaced and strides.get(name) == 2:
-            kernels = group_kernels(name, model.tensors)
-            tensor = symmetric(lambda x, kernels=kernels: mix_conv(x, kernels, 2), inputs)
+            tensor = mix_conv(inputs, group_kernels(name, model.tensors), 1)[:, ::2, ::2]
 
 
 layers = ["stem/conv"]
@@ -213,9 +206,9 @@ layers += [f"{b.name}/depthwise_conv" for b in model.architecture.blocks if b.st
 print(f"{'symmetric in':25} {'answer':8}", *(f"{model.labels[i]:>6}" for i in (3, 5, 6)))
 for some in [[], *([layer] for layer in layers), layers]:
     name = {0: "none", 1: "".join(some)}.get(len(some), "all five")
-    found = 100 * probabilities_with(some)
-    shown = [f"{found[i]:6.1f}" for i in (3, 5, 6)]
-    print(f"{name:25} {model.labels[found.argmax()]:8}", *shown, "%")
+    percent = 100 * probabilities_with(some)
+    shown = [f"{percent[i]:6.1f}" for i in (3, 5, 6)]
+    print(f"{name:25} {model.labels[percent.argmax()]:8}", *shown, "%")
 
 # %% [markdown]
 # Nothing fails. One pixel in one layer is enough to change the animal, and in another place it
@@ -223,8 +216,9 @@ for some in [[], *([layer] for layer in layers), layers]:
 # and nobody looks for a bug in an answer that seems right. [08](08_debugging_layer_by_layer.ipynb)
 # finds it by comparing layer with layer.
 #
-# So this is the second reason why libraries disagree. In PyTorch a stride-2 layer with `padding=1`
-# is this other network; ports of TensorFlow's weights have to pad by hand first.
+# So this is the second reason why libraries disagree. A PyTorch layer with stride 2 and
+# `padding=1` computes this other network. With TensorFlow's weights, PyTorch has to be told to pad
+# by hand first.
 #
 # ## Check: against a loop, and against TensorFlow
 #
@@ -236,14 +230,14 @@ wrong = 0
 for size in range(1, 60):
     for k in range(1, 12):
         for s in (1, 2, 3):
-            wanted = -(-size // s)
+            wanted = math.ceil(size / s)
             zeros = 0
             while len(range(0, size + zeros - k + 1, s)) < wanted:
                 zeros += 1
-            found = [0, 0]
+            placed = [0, 0]
             for number in range(zeros):  # in turn: after, before, after, ...
-                found[(number + 1) % 2] += 1
-            wrong += tuple(found) != same_padding(size, k, s)
+                placed[(number + 1) % 2] += 1
+            wrong += tuple(placed) != same_padding(size, k, s)
 print("cases in which loop and package differ:", wrong)
 
 # %%

@@ -24,19 +24,16 @@
 
 # %%
 import inspect
-import sys
 from pathlib import Path
 
 import numpy as np
 from exercise import check
 from IPython.display import Code
 from pictures import draw_bars, draw_box, draw_image, draw_map, panels, show_maps
+from recorded import RECORDED, kernel_cases
 
 import tinymixnet
 from tinymixnet.engine.kernels import conv2d, im2col, normalize, pointwise_conv2d, windows
-
-sys.path.insert(0, "../tests")
-from record_tensorflow import RECORDED, kernel_cases
 
 model = tinymixnet.load()
 PHOTO = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"
@@ -153,16 +150,16 @@ _ = axes[1, 0].figure.colorbar(bar, ax=axes[1], label="value")
 # %% [markdown]
 # ## What it costs: every pixel many times over
 #
-# A pixel stands in every patch that covers it. How often that is can be seen by doing im2col to a
-# picture whose pixels are their own numbers, and counting.
+# A pixel stands in every patch that covers it. To see how often, apply im2col to a picture whose
+# pixels are numbered, and count the numbers.
 
 # %%
 numbered = np.arange(1, 101).reshape(1, 10, 10, 1)
 counts = []
 for stride in (1, 2):
-    found = np.bincount(im2col(numbered, (3, 3), stride).ravel(), minlength=101)
-    counts.append(found[1:].reshape(10, 10))
-    print(f"stride {stride}: a pixel stands in {found[1:].mean():.2f} patches on average")
+    counted = np.bincount(im2col(numbered, (3, 3), stride).ravel(), minlength=101)
+    counts.append(counted[1:].reshape(10, 10))
+    print(f"stride {stride}: a pixel stands in {counted[1:].mean():.2f} patches on average")
 show_maps(
     counts, ["3x3, stride 1", "3x3, stride 2"], "patches a pixel is in", height=4, numbers=".0f"
 )
@@ -189,8 +186,9 @@ print("equal to conv2d:", np.allclose(*both, atol=1e-6))
 # %% [markdown]
 # ## Check: against the six loops, and against TensorFlow
 #
-# The loops of the first paragraph, in Python's own numbers. A tap outside the picture meets a
-# zero, so it is left out. The stem pads (0, 1), as 01 has shown: the first tap is at 2 * row.
+# Here are the loops of the first paragraph, over plain Python numbers. Where the kernel reaches
+# outside the picture it meets a zero, so that product is left out. The stem pads (0, 1), as 01 has
+# shown: the first tap is at 2 * row.
 
 
 # %%

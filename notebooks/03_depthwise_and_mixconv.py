@@ -24,7 +24,6 @@
 
 # %%
 import inspect
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,6 +39,7 @@ from pictures import (
     show_bars,
     show_maps,
 )
+from recorded import RECORDED, kernel_cases
 
 import tinymixnet
 from tinymixnet.engine.architecture import group_kernels, mixnet
@@ -50,9 +50,6 @@ from tinymixnet.engine.kernels import (
     split_channels,
     windows,
 )
-
-sys.path.insert(0, "../tests")
-from record_tensorflow import RECORDED, kernel_cases
 
 model = tinymixnet.load()
 PHOTO = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"
@@ -122,8 +119,8 @@ print(f"an ordinary 3x3 costs {costs[-1] / costs[3]:.1f} times a depthwise 9x9")
 show_bars(names, costs, "multiply-adds for one output value", numbers="%d", strong=range(4))
 
 # %% [markdown]
-# So nine times as expensive is nine times of little. What it comes to in the whole network, at the
-# 224 pixels of the paper:
+# So the large kernel costs nine times as much, but nine times very little. Here is how much that
+# is in the whole network, at the 224 pixels of the paper:
 
 # %%
 network = mixnet("mixnet-l")
@@ -145,7 +142,7 @@ show_bars(
 # %% [markdown]
 # (Multiply-adds are not time. A matrix product keeps a processor busy at every step; a depthwise
 # convolution has little to do with each number it fetches. [09](09_where_the_time_goes.ipynb)
-# holds a watch to both.)
+# measures the time of both.)
 #
 # ## What each size can see
 #
@@ -218,11 +215,11 @@ _ = axes[0, 4].figure.colorbar(axes[0, 4].images[0], ax=axes[0, 1:], label="effe
 #
 # ## What each group has learned
 #
-# Look at single kernels and you see noise: 81 weights, trained on small photos, wear no label. But
-# there are many of them, and what they have in common shows in an average. Any pattern is a sum of
-# waves. A kernel answers strongly to some waves and weakly to others, and how strongly to which is
-# its *spectrum*, the squared magnitude of its Fourier transform. The centre of a spectrum stands
-# for slow waves (large areas), its border for fast ones (pixel to pixel).
+# A single kernel looks like noise: 81 weights, trained on small photos, do not show what they are
+# for. But there are many kernels, and an average shows what they have in common. Any pattern is a
+# sum of waves. A kernel answers strongly to some waves and weakly to others, and how strongly to
+# which is its *spectrum*, the squared magnitude of its Fourier transform. The centre of a spectrum
+# stands for slow waves (large areas), its border for fast ones (pixel to pixel).
 #
 # Below, for each group of block 3: one kernel, the average spectrum of all its kernels (1 is what
 # kernels of random numbers would show everywhere), and what that one kernel answers to the photo,
@@ -291,8 +288,8 @@ middles = (edges[1:] + edges[:-1]) / 2
 _, axes = panels(1, 3, 3.8, sharey=True)
 for axis, number in zip(axes[0], (3, 9, 17), strict=True):
     block = model.architecture.blocks[number]
-    found = group_kernels(f"{block.name}/depthwise_conv", model.tensors)
-    curves = {f"{len(k)}x{len(k)}": power_by_frequency(k, edges) for k in found}
+    block_kernels = group_kernels(f"{block.name}/depthwise_conv", model.tensors)
+    curves = {f"{len(k)}x{len(k)}": power_by_frequency(k, edges) for k in block_kernels}
     side = layers[f"{block.name}/depthwise_conv"].shape[1]
     title = f"{block.name}, {side}x{side} outputs"
     draw_lines(axis, middles, curves, "waves a pixel", "power (random: 1)", title, marker="o")
@@ -311,23 +308,23 @@ print("block      size   kernel   taps that meet a pixel    spread: met    never
 for number in (3, 7, 9, 15, 17):
     block = model.architecture.blocks[number]
     side = layers[f"{block.name}/expand_act"].shape[1]
-    found = group_kernels(f"{block.name}/depthwise_conv", model.tensors)
-    largest = len(found[-1])
+    block_kernels = group_kernels(f"{block.name}/depthwise_conv", model.tensors)
+    largest = len(block_kernels[-1])
     ones = np.ones((1, side, side, 1))
     met = windows(ones, (largest, largest), block.stride).max(axis=(0, 1, 2, 3)) > 0
-    spread = f"{found[-1][met].std():.3f}"
-    never = f"{found[-1][~met].std():.3f}" if not met.all() else "-"
+    spread = f"{block_kernels[-1][met].std():.3f}"
+    never = f"{block_kernels[-1][~met].std():.3f}" if not met.all() else "-"
     print(
         f"{block.name:10} {side:2}x{side:<4} {largest}x{largest}"
         f"{met.sum():14} of {met.size}{spread:>18}{never:>13}"
     )
 
 # %% [markdown]
-# The taps that never met a pixel have the same spread in every block, as nothing else in a network
-# has: it is what was there before training, and what weight decay left of it. Of the 9x9 kernels
-# in the last blocks only the 3x3 in the middle is in use here. On the 224 pixels that MixNet was
-# made for, those blocks have 7x7 pixels and every tap finds one somewhere. A network and the size
-# of its pictures belong together.
+# The taps that never met a pixel have the same spread in every block. Nothing else in the network
+# does: these are the random numbers from before training, made smaller by weight decay. Of the 9x9
+# kernels in the last blocks only the 3x3 in the middle is in use here. On the 224 pixels that
+# MixNet was made for, those blocks have 7x7 pixels and every tap finds one somewhere. A network
+# and the size of its pictures belong together.
 #
 # ## Check: against loops, and against TensorFlow
 #

@@ -25,7 +25,6 @@
 
 # %%
 import inspect
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,15 +32,12 @@ import numpy as np
 from exercise import check
 from IPython.display import Code
 from pictures import draw_lines, panels, show_lines
+from recorded import RECORDED, SMALL, kernel_cases, small_image, small_tensors
 
 import tinymixnet
-from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.kernels import batch_norm, conv2d, fold_batch_norm, normalize
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.network import forward, statistics
-
-sys.path.insert(0, "../tests")
-import record_tensorflow as record
 
 model = tinymixnet.load()
 PHOTO = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"
@@ -120,18 +116,18 @@ show_lines(
 # %% [markdown]
 # ## Epsilon: a number that libraries disagree on
 #
-# MixNet was trained with an epsilon of 0.001. PyTorch's batch norm has 0.00001 unless told
-# otherwise, and who carries weights over easily forgets. It matters where a variance is small
-# itself. Here is the same network with either, and how many variances are smaller than MixNet's
-# epsilon:
+# MixNet was trained with an epsilon of 0.001. PyTorch's batch norm uses 0.00001 unless told
+# otherwise, which is easy to forget when you bring the weights to PyTorch. The difference matters
+# where a variance is small itself. Here is the same network with either, and how many variances
+# are smaller than MixNet's epsilon:
 
 # %%
 variances = [v for name, v in model.tensors.items() if name.endswith("moving_variance")]
 small = sum(int((v < 1e-3).sum()) for v in variances)
 print(f"{small:,} of {sum(v.size for v in variances):,} variances are below 0.001")
 for value in (1e-3, 1e-5):
-    about = replace(model.metadata, epsilon=value)
-    answers = dict(forward(pixels, model.architecture, model.tensors, about))["probabilities"][0]
+    settings = replace(model.metadata, epsilon=value)
+    answers = dict(forward(pixels, model.architecture, model.tensors, settings))["probabilities"][0]
     best = np.argsort(-answers)[:3]
     print(f"epsilon {value:g}:", *(f"{model.labels[i]} {100 * answers[i]:.2f} %," for i in best))
 
@@ -175,8 +171,8 @@ sums = {
     "np.sum": products.sum(),
 }
 print(f"{len(products)} products, {'summed in float64':21} {true:.9f}")
-for name, found in sums.items():
-    print(f"{name:36} {found:.9f}   off by {abs(float(found) - true) / abs(true):.1e} of it")
+for name, result in sums.items():
+    print(f"{name:36} {result:.9f}   off by {abs(float(result) - true) / abs(true):.1e} of it")
 
 # %% [markdown]
 # None is *wrong*: each is one of several roundings of the same number. TensorFlow, PyTorch and
@@ -198,8 +194,7 @@ for name, found in sums.items():
 
 # %%
 tensors64 = {name: tensor.astype(np.float64) for name, tensor in model.tensors.items()}
-about = model.metadata
-truth = dict(forward(pixels.astype(np.float64), model.architecture, tensors64, about))
+truth = dict(forward(pixels.astype(np.float64), model.architecture, tensors64, model.metadata))
 assert all(tensor.dtype == np.float64 for tensor in truth.values())
 
 
@@ -212,7 +207,7 @@ def distance(tensor, true):
 usual = {name: distance(tensor, truth[name]) for name, tensor in layers.items() if name != "image"}
 
 added = {}
-steps = forward(pixels, model.architecture, model.tensors, about)
+steps = forward(pixels, model.architecture, model.tensors, model.metadata)
 name, tensor = next(steps)
 while name != "probabilities":
     name, tensor = steps.send(truth[name].astype(np.float32))
@@ -246,7 +241,7 @@ print(f"one on top of the other {together.sum():.0f},", end=" ")
 print(f"as a random walk {np.sqrt((together**2).sum()):.0f}")
 
 # %% [markdown]
-# The lower curve is the news of each layer: mostly about one rounding, with peaks. The upper one
+# The lower curve shows what each layer adds: mostly about one rounding, with peaks. The upper one
 # rises quickly at first and then ever more slowly. The errors do not pile up one on top of the
 # other: their signs are random, so they cancel in part, as the steps of a random walk do. And time
 # and again the curve falls back, where a residual adds a block's input, which is older and less
@@ -263,12 +258,12 @@ for name, tensor in model.tensors.items():
         summed.setdefault(layer, []).append(kh * kw * (1 if "depthwise" in layer else c))
 _, axes = panels(height=4.2)
 for marker, kind in zip("osD", ("expand_conv", "depthwise_conv", "project_conv"), strict=True):
-    found = [
+    convolutions = [
         (np.mean(summed[f"{b.name}/{kind}"]), f"{b.name}/{kind}")
         for b in model.architecture.blocks
         if f"{b.name}/{kind}" in added
     ]
-    products, errors = zip(*((count, added[layer]) for count, layer in found), strict=True)
+    products, errors = zip(*((count, added[layer]) for count, layer in convolutions), strict=True)
     axes[0, 0].plot(products, errors, marker, label=kind)
 axes[0, 0].plot([10, 2000], np.sqrt([10, 2000]) / 5, "--", color="gray", label="square root")
 axes[0, 0].set(xscale="log", yscale="log", ylabel="error added, in roundings")
@@ -285,13 +280,11 @@ _ = axes[0, 0].legend(frameon=False)
 # machine. Against the float64 run, both can be judged.
 
 # %%
-small = record.SMALL
-architecture = Architecture("small", small.stages, small.stem, small.head, 1.0, small.classes)
-image, weights = record.small_image(), record.small_tensors()
-ours = dict(forward(image.astype(np.float32), architecture, weights, Metadata()))
+image, weights = small_image(), small_tensors()
+ours = dict(forward(image.astype(np.float32), SMALL, weights, Metadata()))
 weights64 = {name: tensor.astype(np.float64) for name, tensor in weights.items()}
-exact = dict(forward(image.astype(np.float64), architecture, weights64, Metadata()))
-with np.load(record.RECORDED) as recorded:
+exact = dict(forward(image.astype(np.float64), SMALL, weights64, Metadata()))
+with np.load(RECORDED) as recorded:
     theirs = {name: recorded[f"network/{name}"] for name in ours if name != "image"}
 
 names = [name for name in theirs if "/se_" not in name]
@@ -323,7 +316,8 @@ _ = axes[0, 0].set_ylim(0)
 #
 # ## Check: against a loop, and against TensorFlow
 #
-# Batch norm over a few values in Python's own numbers; then all of TensorFlow's answers to ours.
+# First the batch norm of a few values, with plain Python numbers. Then our results against all of
+# TensorFlow's answers.
 
 # %%
 convolved = conv2d(x[:, :8, :8], kernel, stride=2)
@@ -337,8 +331,8 @@ for index in np.ndindex(convolved.shape):
     largest = max(largest, abs(value - float(ours_small[index])))
 print("within 1e-5 of the loop:", bool(largest < 1e-5))
 
-cases = record.kernel_cases()
-with np.load(record.RECORDED) as recorded:
+cases = kernel_cases()
+with np.load(RECORDED) as recorded:
     for name in ("batch_norm/usual", "batch_norm/tiny"):
         answers = batch_norm(*cases[name].arrays, 1e-3)
         relative = np.abs(answers - recorded[name]).max() / np.abs(answers).max()

@@ -25,7 +25,6 @@
 # %%
 import inspect
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +38,7 @@ from pictures import (
     panels,
     show_lines,
 )
+from recorded import RECORDED, kernel_cases
 
 import tinymixnet
 from tinymixnet.engine.kernels import (
@@ -50,9 +50,6 @@ from tinymixnet.engine.kernels import (
     swish,
 )
 from tinymixnet.engine.network import forward
-
-sys.path.insert(0, "../tests")
-from record_tensorflow import RECORDED, kernel_cases
 
 model = tinymixnet.load()
 PHOTO = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"
@@ -83,8 +80,8 @@ show_lines(x, {"swish": swish(x), "ReLU": relu(x), "sigmoid": sigmoid(x)}, "x", 
 # ## The package's functions
 #
 # The formula above fails far from zero: `exp(1000)` is more than any float holds. The package's
-# sigmoid gives e to the power of -|x| alone, which can only become too small, and then zero is
-# right.
+# sigmoid computes only e to the power of -|x|. That can become too small for a float, but never
+# too large, and zero is then the right result.
 
 # %%
 Code(inspect.getsource(sigmoid), language="python")
@@ -183,8 +180,8 @@ for number, (name, pixels) in enumerate(pictures.items()):
 layers = {name: dict(model.layers(pixels)) for name, pixels in pictures.items()}
 gated = [block.name for block in model.architecture.blocks if block.se_width]
 gates = {
-    name: {block: found[f"{block}/se_gate"].ravel() for block in gated}
-    for name, found in layers.items()
+    name: {block: outputs[f"{block}/se_gate"].ravel() for block in gated}
+    for name, outputs in layers.items()
 }
 chosen = ["blocks_3", "blocks_5", "blocks_9", "blocks_14", "blocks_17"]
 _, axes = panels(1, len(chosen), 2.9)
@@ -205,10 +202,10 @@ for block in gated:
     print(f"{apart:16.3f} {alike:15.2f}")
 
 # %% [markdown]
-# Two devices in one. In the early blocks the gates are questions about the picture: all of them
-# are somewhat open, and which ones are more so depends on what is seen. In the last blocks most
-# gates are shut, for both pictures alike: there squeeze-and-excite has become a list of the
-# channels that are worth listening to, whatever the picture. It fits what
+# So squeeze-and-excite is two devices in one. In the early blocks the gates are questions about
+# the picture: all of them are somewhat open, and which ones are more so depends on what is seen.
+# In the last blocks most gates are shut, for both pictures alike: there squeeze-and-excite has
+# become a list of the channels that are worth listening to, whatever the picture. It fits what
 # [03](03_depthwise_and_mixconv.ipynb) found: the kernels of these blocks could learn little from
 # small photos, and most of their channels are now closed.
 #
@@ -253,11 +250,11 @@ exchanged = {"none": [], "block 5": ["blocks_5"], "blocks 3 to 8": gated[:6], "9
 print(f"{'gates of the other picture in:':31}", *(f"{name:>14}" for name in exchanged))
 for name, pixels in pictures.items():
     label, foreign = model.labels.index(name), layers[other[name]]
-    found = [
+    shares = [
         answer_with(pixels, {f"{b}/se_gate": foreign[f"{b}/se_gate"] for b in blocks})[label]
         for blocks in exchanged.values()
     ]
-    print(f"{'probability of ' + name:31}", *(f"{100 * p:12.1f} %" for p in found))
+    print(f"{'probability of ' + name:31}", *(f"{100 * p:12.1f} %" for p in shares))
 
 # %% [markdown]
 # Less than the dots made us think. The gates of one block are an adjustment that the other blocks
@@ -267,7 +264,7 @@ for name, pixels in pictures.items():
 #
 # ## Check: against a loop, and against TensorFlow
 #
-# Block 5's gates for the cat, in Python's own numbers.
+# Here are block 5's gates for the cat, computed with plain Python numbers.
 
 
 # %%

@@ -18,7 +18,8 @@
 # The original code does not spell out the layers of MixNet. It has a short list of lines such as
 # `r1_k3.5.7.9_a1_p1_s22_e6_i32_o40_se0.5_sw`, and everything follows from them: every shape, every
 # tensor, every count. This notebook takes one such line apart by hand, then lets the package do
-# it, and then asks where in the network the parameters are and where the work is.
+# it, and then asks where in the network the parameters are and where the work is. At the end you
+# read the whole network, line by line, against the same line of text.
 #
 # Before this: [03](03_depthwise_and_mixconv.ipynb) for depthwise kernels of several sizes,
 # [05](05_swish_and_squeeze_excite.ipynb) for squeeze-and-excite.
@@ -34,6 +35,7 @@ from IPython.display import Code
 from pictures import COLOURS, PALE, draw_bars, draw_map, panels
 
 import tinymixnet
+from tinymixnet import mixnet as one_screen
 from tinymixnet.engine.architecture import (
     MIXNET_M,
     Architecture,
@@ -247,9 +249,10 @@ grown = large.multiply_adds() / medium.multiply_adds()
 print(f"\nM to L: 1.3 times the filters, {grown:.2f} times the work; 1.3 squared is {1.3**2:.2f}")
 
 # %% [markdown]
-# A 1x1 convolution has filters in times filters out, so its work grows with the square. The square
-# is the whole story but for the depthwise part (one factor, not two), the stem and the head (one
-# of whose sides is not scaled) and the rounding.
+# A 1x1 convolution has filters in times filters out, so its work grows with the square. That is
+# nearly the growth of the whole network. The difference comes from three things: the depthwise part
+# has one factor, not two; the stem and the head are scaled on one side only; and the numbers of
+# filters are rounded.
 #
 # ## On the photo
 #
@@ -312,6 +315,78 @@ for layer, count in counted.items():
 trained = sum(t.size for name, t in model.tensors.items() if "/moving_" not in name)
 print(f"{trained:,} in the file, {model.architecture.parameters():,} from the block strings")
 assert trained == model.architecture.parameters()
+
+# %% [markdown]
+# ## The whole network, line by line
+#
+# Now read `mixnet.py`, which [00](00_classify_a_photo.ipynb) showed first. The function `mixnet`
+# takes the blocks of the table above as an argument, and they are all that it has to know about a
+# variant. The `r` of all lines together say how often its loop runs.
+
+# %%
+Code(inspect.getsource(one_screen.mixnet), language="python")
+
+# %%
+repeats = [parse_block_string(line).repeats for line in large.block_strings]
+print("r:", " + ".join(map(str, repeats)), "=", sum(repeats), "turns of the loop")
+print(f"stem: {large.stem_filters} filters x 1.3 makes {round_filters(large.stem_filters, 1.3)}")
+assert sum(repeats) == len(large.blocks)
+assert model.tensors["stem/conv/kernel"].shape[-1] == round_filters(large.stem_filters, 1.3)
+
+# %% [markdown]
+# In `mixnet_block` each field of a block string has its place. Below is every line of it. The
+# comment above a line says what our block string makes of that line in block 3.
+
+# %%
+block = large.blocks[3]
+weights = one_screen.part("blocks_3", model.tensors)
+
+
+def shapes_of(layer):
+    """The shapes of a layer's kernels, in order."""
+    return ", ".join(str(kernel.shape) for kernel in one_screen.kernels(layer, weights))
+
+
+fields = {
+    "activation =": "sw: swish. Without it ReLU",
+    "y = x": f"i32: scaled and rounded, {block.inputs} channels",
+    "if block.expand_groups": "e6: the block expands. With e1 the next two lines are left out",
+    'kernels("expand_conv"': f"a1: one group, so one kernel, {shapes_of('expand_conv')}",
+    '"expand_bn"': f"e6: {block.inputs} x 6 = {block.expanded} channels, each with its statistics",
+    "mix_conv": f"s22: stride {block.stride}; k3.5.7.9: kernels {shapes_of('depthwise_conv')}",
+    '"depthwise_bn"': f"{block.expanded} channels as before: none sees another",
+    "if block.se_width": "se0.5: it has a squeeze-and-excite. Else these lines are left out",
+    "w1, b1": f"se0.5: from {block.expanded} to {block.inputs} / 2 = {block.se_width} numbers",
+    "w2, b2": f"and back to {block.expanded}",
+    "squeeze_excite(": "sw: the activation between the two is swish here too",
+    'kernels("project_conv"': f"p1: one group, so one kernel, {shapes_of('project_conv')}",
+    '"project_bn"': f"o40: scaled and rounded, {block.outputs} channels; no activation",
+    "return": f"s22: x and y differ in shape, so residual is {block.residual}",
+}
+source = inspect.getsource(one_screen.mixnet_block)
+_, *lines = source[source.rindex('"""') :].splitlines()  # what comes after the docstring
+assert len(lines) == len(fields)
+commented = []
+for line, (place, meaning) in zip(lines, fields.items(), strict=True):
+    assert place in line, f"{place} is not in {line}"
+    indent = " " * (len(line) - len(line.lstrip()))
+    commented += [f"{indent}# {meaning}", line.split("  #")[0], ""]
+Code("\n".join(commented), language="python")
+
+# %% [markdown]
+# And the function computes what it says: for block 3, and for the whole network, it gives the
+# numbers of the layer-by-layer version and of `model`, which takes the fast way.
+
+# %%
+y = one_screen.mixnet_block(layers["blocks_2/output"], weights, block)
+logits = one_screen.mixnet(pixels, model.tensors, model.architecture.blocks)
+for name, ours, theirs in (
+    ("block 3", y, layers["blocks_3/output"]),
+    ("logits", logits, model(pixels)),
+):
+    largest = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    assert largest < 1e-5
+    print(f"{name:8} {ours.shape!s:15} within 1e-5: {bool(largest < 1e-5)}")
 
 # %% [markdown]
 # ## Exercise

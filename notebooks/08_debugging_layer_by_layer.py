@@ -60,16 +60,9 @@ middle = np.zeros((3, 3, 1, 1), np.float32)
 middle[1, 1] = 1
 
 
-def like_pytorch(kernel, x, *arguments):
-    """A stride-2 kernel of the package, on symmetric padding.
-
-    With a zero more on every side, SAME begins where symmetric padding would; the extra output at
-    the end, which the second zero brings, is cut off. True for even sizes; on odd ones SAME is
-    symmetric by itself.
-    """
-    n, h, w, c = x.shape
-    assert h % 2 == w % 2 == 0, "for odd sizes there is no difference"
-    return kernel(np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), *arguments, 2)[:, :-1, :-1]
+def like_pytorch(convolution, x, kernel):
+    """Stride 2 on symmetric padding: every second output of stride 1 (kernels of odd size)."""
+    return convolution(x, kernel, 1)[:, ::2, ::2]
 
 
 ours, theirs = conv2d(toy, middle, 2), like_pytorch(conv2d, toy, middle)
@@ -81,9 +74,10 @@ _ = draw_map(axes[0, 2], theirs[0, :, :, 0], "symmetric", None, limits=limits, n
 
 # %% [markdown]
 # One looks at odd rows and columns, the other at even ones: every feature moves by a pixel.
-# Nothing crashes, for the shapes are the same. Since `like_pytorch` borrows the package's kernel,
-# a loop over the definition of symmetric padding has to confirm that it is what it says, for all
-# kernel sizes.
+# Nothing crashes, because the shapes are the same. `like_pytorch` borrows the package's kernel:
+# with stride 1 the padding of a kernel of odd size is symmetric, as
+# [01](01_same_padding.ipynb) says. A loop over the definition of symmetric padding confirms it for
+# all kernel sizes.
 
 # %%
 rng = np.random.default_rng(8)
@@ -300,11 +294,11 @@ runs = {
     f"padding in {last.split('/')[0]}": port({last: padding[last]}),
     "epsilon in blocks_4": port({}, with_epsilon("blocks_4/expand_bn", 1e-5)),
 }
-found = {what: np.array(errors(layers, exact)) for what, layers in runs.items()}
+curves = {what: np.array(errors(layers, exact)) for what, layers in runs.items()}
 
 figure, axes = panels(1, 1, 4.6)
 axis = axes[0, 0]
-for (what, values), style in zip(found.items(), ("-", "-", "--", "-."), strict=True):
+for (what, values), style in zip(curves.items(), ("-", "-", "--", "-."), strict=True):
     axis.plot(np.maximum(values, floor), style, label=what)
 axis.axhline(1e-4, color="gray", linestyle=":", label="tolerance")
 axis.set(xlabel="layer, in the network's order", ylabel="largest difference / largest value")
@@ -312,15 +306,15 @@ axis.set(yscale="log", ylim=(floor / 2, 30), title="Rounding stays low, a mistak
 _ = figure.legend(*axis.get_legend_handles_labels(), frameon=False, loc="outside right center")
 
 # %% tags=["rounding"]
-for what, values in found.items():
+for what, values in curves.items():
     print(f"{what:22} worst layer {values.max():.1e}, probabilities {values[-1]:.1e}")
-first, rest = found["float32 rounding"][:3], found["float32 rounding"][3:]
+first, rest = curves["float32 rounding"][:3], curves["float32 rounding"][3:]
 print(f"rounding: {first.max():.1e} at first, then from {rest.min():.1e} to {rest.max():.1e}")
 
 # %%
-rounding = found["float32 rounding"]
+rounding = curves["float32 rounding"]
 assert rounding.max() < 1e-5
-for what, values in found.items():
+for what, values in curves.items():
     if what != "float32 rounding":
         assert values.max() > 1e-4
         jump = int(np.argmax(values > 1e-4))

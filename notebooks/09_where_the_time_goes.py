@@ -15,11 +15,11 @@
 # %% [markdown]
 # # Where does the time go, and how is it won back?
 #
-# The package has every kernel twice: once to be read (`kernels.py`), once to be fast
-# (`fast_kernels.py`). Both use NumPy and nothing else. What makes one faster, if not another
-# language? Here you start with the definition in a Python loop and speed it up step by step, with
-# a clock beside each step. All times are measured while this page is made, on the machine that
-# makes it, so they differ from yours; the ranking should not.
+# The package has every kernel twice: once to be read (`engine/kernels.py`), once to be fast (the
+# folder `fast`). Both use NumPy and nothing else. What makes one faster, if not another language?
+# Here you start with the definition in a Python loop and speed it up step by step, with a clock
+# beside each step. All times are measured while this page is made, on the machine that makes it.
+# They differ from yours; the ranking should not.
 #
 # Before this: [02](02_convolution_as_im2col.ipynb) for im2col,
 # [03](03_depthwise_and_mixconv.ipynb) for depthwise kernels, [04](04_folding_batch_norm.ipynb) for
@@ -48,7 +48,9 @@ from tinymixnet.engine.kernels import (
     swish,
     windows,
 )
+from tinymixnet.fast import depthwise
 from tinymixnet.fast import kernels as fast
+from tinymixnet.fast.layout import Layout, same_pixels
 
 rng = np.random.default_rng(9)
 
@@ -147,11 +149,12 @@ memory = np.pad(plane.ravel(), 1, constant_values=99)
 print("memory:", memory.astype(int))
 
 # %% [markdown]
-# Three copies, each read one place further on: below each other they are, at every pixel, its left
-# neighbour, itself and its right neighbour. But the first pixel of a row has no left neighbour, and
-# what was read there is the end of another row: put a zero there, the padding, and so on the right.
-# One small matrix product with the kernel makes of the copies three planes, one for each row of the
-# kernel. Add these, moved up or down by a row, and that was the convolution.
+# Make three copies, each read one place further on. At every pixel they hold its left neighbour,
+# the pixel itself and its right neighbour. But the first pixel of a row has no left neighbour:
+# what was read there is the end of another row. Put a zero there, which is the padding, and do the
+# same on the right. One small matrix product with the kernel turns the copies into three planes,
+# one for each row of the kernel. Move the first down and the last up by a row, add all three, and
+# the convolution is done.
 
 # %%
 copies = np.stack([memory[j : j + plane.size] for j in range(3)])
@@ -176,14 +179,15 @@ assert np.array_equal(total, expected)
 print(expected)
 
 # %% [markdown]
-# So K planes are copied and K added, not K x K. The package's kernel does this for many channels at
-# once, into arrays that it uses again and again; a column of ones among the copies brings the bias
-# along for free. And it halves the work once more: it cuts the plane into four phases, which have
-# every second pixel of every second row, and makes one pixel of each in the same product. Their
-# taps overlap, and what overlaps is copied and added once for all: K + 1 phases a row, not 2 K.
+# So K planes are copied and K are added, where the definition takes K x K. The package's kernel
+# does this for many channels at once, in arrays that it uses again and again. A row of ones among
+# the copies brings the bias along for free. And it halves the work once more: it cuts the plane
+# into four phases, each with every second pixel of every second row, and computes one pixel of
+# each phase in the same product. These four pixels need mostly the same inputs, and what several
+# of them need is copied and added only once: K + 1 phases for each row of phases, not 2 K.
 
 # %%
-Code(inspect.getsource(fast.depthwise_columns), language="python")
+Code(inspect.getsource(depthwise.depthwise_columns), language="python")
 
 # %% [markdown]
 # ## Step 3: small planes, another way
@@ -193,11 +197,12 @@ Code(inspect.getsource(fast.depthwise_columns), language="python")
 # itself is a matrix, the same for all channels: two large matrix products again.
 
 # %%
-Code(inspect.getsource(fast.depthwise_fourier), language="python")
+Code(inspect.getsource(depthwise.depthwise_fourier), language="python")
 
 # %% [markdown]
-# Five ways to the same numbers, on a large plane and on a small one. `prepare` does what the plan
-# does once for all images: lay out, allocate, transform the kernels. The clock does not run then.
+# Four ways to the same numbers, on a large plane and on a small one. `prepare` does what the plan
+# does once for all images: it orders the pixels in memory, makes the arrays and transforms the
+# kernels. This is not timed.
 
 
 # %%
@@ -216,25 +221,28 @@ def prepare(x, kernel):
     (_, h, w, c), k = x.shape, len(kernel)
     no_bias = np.zeros(c, np.float32)
     flat = np.ascontiguousarray(x[0].transpose(2, 0, 1).reshape(c, -1))
-    plain, layout = fast.Layout(h, w), fast.Layout(h, w, 2)
-    cut = fast.filter_for(kernel, no_bias, layout, 1)
+    plain, layout = Layout(h, w), Layout(h, w, 2)
+    cut = depthwise.filter_for(kernel, no_bias, layout, 1)
     _, m, n = cut.matrix.shape
     memory = np.zeros(c * layout.size + 2 * k, np.float32)
-    for pixels, place in fast.same_pixels(flat, plain, memory[k:-k].reshape(c, -1), layout):
+    for pixels, place in same_pixels(flat, plain, memory[k:-k].reshape(c, -1), layout):
         place[...] = pixels
-    scratch = (np.empty(shape, np.float32) for shape in ((c, n, layout.run), (m, c, layout.run)))
-    ready = fast.columns_for(cut, memory, k, layout, *scratch)
+    scratch = (
+        np.empty(shape, np.float32)
+        for shape in ((c, n, layout.phase_size), (m, c, layout.phase_size))
+    )
+    ready = depthwise.columns_for(cut, memory, k, layout, *scratch)
 
-    at = fast.fourier_for(h, w, k, 1)
-    spectra = fast.spectra_for(kernel, h, w, 1, at)
+    at = depthwise.fourier_for(h, w, k, 1)
+    spectra = depthwise.spectra_for(kernel, h, w, 1, at)
     waves, out = np.empty((c, at.forward.shape[1]), np.float32), np.empty_like(flat)
     return (
         (
-            lambda: fast.depthwise_columns(ready),
+            lambda: depthwise.depthwise_columns(ready),
             lambda: layout.plane(ready.total.transpose(1, 0, 2).reshape(c, -1)),
         ),
         (
-            lambda: fast.depthwise_fourier(flat, spectra, no_bias, at, waves, out),
+            lambda: depthwise.depthwise_fourier(flat, spectra, no_bias, at, waves, out),
             lambda: plain.plane(out),
         ),
     )
@@ -245,7 +253,7 @@ def ways(side, size, channels=48):
     x, kernel = random(1, side, side, channels), random(size, size, channels, 1)
     reference = depthwise_conv2d(x, kernel)
     assert agree(by_shifts(x, kernel), reference)
-    found = {
+    times = {
         "einsum (readable)": milliseconds(depthwise_conv2d, x, kernel, rounds=5),
         "K x K shifts": milliseconds(by_shifts, x, kernel, rounds=5),
     }
@@ -254,8 +262,8 @@ def ways(side, size, channels=48):
             continue  # the matrix would be as large as the plane squared
         run()
         assert agree(result(), reference[0])
-        found[name] = milliseconds(run)
-    return {name: 1e3 * ms / channels for name, ms in found.items()}
+        times[name] = milliseconds(run)
+    return {name: 1e3 * ms / channels for name, ms in times.items()}
 
 
 x, kernel = random(1, 12, 12, 2), random(5, 5, 2, 1)
@@ -269,18 +277,19 @@ print("the readable kernel equals the loops")
 figure, axes = panels(2, 2, 5.2)
 for row, side in enumerate((56, 7)):
     for column, size in enumerate((3, 9)):
-        found = ways(side, size)
+        times = ways(side, size)
         axis = axes[row, column]
         title = f"{size} x {size} kernel, plane of {side} x {side}"
-        strong = [int(np.argmin(list(found.values())))]
+        strong = [int(np.argmin(list(times.values())))]
         draw_bars(
-            axis, list(found), list(found.values()), "microseconds a channel", title, "%.3g", strong
+            axis, list(times), list(times.values()), "microseconds a channel", title, "%.3g", strong
         )
 
 # %% [markdown]
 # The fastest way is drawn dark. On the large plane it is columns, and the more so for the large
-# kernel, where K x K is far more than K. On the small plane Fourier is faster, and a larger kernel
-# costs it little. So the plan asks how many pixels a plane has, and takes one or the other.
+# kernel, where K x K is far more than K. On the small plane the two are close for the small
+# kernel, and Fourier is faster for the large one, because a larger kernel costs it little. So the
+# plan asks how many pixels a plane has, and takes one or the other.
 #
 # ## Step 4: small change
 #
@@ -372,12 +381,9 @@ def readable_run():
 def fast_run():
     """Milliseconds of each (part, kernel) on the fast path."""
     sums = {}
-    program.image[:] = pixels[0]
-    for step in program.steps:
-        before = perf_counter()
-        step.run()
+    for step, seconds in model.plan.profile(pixels[0]):
         key = part_of(step.layer), step.kernel
-        sums[key] = sums.get(key, 0) + 1e3 * (perf_counter() - before)
+        sums[key] = sums.get(key, 0) + 1e3 * seconds
     return sums
 
 
@@ -442,7 +448,7 @@ _ = axis.legend(frameon=False)
 answer = None  # multiply-adds of both products, for one channel
 
 # %% jupyter={"source_hidden": true} tags=["check"]
-transform = fast.fourier_for(7, 7, 9, 1)
+transform = depthwise.fourier_for(7, 7, 9, 1)
 hint = "7 + 4 rows, (7 + 4) // 2 + 1 columns; a product of a plane with a matrix of what shape?"
 check(answer, transform.forward.size + transform.inverse.size, hint)
 

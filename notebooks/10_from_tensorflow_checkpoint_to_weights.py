@@ -27,7 +27,6 @@
 
 # %%
 import inspect
-import sys
 import tempfile
 from pathlib import Path
 
@@ -40,10 +39,7 @@ from pictures import COLOURS, panels, show_maps
 import tinymixnet
 from weights_tools import extract
 from weights_tools.formats import crc32c, tf_checkpoint
-
-folder = next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "tests").is_dir())
-sys.path.append(str(folder / "tests"))
-from checkpoint_writer import write_checkpoint  # noqa: E402
+from weights_tools.formats.checkpoint_writer import write_checkpoint
 
 # %% [markdown]
 # ## A checkpoint small enough to print
@@ -78,14 +74,14 @@ print("\nthe index:")
 show_bytes(index)
 
 # %% [markdown]
-# The names are there to be read, though with gaps: `gamma` stands alone. We will see why. First,
-# who is who. The last 48 bytes are the footer, and a reader begins there.
+# You can read the names, but with gaps: `gamma` stands alone, and further down you will see why.
+# The last 48 bytes are the footer, and a reader begins there.
 #
 # ## The footer and the varint
 #
 # The footer ends in eight bytes that every such table ends in, so that a reader knows what it has.
 # It begins with two *block handles*, each an offset and a size. All four numbers are **varints**:
-# seven bits a byte, the lowest first, and the top bit says that another byte follows.
+# seven bits in each byte, the lowest first; the top bit says that another byte follows.
 
 # %%
 footer = index[-48:]
@@ -127,7 +123,7 @@ print(f"index block:     {numbers[3]} bytes at {numbers[2]}; zeros from here, by
 
 # %% [markdown]
 # The package's own is stricter: no number may run past its end or have more than 64 bits. A file
-# is input like any other, and nothing in it is believed.
+# is input like any other, so the reader trusts nothing in it.
 
 # %%
 Code(inspect.getsource(tf_checkpoint._varint), language="python")
@@ -147,15 +143,15 @@ def entries(block):
     """Key and value of every entry, and what was stored of the key."""
     restarts = int.from_bytes(block[-4:], "little")  # where a reader may start anew
     end = len(block) - 4 - 4 * restarts
-    key, position, found = b"", 0, []
+    key, position, parsed = b"", 0, []
     while position < end:
         shared, position = varint(block, position)
         added, position = varint(block, position)
         length, position = varint(block, position)
         key = key[:shared] + block[position : position + added]
         position += added + length
-        found.append((key, shared, block[position - length : position]))
-    return found
+        parsed.append((key, shared, block[position - length : position]))
+    return parsed
 
 
 offset, size = numbers[2:]
@@ -212,7 +208,7 @@ _ = bar.ax.set_yticklabels(legend)
 # %%
 def fields(message):
     """(number, bytes as stored, value) of every field of a message."""
-    position, found = 0, []
+    position, parsed = 0, []
     while position < len(message):
         start = position
         tag, position = varint(message, position)
@@ -224,8 +220,8 @@ def fields(message):
         else:
             position += 4
             value = int.from_bytes(message[position - 4 : position], "little")
-        found.append((tag >> 3, message[start:position], value))
-    return found
+        parsed.append((tag >> 3, message[start:position], value))
+    return parsed
 
 
 meaning = {1: "type", 2: "shape", 3: "data file", 4: "offset", 5: "size", 6: "checksum"}
@@ -252,8 +248,9 @@ assert np.array_equal(gamma[np.newaxis], toy["stem/batch_normalization/gamma"])
 #
 # How does a reader know that these eight bytes are the right ones? By their CRC-32C: divide the
 # bits of the data, taken as a polynomial, by a fixed polynomial, and keep the remainder. In a loop
-# over bits that is a shift and sometimes an exclusive or. The stored number is turned by 15 bits
-# and shifted by a constant, so that the checksum of data that contains checksums stays meaningful.
+# over the bits, each step is a shift and sometimes an exclusive or. What is stored is this number,
+# rotated by 15 bits and with a constant added. Otherwise the checksum of data that contains its
+# own checksum would say nothing.
 
 # %%
 register = 0xFFFFFFFF

@@ -7,8 +7,8 @@ Four cells, the second to the fourth in this order:
     code, folded  check(answer, EXPECTED, hint="...")   (tag "check", jupyter.source_hidden)
     Markdown      <details><summary>Answer</summary>, a ```python block `answer = ...`, </details>
 
-tests/test_notebooks.py runs the block inside <details> and then the folded cell, and expects
-"Right": so the hidden answer cannot rot. EXPECTED is computed, by the package where it can be.
+The tests (tests/notebooks) run the block inside <details> and then the folded cell, and expect
+"Right": so the hidden answer stays right. EXPECTED is computed, by the package where it can be.
 """
 
 from typing import Any

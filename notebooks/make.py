@@ -29,15 +29,15 @@ def scripts() -> list[Path]:
 
 
 def read_script(path: Path) -> nbformat.NotebookNode:
-    """A script as a notebook without outputs, the same bytes each time."""
+    """Read a script as a notebook without outputs; the result is the same each time."""
     notebook = jupytext.read(path, fmt="py:percent")
     for number, cell in enumerate(notebook.cells):
-        cell.id = f"cell-{number}"  # jupytext makes up another one each time
+        cell.id = f"cell-{number}"  # jupytext would choose a random one
     return notebook
 
 
 def execute(notebook: nbformat.NotebookNode) -> None:
-    """Run all cells in a new kernel, as it would run in this folder; outputs go into the notebook.
+    """Run all cells in a new kernel, in this folder, and put their outputs into the notebook.
 
     Raises nbclient's CellExecutionError at the first cell that fails.
     """
@@ -48,14 +48,14 @@ def execute(notebook: nbformat.NotebookNode) -> None:
         kernel_name="python3",
         resources={"metadata": {"path": str(FOLDER)}},
         record_timing=False,
-        coalesce_streams=True,  # prints arrive in parts of any size: make one text of them
+        coalesce_streams=True,  # join what was printed: it arrives in parts of any size
     )
     client.execute(env=env)
-    notebook.metadata.pop("language_info", None)  # tells this machine's Python version
+    notebook.metadata.pop("language_info", None)  # it contains this machine's Python version
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a whole file or none."""
+    """Write a file in one step, so that a failure leaves no half of it."""
     beside = path.with_name(path.name + ".part")
     try:
         beside.write_bytes(content)

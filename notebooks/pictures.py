@@ -5,9 +5,10 @@ Importing this sets matplotlib's defaults. Two levels:
     draw_*(axis, ...)   one picture on a given axis; get axes from `panels`
     show_*(...)         a whole figure in one call, for a cell's last line
 
-Nothing returns a figure, for Jupyter shows an open figure by itself at the end of a cell and would
-show a returned one twice. Colours are told apart by colour-blind readers: cividis where values have
-a size, blue to orange where they have a sign, and the palette of Okabe and Ito for lines and bars.
+No function returns a figure: at the end of a cell Jupyter shows each open figure by itself, and it
+would show a returned one twice. Colour-blind readers can tell all colours apart: cividis where
+values have a size, blue to orange where they have a sign, and the palette of Okabe and Ito for
+lines and bars.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from matplotlib.patches import Rectangle
 
 WIDTH = 11.0  # inches of every figure: 1210 pixels
 SIZES = "cividis"  # colours for values from small to large
-SIGNS = LinearSegmentedColormap.from_list(  # colours for values about zero
+SIGNS = LinearSegmentedColormap.from_list(  # colours for values on both sides of zero
     "blue_orange", ["#08407e", "#4f94cd", "#f7f7f7", "#f0973a", "#9c4a00"]
 )
 STRONG, PALE = "#0b6e99", "#b8c4d0"  # the bar that matters, and the others
@@ -52,7 +53,7 @@ plt.rcParams.update(
 def panels(
     rows: int = 1, columns: int = 1, height: float = 3.4, **more: Any
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of full width with rows x columns axes, always (rows, columns); height in inches.
+    """Make a figure of full width and its axes, an array (rows, columns); height in inches.
 
     more goes to plt.subplots, e.g. width_ratios=[2, 1].
     """
@@ -63,7 +64,7 @@ def panels(
 
 
 def draw_image(axis: Axes, image: np.ndarray, title: str = "") -> None:
-    """An RGB picture (H, W, 3) of 0..255."""
+    """Draw an RGB picture (H, W, 3) of 0..255."""
     axis.imshow(np.clip(image, 0, 255).astype(np.uint8))
     _label_pixels(axis, image.shape[0], image.shape[1])
     axis.set_title(title)
@@ -78,10 +79,10 @@ def draw_map(
     limits: tuple[float, float] | None = None,
     numbers: str | None = None,
 ) -> Any:
-    """A 2-D array as colours, with a colour bar called label (None: no bar); returns the image.
+    """Draw a 2-D array as colours, with a colour bar called label (None: no bar); return the image.
 
-    signs: colours about zero, as wide as the largest |value|. limits: the values at both ends of
-    the colours. numbers: a format such as ".0f" to write every value into its cell.
+    signs: the middle colour is zero, both ends are at the largest |value|. limits: the values at
+    both ends of the colours. numbers: a format such as ".0f" to write every value into its cell.
     """
     low, high = limits or _limits([values], signs)
     image = axis.imshow(values, cmap=SIGNS if signs else SIZES, vmin=low, vmax=high)
@@ -101,7 +102,7 @@ def draw_map(
 def draw_box(
     axis: Axes, row: float, column: float, height: float, width: float, colour: str = COLOURS[1]
 ) -> None:
-    """The outline of the pixels from (row, column) on, height x width of them."""
+    """Draw a frame around height x width pixels, the first of them at (row, column)."""
     corner = column - 0.5, row - 0.5
     axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=2))
 
@@ -115,7 +116,7 @@ def draw_bars(
     numbers: str | None = "%.1f",
     strong: Sequence[int] | None = None,
 ) -> None:
-    """Horizontal bars, the first on top; label names the values' axis with its unit.
+    """Draw horizontal bars, the first on top; label names the values' axis with its unit.
 
     numbers: a %-format for the number at each bar, None for none. strong: which bars stand out, by
     position (None: all).
@@ -142,7 +143,7 @@ def draw_lines(
     log: bool = False,
     marker: str = "",
 ) -> None:
-    """One line for each named series over x; log: a logarithmic y axis."""
+    """Draw one line for each named series over x; log: a logarithmic y axis."""
     for name, y in series.items():
         axis.plot(x, y, label=name, marker=marker)
     if log:
@@ -158,7 +159,7 @@ def draw_lines(
 
 
 def show_images(images: Sequence[np.ndarray], titles: Sequence[str], height: float = 3.4) -> None:
-    """RGB pictures (H, W, 3) of 0..255 side by side."""
+    """Make a figure of RGB pictures (H, W, 3) of 0..255, side by side."""
     _, axes = panels(1, len(images), height)
     for axis, image, title in zip(axes[0], images, titles, strict=True):
         draw_image(axis, image, title)
@@ -174,7 +175,7 @@ def show_maps(
     numbers: str | None = None,
     title: str = "",
 ) -> None:
-    """2-D arrays in rows of `columns`, on one scale, with one colour bar called label.
+    """Make a figure of 2-D arrays, `columns` in a row, on one scale; label names the colour bar.
 
     signs and numbers as for draw_map; height in inches of the whole figure.
     """
@@ -201,7 +202,7 @@ def show_bars(
     strong: Sequence[int] | None = None,
     height: float | None = None,
 ) -> None:
-    """A figure of draw_bars alone."""
+    """Make a figure of one `draw_bars`."""
     _, axes = panels(height=height or 1.2 + 0.36 * len(values))
     draw_bars(axes[0, 0], names, values, label, title, numbers, strong)
 
@@ -216,7 +217,7 @@ def show_lines(
     marker: str = "",
     height: float = 3.8,
 ) -> None:
-    """A figure of draw_lines alone."""
+    """Make a figure of one `draw_lines`."""
     _, axes = panels(height=height)
     draw_lines(axes[0, 0], x, series, x_label, y_label, title, log, marker)
 

@@ -36,6 +36,10 @@ def test_the_python_examples_print_what_is_shown(monkeypatch, tmp_path):
     assert runner.tries > 5
 
 
+def test_the_whole_network_is_shown_as_it_is():
+    assert blocks("py") == [(ROOT / "tinymixnet" / "mixnet.py").read_text("utf-8")]
+
+
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)", README))))
 def test_every_link_leads_somewhere(link):
     assert (ROOT / link).exists()

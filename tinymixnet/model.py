@@ -20,8 +20,8 @@ from tinymixnet.engine.kernels import Array, softmax
 from tinymixnet.engine.metadata import Metadata, default_labels
 from tinymixnet.engine.network import Tensors, forward, network
 from tinymixnet.engine.pixels import check_pixels, read_pixels
-from tinymixnet.engine.weights import find_weights, join_problems, read_weights, shape_problems
-from tinymixnet.errors import ImageError, InputError, TinyMixNetError, WeightsError
+from tinymixnet.engine.weights import join_problems, read_wanted, shape_problems
+from tinymixnet.errors import ImageError, InputError, TinyMixNetError, WeightsError, printable
 from tinymixnet.fast.constants import constants
 from tinymixnet.fast.plan import PROGRAMS_KEPT, Plan, check_input_size
 
@@ -201,7 +201,9 @@ class Classifier:
 
     def __call__(self, image: Source) -> list[Prediction]:
         """As `Model.classify`."""
-        name = os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else "image"
+        name = "image"
+        if isinstance(image, (str, os.PathLike)):
+            name = printable(os.fsdecode(image))
         try:
             pixels = _prepare(image, self.metadata, self.preset)
             if len(pixels) != 1:
@@ -234,7 +236,7 @@ def load(weights: str | os.PathLike[str] | None = None) -> Model:
     if not isinstance(weights, (str, os.PathLike, type(None))):
         raise InputError(f"weights: expected a path or a name, found {_short(weights)}")
     read_environment()
-    architecture, tensors, metadata = read_weights(find_weights(weights))
+    architecture, tensors, metadata = read_wanted(weights)
     return Model(architecture, tensors, metadata)
 
 
@@ -243,8 +245,7 @@ def load(weights: str | os.PathLike[str] | None = None) -> Model:
 
 def _short(value: object) -> str:
     """Return a value as text for an error's message: one line, not too long."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return printable(" ".join(repr(value).split()), 80)
 
 
 def _check_count(name: str, value: object, meaning: str) -> None:
@@ -272,7 +273,7 @@ def _shapes_within_budget(
 def _check_finite(name: str, output: Array, metadata: Metadata) -> None:
     """Raise WeightsError for an overflow: good weights and pixels of 0..255 never cause one."""
     if not np.isfinite(output).all():
-        weights = metadata.name or "the weights"
+        weights = printable(metadata.name or "the weights")
         raise WeightsError(
             f"{weights}: {name} has NaN or infinity, because numbers became too large for float32; "
             "are the weights damaged? model.layers(pixels) shows in which layer it begins"

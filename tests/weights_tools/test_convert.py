@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import tinymixnet
-from tests.support.checkpoint_writer import write_checkpoint
 from tests.support.shared import SHARED
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.engine.architecture import VARIANTS, mixnet
@@ -15,6 +14,7 @@ from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import CheckpointError, WeightsError
 from weights_tools.convert import convert
 from weights_tools.evaluate import evaluate
+from weights_tools.formats.checkpoint_writer import write_checkpoint
 from weights_tools.inspect_file import describe
 
 numpy_files = pytest.importorskip("safetensors.numpy")

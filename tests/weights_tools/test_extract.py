@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import tinymixnet
-from tests.support.checkpoint_writer import write_checkpoint
 from tests.support.shared import SHARED
 from tests.support.synthetic import TINY, synthetic_tensors
 from tinymixnet.engine.architecture import VARIANTS, mixnet
 from tinymixnet.engine.weights import read_weights
 from tinymixnet.errors import CheckpointError
 from weights_tools.extract import AVERAGE, canonical_place, extract
+from weights_tools.formats.checkpoint_writer import write_checkpoint
 
 NAMES = {
     "stem/conv/kernel": "stem/conv2d_94/kernel",

@@ -12,11 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_st
 
-from tests.support import checkpoint_writer as writer
-from tests.support.checkpoint_writer import entry_message, message, shape_message, write_checkpoint
 from tests.support.shared import SHARED
 from tinymixnet.errors import CheckpointError
+from weights_tools.formats import checkpoint_writer as writer
 from weights_tools.formats import tf_checkpoint
+from weights_tools.formats.checkpoint_writer import (
+    entry_message,
+    message,
+    shape_message,
+    write_checkpoint,
+)
 from weights_tools.formats.crc32c import crc32c, masked_crc32c
 from weights_tools.formats.tf_checkpoint import open_checkpoint
 

@@ -10,14 +10,15 @@ import re
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from math import prod
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
 
-from tinymixnet.engine.hdf5 import INFLATION, SIGNATURE, Header, open_hdf5
+from tinymixnet.engine.hdf5 import SIGNATURE, Hdf5File, Header
+from tinymixnet.engine.hdf5_structure import INFLATION
 from tinymixnet.errors import TinyMixNetError, TraceError
 
 MANIFEST = "manifest.json"
@@ -207,9 +208,10 @@ class Hdf5Arrays:
     manifest = None
 
     def __init__(self, path: Path) -> None:
-        self._opened = ExitStack()
-        self._file = self._opened.enter_context(open_hdf5(path))
-        self.files = sorted(self._file.names, key=natural)
+        self._file = Hdf5File(path, isolated=True)
+        if self._file.structure.problems:
+            raise TraceError(self._file.structure.problems[0])
+        self.files = sorted(self._file.structure.datasets, key=natural)
 
     def header(self, file: str) -> Header:
         header = self._file.header(file)

@@ -1,10 +1,10 @@
-"""MixNet as data: the block strings, what they mean, and every shape and count that follows.
+"""MixNet as data: the block strings, what they mean, and all shapes and counts that follow.
 
 A block string describes one stage, e.g. `r3_k3.5_a1.1_p1.1_s11_e6_i40_o40_se0.5_sw`:
 
     r3     three blocks in a row: the first has the stride and the input filters written here,
-           the others stride 1 and as many input filters as output filters
-    k3.5   depthwise kernel sizes, one a channel group
+           the others have stride 1 and as many input filters as output filters
+    k3.5   depthwise kernel sizes, one for each group of channels
     a1.1   the 1x1 convolution that expands the channels has two groups (`a1`: one)
     p1.1   the 1x1 convolution that projects them back has two groups
     s11    stride 1 in both directions (`s22`: 2)
@@ -63,7 +63,7 @@ VARIANTS = {
     "mixnet-l": (MIXNET_M, 24, 1.3),
 }
 HEAD_FILTERS = 1536  # the multiplier leaves the head alone
-MOST_BLOCKS = 200  # ten times MixNet-L's: more can only be meant to exhaust memory
+MOST_BLOCKS = 200  # MixNet-L has 19: a file with more can only be meant to exhaust memory
 BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 _BLOCK_STRING = re.compile(
@@ -112,7 +112,7 @@ class Block(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of the network that can be run by itself: the stem, a block or the head."""
+    """A part of the network that can run by itself: the stem, a block or the head."""
 
     name: str
     layers: dict[str, tuple[int, ...]]  # with their shapes for one image
@@ -120,7 +120,7 @@ class Part(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A row of the network's table; shape is that of its output for one image."""
+    """A row of the network's table. shape is that of the layer's output for one image."""
 
     name: str
     shape: tuple[int, ...]
@@ -130,7 +130,7 @@ class Layer(NamedTuple):
 
 def parse_block_string(text: str) -> Stage:
     """Read one block string. Raises InputError when it does not follow the grammar above."""
-    match = _BLOCK_STRING.fullmatch(text)
+    match = _BLOCK_STRING.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise InputError(
             f"block string {text!r} does not read like "
@@ -155,9 +155,10 @@ def parse_block_string(text: str) -> Stage:
 
 
 def round_filters(filters: int, multiplier: float, divisor: int = 8) -> int:
-    """Scale a number of filters, then round to a multiple of 8, never below 90 % of it.
+    """Scale a number of filters and round it to a multiple of 8, but not to less than 90 % of it.
 
-    round_filters(40, 1.3) -> 56, because 52 rounds half up. Multiplier 1 changes nothing.
+    round_filters(40, 1.3) -> 56: 52 lies halfway between 48 and 56, and halves round up.
+    Multiplier 1 changes nothing. Source: the original's round_filters.
     """
     if multiplier == 1:
         return filters
@@ -168,7 +169,7 @@ def round_filters(filters: int, multiplier: float, divisor: int = 8) -> int:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A whole network: everything about it but the values of its weights.
+    """A whole network, without the values of its weights.
 
     `mixnet("mixnet-l")` makes the known ones. Raises InputError for block strings that do not
     parse, do not follow on each other or cannot be split into the groups they ask for.
@@ -182,6 +183,13 @@ class Architecture:
     classes: int = 1000
 
     def __post_init__(self) -> None:
+        numbers = self.stem_filters, self.head_filters, self.classes
+        if not all(isinstance(number, int) for number in numbers):
+            raise InputError(
+                f"{self.variant}: filters and classes are whole numbers, not {numbers}"
+            )
+        if isinstance(self.block_strings, str) or not isinstance(self.multiplier, (int, float)):
+            raise InputError(f"{self.variant}: expected a tuple of block strings and a multiplier")
         if not self.block_strings or min(self.stem_filters, self.head_filters, self.classes) < 1:
             raise InputError(f"{self.variant}: a network needs blocks, filters and classes")
         if not 0 < self.multiplier < 100:
@@ -199,7 +207,7 @@ class Architecture:
                     f"but the layer before it has {channels}"
                 )
             channels = block.outputs
-        self.tensor_shapes()  # splits every group once, so that an impossible split shows here
+        self.tensor_shapes()  # splits all groups, so an impossible split raises its error here
 
     @cached_property
     def stem(self) -> int:
@@ -292,7 +300,7 @@ class Architecture:
         return shapes
 
     def parts(self, height: int = 224, width: int = 224) -> list[Part]:
-        """Stem, blocks and head in order; what comes before and after them belongs to them."""
+        """The stem, the blocks and the head; all layers belong to one of them."""
         blocks = [Part(block.name, {}, block) for block in self.blocks]
         parts = [Part("stem", {}, None), *blocks, Part("head", {}, None)]
         places, at = {part.name: i for i, part in enumerate(parts)}, 0
@@ -302,10 +310,10 @@ class Architecture:
         return parts
 
     def layers(self, height: int = 224, width: int = 224) -> list[Layer]:
-        """The network's table: a row a layer, with what it costs.
+        """The network's table: a row for each layer, with its costs for one image.
 
-        Parameters are the trainable ones (batch norm's moving statistics are not). A kernel of any
-        kind costs its size in multiply-adds at every output pixel.
+        Only trainable parameters count; batch norm's moving statistics are not trained. A kernel of
+        any kind costs as many multiply-adds at every output pixel as it has numbers.
         """
         tensors: dict[str, dict[str, int]] = {}
         for name, shape in self.tensor_shapes().items():
@@ -329,11 +337,11 @@ class Architecture:
 
 
 def group_kernels(layer: str, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    """The kernels of a grouped or mixed convolution, one a group, in order."""
-    found: list[Tensor] = []
-    while (name := f"{layer}/kernel_{len(found)}") in tensors:
-        found.append(tensors[name])
-    return found
+    """The kernels of a grouped or mixed convolution, one for each group, in order."""
+    kernels: list[Tensor] = []
+    while (name := f"{layer}/kernel_{len(kernels)}") in tensors:
+        kernels.append(tensors[name])
+    return kernels
 
 
 def mixnet(variant: str = "mixnet-l", classes: int = 1000) -> Architecture:
@@ -341,7 +349,7 @@ def mixnet(variant: str = "mixnet-l", classes: int = 1000) -> Architecture:
 
     Raises InputError for another name.
     """
-    if variant not in VARIANTS:
+    if not isinstance(variant, str) or variant not in VARIANTS:
         raise InputError(f"no network {variant!r}: expected one of {', '.join(VARIANTS)}")
     block_strings, stem_filters, multiplier = VARIANTS[variant]
     return Architecture(variant, block_strings, stem_filters, HEAD_FILTERS, multiplier, classes)

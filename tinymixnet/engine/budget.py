@@ -36,16 +36,17 @@ class Budget:
         """Raise TinyMixNetError if `what` asks for more than the limit of this name."""
         allowed = getattr(self, limit)
         if asked > allowed:
+            unit = limit.split("_", 1)[1].replace("_", " ")
             raise TinyMixNetError(
-                f"{what} asks for {asked:,.0f} {limit.rpartition('_')[2]}, at most {allowed:,} are "
-                f"allowed; if you trust it, set TINYMIXNET_BUDGET={limit}={asked:.0f}"
+                f"{what} asks for {asked:,.0f} {unit}, at most {allowed:,} are allowed; if you "
+                f"trust it, set TINYMIXNET_BUDGET={limit}={asked:.0f}"
             )
 
     def set(self, text: str) -> None:
         """Set limits from text such as "photo_pixels=2e8, layer_bytes=4e9", else InputError."""
         names = [field.name for field in fields(self)]
         for part in filter(None, (part.strip() for part in text.split(","))):
-            name, _, value = part.partition("=")
+            name, value = (side.strip() for side in [*part.split("=", 1), ""][:2])
             try:
                 if name not in names:
                     raise ValueError

@@ -1,12 +1,12 @@
-"""Every operation MixNet is made of, one pure function each, written to be read.
+"""Every operation that MixNet is made of, one pure function each.
 
-Letters used in the shapes below, all arrays NHWC as in TensorFlow:
+All arrays are NHWC, as in TensorFlow. The letters in the shapes below mean:
 
     N images   H x W pixels   C input channels   O output channels   OH x OW output pixels
-    KH x KW the pixels a kernel covers, K where it is square
+    KH x KW the pixels that a kernel covers, K where it is square
 
-The kernels compute in the type they are given: float32 in, float32 out; float64 in, float64 out
-(the tests use that to measure rounding). No kernel changes its input.
+A kernel computes in the type that it is given: float32 in, float32 out; float64 in, float64 out.
+(The tests use float64 to measure rounding.) No kernel changes its input.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,10 @@ Array = np.ndarray
 
 
 def normalize(image: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """Bring pixels of 0..255 to about -2..2, as in training; image (..., 3), one mean a colour.
+    """Bring pixels from 0..255 to about -2..2, as in training; image (..., 3), RGB.
 
-    A zero of SAME padding stands for the mean after this, not for black: pad later.
+    mean and std have one number for each colour. After this a zero means the mean colour, not
+    black. So SAME padding, which adds zeros, has to come later.
     """
     return (image - np.asarray(mean, image.dtype)) / np.asarray(std, image.dtype)
 
@@ -34,11 +35,11 @@ def normalize(image: Array, mean: Sequence[float], std: Sequence[float]) -> Arra
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """How many zeros TensorFlow's SAME puts before and after one axis: (before, after).
+    """How many zeros TensorFlow's SAME padding puts before and after one axis: (before, after).
 
-    The output has ceil(size / stride) positions. When the zeros do not divide evenly, the odd one
-    goes *after* the data, so a stride-2 3x3 over an even axis pads (0, 1), where PyTorch's
-    symmetric padding=1 would pad (1, 1) and shift every feature by a pixel.
+    The output has ceil(size / stride) positions. Where the number of zeros is odd, the extra one
+    goes *after* the data. So a 3x3 kernel with stride 2 pads an even axis by (0, 1). PyTorch's
+    padding=1 would pad it by (1, 1) and shift every feature by a pixel.
     Source: TensorFlow's documentation of tf.nn, "SAME" padding.
     """
     positions = -(-size // stride)
@@ -47,9 +48,9 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def windows(x: Array, kernel_size: tuple[int, int], stride: int) -> Array:
-    """The patch under the kernel at every output position, as a view of the padded input.
+    """The patch that the kernel covers at every output position, as a view of the padded input.
 
-    x (N, H, W, C) -> (N, OH, OW, C, KH, KW)
+    x (N, H, W, C) -> (N, OH, OW, C, KH, KW), SAME padding. A view copies nothing.
     """
     n, h, w, c = x.shape
     kh, kw = kernel_size
@@ -59,10 +60,10 @@ def windows(x: Array, kernel_size: tuple[int, int], stride: int) -> Array:
 
 
 def im2col(x: Array, kernel_size: tuple[int, int], stride: int = 1) -> Array:
-    """Lay out the patch under the kernel at every position as one row: convolution becomes matmul.
+    """Write the patch at every position as one row: a convolution is then a matrix product.
 
-    x (N, H, W, C) -> (N, OH, OW, KH * KW * C), the order of a row being that of an HWIO kernel
-    reshaped to (KH * KW * C, O).
+    x (N, H, W, C) -> (N, OH, OW, KH * KW * C). The numbers of a row are in the order of the rows of
+    a kernel (KH, KW, C, O) that is reshaped to (KH * KW * C, O).
     """
     patches = windows(x, kernel_size, stride).transpose(0, 1, 2, 4, 5, 3)
     n, oh, ow, kh, kw, c = patches.shape
@@ -70,7 +71,7 @@ def im2col(x: Array, kernel_size: tuple[int, int], stride: int = 1) -> Array:
 
 
 def conv2d(x: Array, kernel: Array, stride: int = 1, bias: Array | None = None) -> Array:
-    """A convolution is one matrix product of im2col's rows with the kernel's columns.
+    """Convolution, as one matrix product: the rows of `im2col` times the columns of the kernel.
 
     x (N, H, W, C), kernel (KH, KW, C, O), bias (O,) -> (N, OH, OW, O), SAME padding.
     Raises InputError when the channels of x and kernel differ.
@@ -82,7 +83,7 @@ def conv2d(x: Array, kernel: Array, stride: int = 1, bias: Array | None = None) 
 
 
 def pointwise_conv2d(x: Array, kernel: Array, bias: Array | None = None) -> Array:
-    """A 1x1 convolution needs no im2col: it is a dense layer at every pixel.
+    """A 1x1 convolution: the same dense layer at every pixel, so it needs no `im2col`.
 
     x (N, H, W, C), kernel (1, 1, C, O), bias (O,) -> (N, H, W, O).
     Raises InputError for another kernel size or other channels.
@@ -113,10 +114,10 @@ def _slices(x: Array, sizes: Sequence[int]) -> list[Array]:
 
 
 def grouped_conv2d(x: Array, kernels: Sequence[Array]) -> Array:
-    """Each group of channels has a 1x1 convolution of its own; the results stand side by side.
+    """A 1x1 convolution for each group of channels; the results stand side by side.
 
-    x (N, H, W, C), kernels one (1, 1, C_g, O_g) a group, the C_g adding up to C -> (N, H, W, O).
-    Raises InputError when they do not.
+    x (N, H, W, C); kernels, one for each group, (1, 1, C_g, O_g) -> (N, H, W, O).
+    Raises InputError when the C_g do not add up to C.
     """
     sizes = [kernel.shape[2] for kernel in kernels]
     _expect_channels("grouped_conv2d", x, sum(sizes))
@@ -139,10 +140,10 @@ def depthwise_conv2d(x: Array, kernel: Array, stride: int = 1) -> Array:
 
 
 def mix_conv(x: Array, kernels: Sequence[Array], stride: int = 1) -> Array:
-    """MixNet's idea: one depthwise layer whose channel groups have kernels of several sizes.
+    """MixNet's idea: one depthwise layer in which each group of channels has its own kernel size.
 
-    x (N, H, W, C), kernels one (K_g, K_g, C_g, 1) a group, the C_g adding up to C
-    -> (N, OH, OW, C). Raises InputError when they do not.
+    x (N, H, W, C); kernels, one for each group, (K_g, K_g, C_g, 1) -> (N, OH, OW, C).
+    Raises InputError when the C_g do not add up to C.
     """
     sizes = [kernel.shape[2] for kernel in kernels]
     _expect_channels("mix_conv", x, sum(sizes))
@@ -182,11 +183,12 @@ def fold_batch_norm(
     moving_variance: Array,
     epsilon: float = 1e-3,
 ) -> tuple[Array, Array]:
-    """Batch norm after a convolution is the same convolution with other numbers: (kernel, bias).
+    """Make one convolution out of a convolution and the batch norm after it: (kernel, bias).
 
-    conv(x, kernel) * s + (beta - mean * s) = conv(x, kernel * s) + bias, s = gamma / sqrt(variance
-    + epsilon). kernel (KH, KW, C, O), or depthwise (KH, KW, C, 1), whose outputs are its C
-    channels; the vectors have one value an output. Raises InputError when they do not fit.
+    With s = gamma / sqrt(variance + epsilon), batch norm multiplies each output by s and adds
+    beta - mean * s. Multiplying the kernel by s does the same as multiplying the output.
+    kernel (KH, KW, C, O), or depthwise (KH, KW, C, 1), which has C outputs; the four vectors have
+    one value for each output. Raises InputError when they do not fit.
     """
     kh, kw, c, o = kernel.shape
     scale = gamma / np.sqrt(moving_variance + epsilon)
@@ -208,9 +210,9 @@ def relu(x: Array) -> Array:
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)), from -inf (0) through 0 (one half) to inf (1), without overflow.
+    """1 / (1 + exp(-x)): 0 at -infinity, one half at 0, 1 at infinity.
 
-    exp sees only -|x|, so it can underflow to 0 (which is right) but never overflow.
+    exp gets only -|x|. So it may underflow to 0, which is right, but it never overflows.
     """
     with np.errstate(under="ignore"):
         e = np.exp(-np.abs(x))
@@ -218,9 +220,9 @@ def sigmoid(x: Array) -> Array:
 
 
 def swish(x: Array) -> Array:
-    """x * sigmoid(x): like ReLU, but smooth, and slightly negative below 0 (also called SiLU).
+    """x * sigmoid(x), also called SiLU: like ReLU, but smooth, and slightly negative below 0.
 
-    Its limit at -inf is 0, but -inf * 0 would be NaN: hence the finite lower bound.
+    At -infinity it should be 0, but -infinity times 0 is NaN. So x is bounded from below first.
     """
     with np.errstate(under="ignore"):
         return np.maximum(x, np.finfo(x.dtype).min) * sigmoid(x)
@@ -229,7 +231,7 @@ def swish(x: Array) -> Array:
 def softmax(x: Array) -> Array:
     """Turn logits into probabilities that add up to 1 over the last axis; x (N, classes).
 
-    Subtracting the largest logit changes no ratio and keeps exp from overflowing.
+    Subtracting the largest logit keeps exp from overflowing and does not change the result.
     """
     with np.errstate(over="ignore", under="ignore"):
         e = np.exp(x - x.max(axis=-1, keepdims=True))
@@ -240,15 +242,15 @@ def softmax(x: Array) -> Array:
 
 
 def global_average_pool(x: Array) -> Array:
-    """One number a channel: its mean over all pixels. x (N, H, W, C) -> (N, C).
+    """The mean of each channel over all pixels. x (N, H, W, C) -> (N, C).
 
-    Rows first, then columns: adding up in two short runs instead of one long one rounds less.
+    Rows first, then columns: two short sums round less than one long sum.
     """
     return x.mean(axis=2).mean(axis=1)
 
 
 def dense(x: Array, kernel: Array, bias: Array) -> Array:
-    """The classifier: every output is a weighted sum of all inputs.
+    """A dense layer, the classifier: every output is a weighted sum of all inputs, plus a bias.
 
     x (N, C), kernel (C, O), bias (O,) -> (N, O).
     """
@@ -263,10 +265,10 @@ def squeeze_excite(
     expand_bias: Array,
     activation: Callable[[Array], Array] = swish,
 ) -> Array:
-    """Turn each channel up or down by a gate between 0 and 1 that is computed from all channels.
+    """Multiply each channel by a number between 0 and 1, its gate, computed from all channels.
 
     x (N, H, W, C), reduce_kernel (1, 1, C, R), expand_kernel (1, 1, R, C), biases (R,) and (C,)
-    -> (N, H, W, C).
+    -> (N, H, W, C). R is the small number of channels in between.
     """
     pooled = global_average_pool(x)[:, None, None, :]  # (N, 1, 1, C)
     squeezed = activation(pointwise_conv2d(pooled, reduce_kernel, reduce_bias))  # (N, 1, 1, R)

@@ -34,7 +34,7 @@ Layers = Generator[tuple[str, Array], Array, Array]  # yields (name, tensor), is
 def network(
     image: Array, architecture: Architecture, tensors: Tensors, metadata: Metadata
 ) -> Layers:
-    """MixNet from pixels to probabilities; yields (name, tensor), expects a tensor for each."""
+    """MixNet from pixels to probabilities. Yields (name, tensor), and is sent a tensor for each."""
     x = yield from stem(image, tensors, metadata)
     for block in architecture.blocks:
         x = yield from mixnet_block(x, block, tensors, metadata.epsilon)

@@ -21,14 +21,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinymixnet.engine.architecture import VARIANTS, Architecture, mixnet
-from tinymixnet.engine.hdf5 import SIGNATURE, Hdf5File, Header, open_hdf5
+from tinymixnet.engine.budget import budget
+from tinymixnet.engine.hdf5 import DEFLATE, SHUFFLE, SIGNATURE, Hdf5File
+from tinymixnet.engine.hdf5_structure import Dataset
 from tinymixnet.engine.metadata import Metadata, check_format, read_architecture, read_metadata
-from tinymixnet.errors import TinyMixNetError, WeightsError
+from tinymixnet.errors import InputError, TinyMixNetError, WeightsError
 
 BUNDLED = Path(__file__).parents[1] / "data" / "mixnet-l-cifar10.h5"
 
-LARGEST = 100_000_000  # numbers in a network, far above MixNet-L's: more is a size bomb
 LARGEST_LABEL = 1024  # bytes
+LARGEST_VALUE = 1e30  # of a weight: products of larger ones leave the range of float32
 
 
 class Weights(NamedTuple):
@@ -45,7 +47,7 @@ class Weights(NamedTuple):
 def cache_dir() -> Path:
     """The folder of fetched weights: TINYMIXNET_HOME, else in the user's cache folder."""
     if home := os.environ.get("TINYMIXNET_HOME"):
-        return Path(home).expanduser()
+        return Path(os.path.expanduser(home))  # unlike Path's, it leaves an unknown ~user alone
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "tinymixnet"
 
@@ -54,24 +56,57 @@ def find_weights(weights: str | os.PathLike[str] | None = None) -> Path:
     """The file that is meant: a path, a fetched network's name, or None for the default.
 
     The default is TINYMIXNET_WEIGHTS (a path or name) where that is set, else the bundled file.
-    Raises WeightsError when there is none.
+    Raises WeightsError when there is none, InputError for what is neither a path nor a name.
     """
+    if not isinstance(weights, (str, os.PathLike, type(None))):
+        kind = type(weights).__name__
+        raise InputError(f"weights: expected a path or a network's name, found {kind}")
     wanted = weights or os.environ.get("TINYMIXNET_WEIGHTS") or BUNDLED
     if wanted in VARIANTS:
         path = cache_dir() / f"{wanted}.h5"
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise WeightsError(
                 f"{wanted}: not fetched yet, no {path}; run: python -m weights_tools fetch {wanted}"
             )
+        if problem := _problem(path):
+            raise WeightsError(f"{wanted}: {path}: {problem}; remove it and fetch {wanted} again")
         return path
     path = Path(wanted)
-    if not path.is_file():
-        what = "is a folder, not a weights file" if path.is_dir() else "no such weights file"
-        raise WeightsError(f"{path}: {what}; expected a .h5 path or one of {', '.join(VARIANTS)}")
+    if problem := _problem(path):
+        names = ", ".join(VARIANTS)
+        raise WeightsError(f"{path}: {problem}; expected a .h5 file or one of {names}")
     return path
 
 
+def _problem(path: Path) -> str:
+    """Why a path cannot be that of a weights file; nothing is opened for that."""
+    try:
+        if path.is_file():
+            return ""
+        if path.exists():
+            return f"is a {'folder' if path.is_dir() else 'pipe or device'}, not a weights file"
+        return "a link that leads nowhere" if path.is_symlink() else "no such weights file"
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        return f"cannot be opened ({error.strerror})"
+
+
 # -- reading --------------------------------------------------------------------------------------
+
+
+def read_wanted(weights: str | os.PathLike[str] | None = None) -> Weights:
+    """Find weights as `find_weights` does, and read them.
+
+    Raises WeightsError also where the file of a fetched network holds another network.
+    """
+    path = find_weights(weights)
+    content = read_weights(path)
+    wanted = weights or os.environ.get("TINYMIXNET_WEIGHTS")
+    if wanted in VARIANTS and content.architecture.variant != wanted:
+        raise WeightsError(
+            f"{path}: expected {wanted}, found {content.architecture.variant}; remove it and fetch "
+            f"{wanted} again"
+        )
+    return content
 
 
 def read_weights(path: str | os.PathLike[str]) -> Weights:
@@ -84,8 +119,8 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     try:
         if not Path(path).is_file() or not _is_hdf5(Path(path)):
             raise WeightsError(_what_instead(Path(path)))
-        with open_hdf5(path) as file:
-            return read_open_file(file)
+        budget.check("weights_file_bytes", Path(path).stat().st_size, "this file")
+        return _read(Hdf5File(path, isolated=False))
     except TinyMixNetError as error:
         raise WeightsError(f"{path}: {error}") from None
     except PermissionError:
@@ -112,29 +147,26 @@ def _what_instead(path: Path) -> str:
     return "not a weights file (no HDF5 inside), or damaged at its start"
 
 
-def read_open_file(file: Hdf5File) -> Weights:
-    """As `read_weights`, of a file that is open already."""
-    attributes = file.attributes()
+def _read(file: Hdf5File) -> Weights:
+    datasets, attributes, problems = file.structure
     check_format(attributes)
-    architecture, metadata = read_architecture(attributes), read_metadata(attributes)
-    size = sum(map(prod, architecture.tensor_shapes().values()))
-    if size > LARGEST:
-        raise WeightsError(f"refused, its block strings ask for {size:,} numbers (a size bomb?)")
+    if problems:
+        raise WeightsError(join_problems(problems))
+    architecture = read_architecture(attributes)
+    metadata = read_metadata(attributes, architecture.classes)
+    check_size(architecture, metadata)
 
-    headers, problems = _headers(file)
-    labels = headers.pop("labels", None)
-    shapes = {name: header.shape for name, header in headers.items()}
-    problems += shape_problems(shapes, architecture)
-    problems += [
-        f"{name}: refused, type {dtype}, expected float32 or float16"
-        for name, (_, dtype) in headers.items()
-        if dtype.str not in ("<f4", "<f2")
-    ]
-    problems += _label_problems(labels, architecture.classes)
+    tensors = {name: dataset for name, dataset in datasets.items() if name != "labels"}
+    shapes = {name: dataset.shape for name, dataset in tensors.items()}
+    problems = shape_problems(shapes, architecture)
+    for name, dataset in tensors.items():
+        problems += [f"{name}: {problem}" for problem in _storage_problems(dataset)]
+    labels = datasets.get("labels")
+    problems += [f"labels: {problem}" for problem in _label_problems(labels, architecture.classes)]
     if problems:
         raise WeightsError(join_problems(problems) + _guess(shapes, architecture))
 
-    stored = {name: file.read(name) for name in headers}
+    stored = {name: file.read(name) for name in tensors}
     encoded = file.read("labels")
     problems = [p for name, tensor in stored.items() for p in value_problems(name, tensor)]
     if checksum(attributes, {**stored, "labels": encoded}) != attributes.get("sha256"):
@@ -142,20 +174,25 @@ def read_open_file(file: Hdf5File) -> Weights:
     if problems:
         raise WeightsError(join_problems(problems))
     names = architecture.tensor_shapes()
-    tensors = {name: stored[name].astype(np.float32, copy=False) for name in names}
     texts = tuple(label.decode() for label in encoded.tolist())
-    return Weights(architecture, tensors, replace(metadata, labels=texts))
+    return Weights(
+        architecture,
+        {name: stored[name].astype(np.float32, copy=False) for name in names},
+        replace(metadata, labels=texts),
+    )
 
 
-def _headers(file: Hdf5File) -> tuple[dict[str, Header], list[str]]:
-    """Shape and type of each dataset, and which of them cannot be read."""
-    headers, problems = {}, []
-    for name in file.names:
-        try:
-            headers[name] = file.header(name)
-        except TinyMixNetError as error:
-            problems.append(f"{name}: {error}")
-    return headers, problems
+def check_size(architecture: Architecture, metadata: Metadata) -> None:
+    """Ask the budget whether the network is not too large, at the input size of its preset."""
+    numbers = sum(map(prod, architecture.tensor_shapes().values()))
+    budget.check("network_numbers", numbers, "the network of its block strings")
+    size = metadata.input_size
+    at = f"the network at {size} x {size} pixels"
+    largest = max(map(prod, architecture.layer_shapes(size, size).values()))
+    budget.check("activation_bytes", 4 * largest, f"a layer of {at}")
+    budget.check("network_multiply_adds", architecture.multiply_adds(size, size), at)
+    crop = metadata.preset_parameters.get("crop", 1)
+    budget.check("preset_pixels", (size / crop) ** 2, f"input_size {size} over crop {crop}")
 
 
 def checksum(attributes: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
@@ -190,24 +227,41 @@ def shape_problems(shapes: Mapping[str, tuple[int, ...]], architecture: Architec
 
 
 def value_problems(name: str, tensor: np.ndarray) -> list[str]:
-    """Values that no trained network has: NaN, infinity, negative variances."""
+    """Values that no trained network has: NaN, infinity, huge ones, negative variances."""
     if not np.isfinite(tensor).all():
         return [f"{name}: NaN or infinity in {tensor.dtype}"]
+    if tensor.dtype != np.float16 and (largest := np.abs(tensor).max(initial=0)) > LARGEST_VALUE:
+        return [f"{name}: values up to {largest:g}, too large to compute with in float32"]
     if name.endswith("moving_variance") and (tensor < 0).any():
         return [f"{name}: a negative variance, {tensor.min():g}"]
     return []
 
 
-def _label_problems(labels: Header | None, classes: int) -> list[str]:
+def _storage_problems(dataset: Dataset) -> list[str]:
+    """Ways of storing a tensor that `write_weights` does not have."""
+    chunks, shape, filters = dataset.chunks, dataset.shape, dataset.filters
+    expected = (SHUFFLE, DEFLATE) if chunks else ()
+    checks = {
+        dataset.problem: bool(dataset.problem),
+        f"refused, filters {[*filters]}, expected {[*expected]}": filters != expected,
+        f"refused, chunks {chunks}": chunks not in (None, shape),
+        f"refused, type {np.dtype(dataset.dtype)}, expected float32 or float16": (
+            dataset.dtype not in ("<f4", "<f2")
+        ),
+    }
+    return [problem for problem, is_there in checks.items() if is_there]
+
+
+def _label_problems(labels: Dataset | None, classes: int) -> list[str]:
     if labels is None:
-        return ["labels: missing"]
+        return ["missing"]
     if labels.shape != (classes,):
-        return [f"labels: expected ({classes},), found {labels.shape}"]
-    if labels.dtype.kind != "S":
-        return [f"labels: expected text of fixed length, found {labels.dtype}"]
-    if labels.dtype.itemsize > LARGEST_LABEL:
-        return [f"labels: refused, {labels.dtype.itemsize} bytes each, at most {LARGEST_LABEL}"]
-    return []
+        return [f"expected ({classes},), found {labels.shape}"]
+    if labels.dtype[:2] != "|S":
+        return [f"expected text of fixed length, found {np.dtype(labels.dtype)}"]
+    if (size := np.dtype(labels.dtype).itemsize) > LARGEST_LABEL:
+        return [f"refused, {size} bytes each, at most {LARGEST_LABEL} expected"]
+    return [labels.problem] if labels.problem else []
 
 
 def join_problems(problems: list[str]) -> str:

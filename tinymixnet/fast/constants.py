@@ -7,7 +7,7 @@ import numpy as np
 from tinymixnet.engine.architecture import BATCH_NORM, Architecture, group_kernels
 from tinymixnet.engine.kernels import Array, fold_batch_norm
 from tinymixnet.engine.metadata import Metadata
-from tinymixnet.errors import WeightsError
+from tinymixnet.errors import WeightsError, printable
 
 
 def constants(
@@ -24,8 +24,9 @@ def constants(
         folded = _fold(architecture, tensors, metadata)
     for name, array in folded.items():
         if not np.isfinite(array).all():
+            weights = printable(metadata.name or architecture.variant)
             raise WeightsError(
-                f"{metadata.name or architecture.variant}: {name} overflows float32 when the batch "
+                f"{weights}: {name} overflows float32 when the batch "
                 "norm and the normalisation are folded into it; are the weights damaged, or the "
                 "metadata's std or epsilon too small?"
             )

@@ -15,6 +15,7 @@ import numpy as np
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.kernels import Array
+from tinymixnet.errors import printable
 from tinymixnet.fast.compiler import Compiler, Program, Step
 
 PROGRAMS_KEPT = 2  # input sizes; the arrays of each take as much memory as the weights or more
@@ -22,7 +23,7 @@ PROGRAMS_KEPT = 2  # input sizes; the arrays of each take as much memory as the 
 
 def check_input_size(architecture: Architecture, height: int, width: int) -> None:
     """Raise TinyMixNetError if the budget does not allow for an image of this size."""
-    what = f"{architecture.variant} at {height} x {width} pixels"
+    what = f"{printable(architecture.variant)} at {height} x {width} pixels"
     largest = max(map(prod, architecture.layer_shapes(height, width).values()))
     budget.check("activation_bytes", 4 * largest, f"the largest layer of {what}")
     multiply_adds = architecture.multiply_adds(height, width)

@@ -29,7 +29,7 @@ import numpy as np
 
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.images import Source, read_image
-from tinymixnet.errors import ImageError, InputError, TinyMixNetError
+from tinymixnet.errors import ImageError, InputError, TinyMixNetError, printable
 from tinymixnet.fast.shared_memory import Shared, attach, share
 
 Answer = Any  # what the function returns for a photo, or the TinyMixNetError that it raises
@@ -277,7 +277,7 @@ class WorkerPool:
             photo.deaths += dead.at_work
             if photo.deaths == MOST_DEATHS or photo.tries == MOST_TRIES:
                 self.answers[photo.index] = ImageError(
-                    f"{photo.name}: a worker process died twice on this image ({how}); does it "
+                    f"{printable(photo.name)}: a worker process died twice on this image ({how}); does it "
                     "need more memory than there is, or crash its decoder?"
                 )
                 dead.photos.popleft()

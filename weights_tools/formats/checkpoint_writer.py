@@ -65,7 +65,14 @@ def entry_message(
 ) -> bytes:
     """BundleEntryProto; zeros are left out, `more` fields stand at the end."""
     encoded = shape if isinstance(shape, bytes) else shape_message(shape)
-    fields = [(1, dtype), (2, encoded), (3, shard), (4, offset), (5, size), (6, crc)]
+    fields: list[tuple[int, int | bytes]] = [
+        (1, dtype),
+        (2, encoded),
+        (3, shard),
+        (4, offset),
+        (5, size),
+        (6, crc),
+    ]
     kept = [(number, value) for number, value in fields if value or number == 2]
     return message(*kept, *more, fixed32=(6,))
 
@@ -157,5 +164,5 @@ def write_checkpoint(
     edit(entries)
     index = table(sorted(entries.items()), block_size, restart_interval)
     Path(f"{prefix}.index").write_bytes(index)
-    for shard, content in enumerate(data):
-        Path(f"{prefix}.data-{shard:05d}-of-{shards:05d}").write_bytes(content)
+    for shard, written in enumerate(data):
+        Path(f"{prefix}.data-{shard:05d}-of-{shards:05d}").write_bytes(written)

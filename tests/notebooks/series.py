@@ -1,0 +1,70 @@
+"""What the tests of the notebooks share: the series, and how to look into a notebook."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+SERIES = (
+    "00_classify_a_photo",
+    "01_same_padding",
+    "02_convolution_as_im2col",
+    "03_depthwise_and_mixconv",
+    "04_folding_batch_norm",
+    "05_swish_and_squeeze_excite",
+    "06_reading_block_strings",
+    "07_one_block_by_hand",
+    "08_debugging_layer_by_layer",
+    "09_where_the_time_goes",
+    "10_from_tensorflow_checkpoint_to_weights",
+)
+
+
+def load_make():
+    """notebooks/make.py as a module."""
+    spec = importlib.util.spec_from_file_location("make_notebooks", FOLDER / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def only(elements):
+    """The one element there must be."""
+    (element,) = elements
+    return element
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def prose(notebook):
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def hidden_answer(notebook):
+    """The Python inside <details>."""
+    details = only(re.findall(r"<details>(.*?)</details>", prose(notebook), re.DOTALL))
+    return only(re.findall(r"```python\n(.*?)```", details, re.DOTALL))
+
+
+def texts(cell):
+    """What a cell printed or displayed, as text."""
+    shown = []
+    for output in cell.outputs:
+        if output.output_type == "stream":
+            shown.append(output.text)
+        elif "image/png" in output.get("data", {}):
+            shown.append("a picture")
+        elif output.output_type in ("display_data", "execute_result"):
+            shown.append(output.data["text/plain"])
+    return shown
+
+
+def check_links(markdown):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", markdown):
+        assert (FOLDER / link).exists(), link

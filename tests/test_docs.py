@@ -1,0 +1,16 @@
+"""Pages that are made from the code are as the code would make them now."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not tell a method's class")
+def test_the_page_on_the_architecture_is_true() -> None:
+    command = [sys.executable, "docs/make_architecture.py", "--check"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stdout + run.stderr
