@@ -277,8 +277,8 @@ class WorkerPool:
             photo.deaths += dead.at_work
             if photo.deaths == MOST_DEATHS or photo.tries == MOST_TRIES:
                 self.answers[photo.index] = ImageError(
-                    f"{printable(photo.name)}: a worker process died twice on this image ({how}); does it "
-                    "need more memory than there is, or crash its decoder?"
+                    f"{printable(photo.name)}: a worker process died twice on this image ({how}); "
+                    "does it need more memory than there is, or crash its decoder?"
                 )
                 dead.photos.popleft()
         self.waiting.extendleft(reversed(dead.photos))
