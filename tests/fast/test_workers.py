@@ -364,35 +364,40 @@ def test_an_image_that_kills_two_workers_is_given_up_and_no_other(model):
     assert_same(answers, expected)
 
 
-def test_a_path_given_up_is_named_and_one_death_is_forgiven(model, tmp_path):
-    twice, once = tmp_path / "twice.jpg", tmp_path / "once.png"
+def answer_when_told(path):
+    """Runs in a worker: tell its process id, and wait for a file that allows it to answer."""
+    Path(f"{path}.{os.getpid()}.begun").touch()
+    while not Path(f"{path}.go").exists():
+        time.sleep(0.005)
+    return f"answer to {path}"
 
-    def kill_a_reader_of(path):
-        """Kill the worker when it reads the named pipe: to open one for writing needs a reader."""
-        while True:
-            try:
-                file = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-                break
-            except OSError:
-                time.sleep(0.005)
-        if path == once:  # what the next worker is to find there
-            Image.fromarray(IMAGES[1]).save(tmp_path / "photo.png")
-            os.replace(tmp_path / "photo.png", once)
-        (worker,) = children()
+
+def test_a_path_given_up_is_named_and_one_death_is_forgiven(tmp_path):
+    first, twice, once, last = (str(tmp_path / name) for name in ("a", "twice", "once", "z"))
+
+    def kill_a_worker_on(path):
+        assert soon(lambda: begun(path) - set(killed))
+        (worker,) = begun(path) - set(killed)
+        if path == once:  # the next worker may answer
+            Path(f"{once}.go").touch()
+        killed.append(worker)
         os.kill(worker, signal.SIGKILL)
-        os.close(file)
-        killed.append(path)
-        assert soon(lambda: worker not in children())  # or we would find the dying one once more
+
+    def begun(path):
+        files = tmp_path.glob(f"{Path(path).name}.*.begun")
+        return {int(file.suffixes[0][1:]) for file in files}
 
     killed = []
-    os.mkfifo(twice)
-    os.mkfifo(once)
-    killer = threading.Thread(target=lambda: [kill_a_reader_of(p) for p in (twice, twice, once)])
+    for path in (first, last):
+        Path(f"{path}.go").touch()
+    killer = threading.Thread(target=lambda: [kill_a_worker_on(p) for p in (twice, twice, once)])
     killer.start()
-    first, given_up, forgiven, last = model.map([IMAGES[0], twice, once, IMAGES[2]], workers=1)
+    sources = [first, twice, once, last]
+    answers = list(map_in_processes(answer_when_told, sources, workers=1))
     killer.join()
-    assert killed == [twice, twice, once]
-    assert_same([first, forgiven, last], one_by_one(model, IMAGES[:3]))
+    assert len(killed) == 3
+    given_up = answers.pop(1)
+    assert answers == [f"answer to {path}" for path in (first, once, last)]
     assert isinstance(given_up, TinyMixNetError)
     assert str(given_up).startswith(f"{twice}: a worker process died twice on this image")
     assert "killed by signal 9" in str(given_up)
