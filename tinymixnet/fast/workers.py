@@ -138,7 +138,10 @@ def _portable(source: Source) -> str | bytes | np.ndarray:
         return source
     if hasattr(source, "read"):
         with contextlib.suppress(Exception):  # read_image meets the same error, and explains it
-            return io.BytesIO(source.read()).getvalue()
+            content = source.read()
+            if not isinstance(content, str):
+                return bytes(content)
+            source = io.StringIO(content)  # type: ignore[assignment]  # a text file, to be refused
     return np.asarray(read_image(source))
 
 
