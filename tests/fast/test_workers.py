@@ -173,6 +173,7 @@ def test_bad_images_are_answered_in_their_place(model, tmp_path):
             raise OSError("the disk is on fire")
 
     (tmp_path / "bad.jpg").write_bytes(Path(CAT).read_bytes()[:300])
+    text = io.StringIO("text")
     sources = [
         str(tmp_path / "none.jpg"),
         IMAGES[0],
@@ -181,7 +182,7 @@ def test_bad_images_are_answered_in_their_place(model, tmp_path):
         IMAGES[1],
         IMAGES[2].astype(np.float32),
         Unreadable(b"x"),
-        io.StringIO("text"),
+        text,
         17,
         None,
         np.array([{}, object()]),
@@ -189,6 +190,7 @@ def test_bad_images_are_answered_in_their_place(model, tmp_path):
     ]
     expected = one_by_one(model, sources)
     assert sum(isinstance(answer, ImageError) for answer in expected) == len(sources) - 3
+    text.seek(0)
     assert_same(list(model.map(sources)), expected)
 
 
