@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from tinymixnet.engine.architecture import Architecture
+from tinymixnet.engine.architecture import Architecture, check_input_size
 from tinymixnet.engine.budget import read_environment
 from tinymixnet.engine.images import PRESETS, Source, check_preset, preprocess, read_image
 from tinymixnet.engine.kernels import Array, softmax
@@ -23,7 +23,7 @@ from tinymixnet.engine.pixels import check_pixels, read_pixels
 from tinymixnet.engine.weights import join_problems, read_wanted, shape_problems
 from tinymixnet.errors import ImageError, InputError, TinyMixNetError, WeightsError, printable
 from tinymixnet.fast.constants import constants
-from tinymixnet.fast.plan import PROGRAMS_KEPT, Plan, check_input_size
+from tinymixnet.fast.plan import PROGRAMS_KEPT, Plan
 
 __all__ = ["Model", "Prediction", "load", "network"]
 

@@ -6,28 +6,16 @@ the architecture into steps. `Plan` runs them. A test holds the result equal to 
 
 import threading
 from collections.abc import Mapping
-from math import prod
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from tinymixnet.engine.architecture import Architecture
-from tinymixnet.engine.budget import budget
+from tinymixnet.engine.architecture import Architecture, check_input_size
 from tinymixnet.engine.kernels import Array
-from tinymixnet.errors import printable
 from tinymixnet.fast.compiler import Compiler, Program, Step
 
 PROGRAMS_KEPT = 2  # input sizes; the arrays of each take as much memory as the weights or more
-
-
-def check_input_size(architecture: Architecture, height: int, width: int) -> None:
-    """Raise TinyMixNetError if the budget does not allow for an image of this size."""
-    what = f"{printable(architecture.variant)} at {height} x {width} pixels"
-    largest = max(map(prod, architecture.layer_shapes(height, width).values()))
-    budget.check("activation_bytes", 4 * largest, f"the largest layer of {what}")
-    multiply_adds = architecture.multiply_adds(height, width)
-    budget.check("network_multiply_adds", multiply_adds, what)
 
 
 class Plan:

@@ -9,7 +9,6 @@ uses it. A worker whose parent has died finds its pipe closed, and ends.
 """
 
 import contextlib
-import io
 import os
 import pickle
 import queue
@@ -23,12 +22,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.images import Source, read_image
+from tinymixnet.engine.photo_files import read_bounded
 from tinymixnet.errors import ImageError, InputError, TinyMixNetError, printable
 from tinymixnet.fast.shared_memory import Shared, attach, share
 
@@ -137,12 +137,19 @@ def _portable(source: Source) -> str | bytes | np.ndarray:
     if isinstance(source, np.ndarray) and source.dtype == np.uint8:
         return source
     if hasattr(source, "read"):
-        with contextlib.suppress(Exception):  # read_image meets the same error, and explains it
-            content = source.read()
-            if not isinstance(content, str):
-                return bytes(content)
-            source = io.StringIO(content)  # type: ignore[assignment]  # a text file, to be refused
+        return _read(source)  # type: ignore[arg-type]  # a PIL image has no read
     return np.asarray(read_image(source))
+
+
+def _read(file: IO[bytes]) -> bytes:
+    """Return what is in a file object. Raise ImageError as `read_image` does."""
+    try:
+        return read_bounded(file)
+    except TinyMixNetError as error:
+        raise ImageError(f"image: {error}") from None
+    except Exception as error:  # of a file object of somebody else's
+        reason = printable(error or type(error).__name__)
+        raise ImageError(f"image: cannot be read as an image ({reason})") from None
 
 
 def _answers(
