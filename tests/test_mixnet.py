@@ -12,27 +12,37 @@ from tinymixnet.engine.architecture import mixnet
 from tinymixnet.engine.weights import BUNDLED
 from tinymixnet.model import Model, load
 
-TOLERANCE = 1e-5  # of the largest logit
+# Differences as parts of the largest logit. The fast path folds batch norms into kernels, so it
+# rounds elsewhere; `layers` takes the same steps.
+FAST, LAYERS = 1e-5, 1e-6
 LONGEST = 60  # lines
 SOURCE = Path(tinymixnet.mixnet.__file__).read_text("utf-8")
 TREE = ast.parse(SOURCE)
 
 
+def largest_error(logits: np.ndarray, expected: np.ndarray) -> float:
+    assert logits.shape == expected.shape
+    return float(np.abs(logits - expected).max() / np.abs(expected).max())
+
+
 def assert_equal_to_model(model: Model, pixels: np.ndarray) -> None:
-    expected = model(pixels)
     before = pixels.copy()
     logits = tinymixnet.mixnet.mixnet(pixels, dict(model.tensors), model.architecture.blocks)
     np.testing.assert_array_equal(pixels, before)
-    assert logits.shape == expected.shape
-    assert np.abs(logits - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert largest_error(logits, dict(model.layers(pixels))["logits"]) <= LAYERS
+    assert largest_error(logits, model(pixels)) <= FAST
+
+
+@pytest.fixture(scope="module", params=["mixnet-s", "mixnet-m", "mixnet-l"])
+def made_up(request: pytest.FixtureRequest) -> Model:
+    """A network calibrated on enough pixels that float32 rounding does not grow on its way."""
+    architecture = mixnet(request.param)
+    return Model(architecture, synthetic_tensors(architecture, seed=3, size=224))
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (97, 131)])
-@pytest.mark.parametrize("variant", ["mixnet-s", "mixnet-m", "mixnet-l"])
-def test_it_equals_model_on_made_up_weights(variant: str, height: int, width: int) -> None:
-    architecture = mixnet(variant)
-    model = Model(architecture, synthetic_tensors(architecture, seed=3))
-    assert_equal_to_model(model, synthetic_image(2, height, width, seed=4))
+def test_it_equals_model_on_made_up_weights(made_up: Model, height: int, width: int) -> None:
+    assert_equal_to_model(made_up, synthetic_image(2, height, width, seed=4))
 
 
 def test_it_equals_model_on_the_bundled_weights() -> None:
