@@ -3,7 +3,7 @@
     python -m docs.make_porting_mistakes
 
 needs the extra `test`. Each mistake of tests/support/planted.py is planted in TensorFlow's MixNet-L
-with the bundled weights, and the bundled photo goes through it. A row says what one sees of it: what
+with the bundled weights, and the bundled photo goes through it. A row says what one sees: what
 the port answers, what `compare` shows first, and what `diagnose` says.
 """
 
