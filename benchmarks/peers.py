@@ -157,6 +157,16 @@ def grouped(ops: Any, x: Any, layer: str, groups: list[int], stride: int = 1) ->
     return ops.concat(parts) if len(parts) > 1 else parts[0]
 
 
+class Arithmetic:
+    """The operations of frameworks whose tensors know Python's operators."""
+
+    def multiply(self, x: Any, gate: Any) -> Any:
+        return x * gate
+
+    def add(self, x: Any, shortcut: Any) -> Any:
+        return x + shortcut
+
+
 def is_depthwise(kernel: str) -> bool:
     return "/depthwise_conv/" in kernel
 
@@ -171,7 +181,7 @@ def to_oihw(name: str, tensor: np.ndarray) -> np.ndarray:
 # -- PyTorch eager --------------------------------------------------------------------------------
 
 
-class TorchOperations:
+class TorchOperations(Arithmetic):
     """What timm's tf_mixnet_l runs in evaluation: unfolded batch norms, activations in place."""
 
     def __init__(self, weights: Weights, memory_format: Any) -> None:
@@ -223,12 +233,6 @@ class TorchOperations:
         weight, bias = self.tensors[f"{layer}/kernel"], self.tensors[f"{layer}/bias"]
         return self.functional.linear(x.flatten(1), weight, bias)
 
-    def multiply(self, x: Any, gate: Any) -> Any:
-        return x * gate
-
-    def add(self, x: Any, shortcut: Any) -> Any:
-        return x + shortcut
-
     def split(self, x: Any, sizes: list[int]) -> Any:
         return self.torch.split(x, sizes, 1)
 
@@ -267,7 +271,7 @@ def mean_and_std(metadata: Metadata) -> tuple[np.ndarray, np.ndarray]:
 # -- TensorFlow, frozen graph ---------------------------------------------------------------------
 
 
-class TensorFlowOperations:
+class TensorFlowOperations(Arithmetic):
     """The operations of the original graph; its optimiser folds and fuses what it can."""
 
     def __init__(self, weights: Weights) -> None:
@@ -306,12 +310,6 @@ class TensorFlowOperations:
     def dense(self, x: Any, layer: str) -> Any:
         kernel, bias = self.variables[f"{layer}/kernel"], self.variables[f"{layer}/bias"]
         return self.tf.nn.bias_add(self.tf.squeeze(x, (1, 2)) @ kernel, bias)
-
-    def multiply(self, x: Any, gate: Any) -> Any:
-        return x * gate
-
-    def add(self, x: Any, shortcut: Any) -> Any:
-        return x + shortcut
 
     def split(self, x: Any, sizes: list[int]) -> Any:
         return self.tf.split(x, sizes, 3)
