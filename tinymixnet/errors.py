@@ -1,8 +1,14 @@
-"""The errors a user can cause. Catch `TinyMixNetError` to catch them all."""
+"""The errors that a user can cause, and how text from files is shown.
+
+Catch `TinyMixNetError` to catch them all.
+"""
+
+LONGEST_TEXT = 1000  # characters that `printable` keeps: a path or a message, not a whole file
+CUT = " [...] "  # stands for the middle of a text that was too long
 
 
 class TinyMixNetError(Exception):
-    """A user's mistake: the message names the thing, what it should be, what it is, what to do."""
+    """A user's mistake. The message says what is wrong, what was expected, and what to do."""
 
 
 class InputError(TinyMixNetError, ValueError):
@@ -27,3 +33,28 @@ class FetchError(TinyMixNetError):
 
 class TraceError(TinyMixNetError):
     """A recording of a network's layers that cannot be read or does not fit."""
+
+
+def printable(text: object, longest: int = LONGEST_TEXT) -> str:
+    """Return str(text) as a single line that is safe to show on a terminal or on a page.
+
+    Labels, names and paths come from files that anybody may have written. An escape sequence in
+    them could repaint the terminal, a newline could fake a second message, and a control character
+    for right-to-left text could turn a file's name around. Every character that has no shape of its
+    own is therefore shown as Python writes it in a string:
+
+    >>> print(printable("cat\\x1b[31m\\nok \\u202egpj.exe"))
+    cat\\x1b[31m\\nok \\u202egpj.exe
+
+    All other text stays as it is, and applying `printable` twice changes nothing more. What would
+    be longer than `longest` characters loses its middle.
+    """
+    text = str(text)
+    if not text.isprintable():
+        text = "".join(
+            c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+        )
+    if len(text) > longest:
+        end = longest // 3  # the end of a path or of a message often says what to do
+        text = f"{text[: longest - end - len(CUT)]}{CUT}{text[len(text) - end :]}"
+    return text

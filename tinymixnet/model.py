@@ -6,16 +6,18 @@ the fast path to the same numbers (`fast/plan.py`).
 
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.budget import read_environment
-from tinymixnet.engine.images import Source, check_preset, preprocess, read_image
+from tinymixnet.engine.explain import Explanation, explain, seen_of_photo
+from tinymixnet.engine.images import PRESETS, Source, check_preset, preprocess, read_image
 from tinymixnet.engine.kernels import Array, softmax
 from tinymixnet.engine.metadata import Metadata, default_labels
 from tinymixnet.engine.network import Tensors, forward, network
@@ -123,6 +125,49 @@ class Model:
         image and preset as for `pixels`. Raises ImageError when the image cannot be read.
         """
         return self._classifier(top, preset)(image)
+
+    def explain(
+        self,
+        image: Source,
+        label: str | int | None = None,
+        size: int | None = None,
+        preset: str | None = None,
+        progress: bool = False,
+    ) -> Explanation:
+        """Return why the network gives a photo its label: see `engine.explain.Explanation`.
+
+        image and preset as for `pixels`. label: the name or index of another label to explain than
+        the best. size: pixels a side that the network sees, in place of the weights' own; for other
+        sizes than that, answers get worse. progress: draw a bar on the terminal, if tqdm is there.
+        Raises ImageError when the image cannot be read, InputError for an unusable label or size.
+        """
+        if size is not None and (type(size) is not int or not 32 <= size <= 4096):
+            raise InputError(f"size: expected 32 to 4096 pixels a side, found {size!r:.40}")
+        metadata = self.metadata if size is None else replace(self.metadata, input_size=size)
+        ready = isinstance(image, (str, os.PathLike)) and os.fsdecode(image).endswith(".npy")
+        photo = image if ready else read_image(image)
+        pixels = _prepare(photo, metadata, preset)
+        if len(pixels) != 1:
+            raise ImageError(f"{image}: holds {len(pixels)} images, expected one")
+        layers = {name: x for name, x in self.layers(pixels) if name in ("image", "head/act")}
+        box = None
+        if not ready:
+            own = preset is None or preset == metadata.preset
+            crop = (metadata.preset_parameters if own else PRESETS[preset][1]).get("crop", 1)
+            name = preset or metadata.preset
+            box = seen_of_photo(name, crop, *photo.size, metadata.input_size)
+        return explain(
+            layers["image"][0],
+            layers["head/act"][0],
+            self.tensors,
+            self.labels,
+            stride=2 * prod(block.stride for block in self.architecture.blocks),
+            logits_of=self,
+            grey=metadata.mean,
+            label=label,
+            photo_box=box,
+            progress=progress,
+        )
 
     def map(
         self,

@@ -11,6 +11,7 @@ from tinymixnet.debug.commands import (
     picture_of,
     picture_options,
 )
+from tinymixnet.errors import printable
 from tinymixnet.model import load
 
 
@@ -27,6 +28,7 @@ def add_commands(
     report.add_argument("other", nargs="?", metavar="OTHER", help=DUMP)
     report.add_argument("-o", "--output", required=True, metavar="FILE.html")
     report.set_defaults(run=run_report)
+    add_explain(commands, weights)
 
 
 def run_report(arguments: argparse.Namespace) -> int:
@@ -37,4 +39,51 @@ def run_report(arguments: argparse.Namespace) -> int:
     dump = dump_of(model, pixels, arguments) if arguments.other else None
     write_report(model, arguments.image, pixels, arguments.output, dump)
     print(arguments.output)
+    return 0
+
+
+def add_explain(
+    commands: "argparse._SubParsersAction[Any]", weights: argparse.ArgumentParser
+) -> None:
+    """Add the parser of `explain`."""
+    explain = commands.add_parser(
+        "explain",
+        parents=[weights, picture_options()],
+        help="show which parts of a photo speak for its label",
+    )
+    explain.add_argument("image", metavar="PHOTO", help="a photo, or - for stdin")
+    explain.add_argument(
+        "-o", "--output", metavar="FILE", help="write a page.html or a picture.png"
+    )
+    explain.add_argument("--label", metavar="L", help="explain this one: a name or an index")
+    explain.add_argument(
+        "--size",
+        type=int,
+        metavar="S",
+        help="pixels a side (the weights' own; others answer worse)",
+    )
+    explain.add_argument("--json", action="store_true", help="one JSON object")
+    explain.set_defaults(run=run_explain)
+
+
+def run_explain(arguments: argparse.Namespace) -> int:
+    import json
+    import sys
+
+    from tinymixnet.report import explanation as words  # slow to import
+
+    inputs = [arguments.image, arguments.weights]
+    if arguments.output:
+        words.check_explanation_output(arguments.output, inputs)
+    model = load(arguments.weights)
+    source = sys.stdin.buffer if arguments.image == "-" else arguments.image
+    found = model.explain(source, arguments.label, arguments.size, arguments.preset, progress=True)
+    if arguments.output:
+        words.write_explanation(found, arguments.image, arguments.output, inputs)
+    if arguments.json:
+        print(json.dumps({"image": arguments.image, **found.as_json()}))
+    elif arguments.output:
+        print(words.sentence(found), printable(arguments.output), sep="\n")
+    else:
+        print(words.text(found))
     return 0
