@@ -145,20 +145,22 @@ class Model:
             raise InputError(f"size: expected 32 to 4096 pixels a side, found {size!r:.40}")
         metadata = self.metadata if size is None else replace(self.metadata, input_size=size)
         ready = isinstance(image, (str, os.PathLike)) and os.fsdecode(image).endswith(".npy")
-        photo = image if ready else read_image(image)
-        pixels = _prepare(photo, metadata, preset)
+        if ready and size is not None:
+            raise InputError("size: the pixels of a .npy file are taken as they are")
+        photo = None if ready else read_image(image)
+        pixels = _prepare(image if photo is None else photo, metadata, preset)
         if len(pixels) != 1:
-            raise ImageError(f"{image}: holds {len(pixels)} images, expected one")
-        layers = {name: x for name, x in self.layers(pixels) if name in ("image", "head/act")}
+            raise ImageError(f"{image!r}: holds {len(pixels)} images, expected one")
+        layers = {name: x[0] for name, x in self.layers(pixels) if name in ("image", "head/act")}
         box = None
-        if not ready:
-            own = preset is None or preset == metadata.preset
-            crop = (metadata.preset_parameters if own else PRESETS[preset][1]).get("crop", 1)
+        if photo is not None:
             name = preset or metadata.preset
-            box = seen_of_photo(name, crop, *photo.size, metadata.input_size)
+            own = name == metadata.preset
+            parameters = metadata.preset_parameters if own else PRESETS[name][1]
+            box = seen_of_photo(name, parameters, *photo.size, metadata.input_size)
         return explain(
-            layers["image"][0],
-            layers["head/act"][0],
+            layers["image"],
+            layers["head/act"],
             self.tensors,
             self.labels,
             stride=2 * prod(block.stride for block in self.architecture.blocks),

@@ -25,7 +25,7 @@ Boxes are (left, top, right, bottom) in pixels, right and bottom being outside, 
 """
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,16 +75,10 @@ class Explanation:
 
     def spread(self, cells: Array) -> Array:
         """Values of cells (h, w) for every pixel, (H, W): interpolated between cells' centres."""
-        height, width = self.pixels.shape[:2]
-        return spread(
-            cells,
-            *(
-                cell_centres(size, count, self.stride)
-                for size, count in zip((height, width), cells.shape, strict=True)
-            ),
-            height,
-            width,
-        )
+        height, width, _ = self.pixels.shape
+        y = cell_centres(height, cells.shape[0], self.stride)
+        x = cell_centres(width, cells.shape[1], self.stride)
+        return spread(cells, y, x, height, width)
 
     def in_photo(self, box: Sequence[float]) -> Box | None:
         """Where a box of `pixels` lies in the upright photo; None if that is not known."""
@@ -100,7 +94,7 @@ class Explanation:
         """All but the pixels, as JSON has it. A number that is not finite becomes null."""
         return {
             "size": list(self.pixels.shape[:2]),
-            "photo_box": _as_json(self.photo_box),
+            "photo_box": None if self.photo_box is None else _as_json(self.photo_box),
             "labels": [
                 {
                     "label": label,
@@ -119,10 +113,12 @@ class Explanation:
 
 
 def _as_json(value: Any) -> Any:
-    if value is None:
-        return None
-    array = np.asarray(value, np.float64)
-    return np.where(np.isfinite(array), array.astype(object), None).tolist()
+    """Numbers as nested lists, None in place of those that are not finite."""
+    array = np.atleast_1d(np.array(value, np.float64))
+    finite = np.isfinite(array)
+    listed = array.astype(object)
+    listed[~finite] = None
+    return listed.tolist() if np.ndim(value) else listed[0]
 
 
 def explain(
@@ -163,7 +159,7 @@ def explain(
         logits=logits[chosen],
         biases=tensors["logits/bias"][chosen],
         maps=class_activation_maps(head, tensors["logits/kernel"], chosen),
-        map_boxes=cell_boxes(*pixels.shape[:2], *head.shape[:2], stride),
+        map_boxes=cell_boxes(pixels.shape[:2], head.shape[:2], stride),
         occlusion=hidden,
         occlusion_boxes=boxes,
         stride=stride,
@@ -235,14 +231,19 @@ def cell_centres(size: int, cells: int, stride: int) -> Array:
     return size / 2 + stride * (np.arange(cells) - (cells - 1) / 2)
 
 
-def cell_boxes(height: int, width: int, rows: int, columns: int, stride: int) -> Array:
-    """The pixels that are nearest to each cell: boxes (rows, columns, 4) that cover the photo."""
-    edges = []
-    for size, cells in ((height, rows), (width, columns)):
-        centres = cell_centres(size, cells, stride)
-        between = np.floor((centres[1:] + centres[:-1]) / 2).astype(int)
-        edges.append([0, *between.tolist(), size])
-    return _boxes(*edges, 1)
+def cell_boxes(size: tuple[int, ...], cells: tuple[int, ...], stride: int) -> Array:
+    """The pixels nearest to each cell: boxes (h, w, 4) that cover the photo without overlap.
+
+    size (H, W), cells (h, w).
+    """
+    y, x = (_edges(*axis, stride) for axis in zip(size, cells, strict=True))
+    return _boxes(y, x, 1)
+
+
+def _edges(size: int, cells: int, stride: int) -> list[int]:
+    centres = cell_centres(size, cells, stride)
+    between = np.floor((centres[1:] + centres[:-1]) / 2).astype(int)
+    return [0, *between.tolist(), size]
 
 
 def _boxes(y: Sequence[int], x: Sequence[int], reach: int) -> Array:
@@ -284,11 +285,11 @@ def grey_squares(height: int, width: int) -> Array:
     that boxes overlap; at the photo's edge it ends there.
     """
     step = max(height, width) / GRID
-    edges = []
-    for size in (height, width):
-        count = max(round(size / step), 1)
-        edges.append(np.rint(np.linspace(0, size, count + 1)).astype(int).tolist())
-    return _boxes(*edges, SQUARE)
+    y, x = (
+        np.rint(np.linspace(0, size, max(round(size / step), 1) + 1)).astype(int).tolist()
+        for size in (height, width)
+    )
+    return _boxes(y, x, SQUARE)
 
 
 def occlusion_map(
@@ -326,23 +327,24 @@ def _with_progress(items: Iterable[int], progress: bool) -> Iterable[int]:
 # -- the place in the original photo --------------------------------------------------------------
 
 
-def seen_of_photo(preset: str, crop: float, width: int, height: int, size: int) -> Box | None:
-    """The box of a photo of width x height pixels that a preset shows the network.
+def seen_of_photo(
+    preset: str, parameters: Mapping[str, float], width: int, height: int, size: int
+) -> Box | None:
+    """The box of a photo of width x height pixels that a preset shows as size x size pixels.
 
-    preset and crop as in `images.PRESETS`. None for a preset that is not known here.
+    preset and parameters as in `images.PRESETS`. None for a preset that is not known here.
     """
-    short = min(width, height)
-    if preset == "timm":  # the shorter side becomes int(size / crop) pixels, then size are kept
-        short *= size / int(size / crop)
-    if preset == "tf":
-        short = max(int(crop * short), 1)
-        left, top = (width - short + 1) // 2, (height - short + 1) // 2
-        return left, top, left + short, top + short
-    if preset == "omz":  # keeps the proportions of the photo, not those of a square
+    crop = parameters.get("crop", 1)
+    if preset == "tf":  # a centre square of whole pixels
+        side = max(int(crop * min(width, height)), 1)
+        left, top = (width - side + 1) // 2, (height - side + 1) // 2
+        return left, top, left + side, top + side
+    if preset == "omz":  # as wide and as high in proportion as the photo
         w, h = max(int(width * crop), 1), max(int(height * crop), 1)
         left, top = (width - w) // 2, (height - h) // 2
         return left, top, left + w, top + h
-    if preset in ("timm", "thumbnail"):
-        left, top = (width - short) / 2, (height - short) / 2
-        return left, top, left + short, top + short
+    if preset in ("timm", "thumbnail"):  # resized, then cropped: not at whole pixels of the photo
+        shown = min(width, height) * size / int(size / crop)
+        x, y = (width - shown) / 2, (height - shown) / 2
+        return x, y, x + shown, y + shown
     return None

@@ -13,7 +13,7 @@ import numpy as np
 from tinymixnet.engine.explain import Explanation, strongest
 from tinymixnet.engine.files import atomic_write, begins_with, check_output
 from tinymixnet.engine.kernels import Array
-from tinymixnet.errors import InputError, printable
+from tinymixnet.errors import LONGEST_TEXT, InputError, printable
 from tinymixnet.report.explanation_pictures import (
     Panel,
     blend,
@@ -168,7 +168,8 @@ def _characters(cells: Array, largest: float) -> list[str]:
 def page(explanation: Explanation, name: str) -> str:
     """A page that needs nothing but itself; name is what to call the photo."""
     label = to_html(explanation.labels[0])
-    title = f"Why {label}? {to_html(name)}"
+    name = to_html(os.path.basename(name) or name)
+    title = f"Why {label}? {name}"
     style = "".join(
         (FOLDER / sheet).read_text("utf-8") for sheet in ("page.css", "explanation.css")
     )
@@ -178,13 +179,14 @@ def page(explanation: Explanation, name: str) -> str:
 <meta name="color-scheme" content="light dark">
 <title>{title}</title><link rel="icon" href="data:,">
 <style>{style}</style></head><body>
-<header><h1>Why {label}?</h1><p>{to_html(name)}. {to_html(where_seen(explanation), 1000)}</p></header>
+<header><h1>Why {label}?</h1><p>{name}. {to_html(where_seen(explanation))}</p></header>
 <main>{fragment(explanation)}</main><footer>{reading_aid(explanation)}</footer></body></html>
 """
 
 
 def fragment(explanation: Explanation) -> str:
     """The sentence, the pictures and the patches as HTML; `explanation.css` is their style."""
+    answer = _unbroken(to_html(sentence(explanation), LONGEST_TEXT))
     figures = "".join(map(_figure, panels(explanation)))
     label, rival = (to_html(name) for name in explanation.labels)
     rows = "".join(
@@ -196,7 +198,7 @@ def fragment(explanation: Explanation) -> str:
         )
     )
     return (
-        f'<section class="why" aria-label="Why"><p><b>{to_html(sentence(explanation), 1000)}</b></p>'
+        f'<section class="why" aria-label="Why"><p class="sentence">{answer}</p>'
         f'<div class="pictures">{figures}</div></section>'
         f'<section class="why"><h2>Parts that count most</h2><div class="patches">{rows}</div>'
         "</section>"
@@ -210,10 +212,16 @@ def _figure(panel: Panel) -> str:
             f'<div class="bar" style="background:{gradient()}"></div><div class="ends">'
             f"<span>{to_html(panel.low)}</span><span>{to_html(panel.high)}</span></div>"
         )
+    note = _unbroken(to_html(panel.note))
     return (
         f'<figure><h3>{to_html(panel.title)}</h3><img src="{data_uri(panel.image)}" '
-        f'alt="{to_html(panel.alt)}">{bar}<figcaption>{to_html(panel.note)}</figcaption></figure>'
+        f'alt="{to_html(panel.alt)}"><div>{bar}</div><figcaption>{note}</figcaption></figure>'
     )
+
+
+def _unbroken(html: str) -> str:
+    """Keep numbers and their per cent signs on one line."""
+    return html.replace(" %", "&nbsp;%")
 
 
 def gradient() -> str:
@@ -226,13 +234,16 @@ def gradient() -> str:
 def _patches(explanation: Explanation, heading: str, cells: Array) -> str:
     """The patches of the photo that add most to a logit, and those that take most away."""
     groups = ""
-    for kind, words, sign in (("for", "add most", 1), ("against", "take most away", -1)):
+    for kind, words, sign in (
+        ("for", "These add most", 1),
+        ("against", "These take most away", -1),
+    ):
         crops = ""
         for row, column in strongest(sign * cells, min(CROPS, cells.size // 2)):
             value = float(cells[row, column])
             if sign * value <= 0:
                 continue
-            number = f"{value:+.2g}".replace("-", "−")
+            number = f"{value:+.2f}".replace("-", "−")
             crops += (
                 f'<figure><img src="{data_uri(patch(explanation, row, column))}" alt="Patch in row '
                 f'{row + 1}, column {column + 1}"><figcaption>{number}</figcaption></figure>'

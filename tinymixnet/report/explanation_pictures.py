@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinymixnet.engine.explain import Explanation, cell_centres, spread, strongest
+from tinymixnet.engine.explain import Explanation, spread, strongest
 from tinymixnet.engine.kernels import Array
 from tinymixnet.errors import printable
 
@@ -61,7 +61,7 @@ def panels(explanation: Explanation) -> list[Panel]:
             f"against, −{largest:.2g}",
             f"for, +{largest:.2g}",
             f"What each of the {h} × {w} cells adds to the logit",
-            f"Map of {name} over the photo; most of all it is seen {strongest_part(explanation, cells)[0]}",
+            f"Map of {name} over the photo, strongest {strongest_part(explanation, cells)[0]}",
         )
         for name, cells in zip((label, rival), both, strict=True)
     ]
@@ -230,7 +230,7 @@ def patch(explanation: Explanation, row: int, column: int) -> "Image":
 
 
 def picture(explanation: Explanation, sentence: str) -> "Image":
-    """All that matters in one picture, on white: the sentence over four panels with their scales."""
+    """All that matters in one picture, on white: the sentence above, then panels with scales."""
     from PIL import Image, ImageDraw
 
     photo_, own, rival, _, hidden = panels(explanation)
@@ -278,7 +278,7 @@ def _drawable(text: str) -> str:
     """Write a text in ASCII, which is all that Pillow's own font can draw: é as e, × as x."""
     from unicodedata import combining, normalize
 
-    text = normalize("NFKD", text.translate({ord("×"): "x", ord("−"): "-", ord("–"): "-"}))
+    text = normalize("NFKD", text.translate({ord("×"): "x", ord("−"): "-"}))
     return "".join(c if c.isascii() else "?" for c in text if not combining(c))
 
 
