@@ -1,21 +1,33 @@
 """The installed commands, as a user types them."""
 
+import doctest
+import errno
 import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import tinymixnet
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
+from tests.weights_tools.test_convert import state_dict
+from tinymixnet.cli import Parser, main
+from tinymixnet.cli import run as run_parser
+from tinymixnet.engine.architecture import mixnet
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import BUNDLED, Weights
 from tinymixnet.engine.weights_writer import write_weights
+from tinymixnet.errors import LONGEST_TEXT, InputError, printable
 
 CAT = BUNDLED.parent / "cat.jpg"
 SCRIPT = shutil.which("tinymixnet", path=Path(sys.executable).parent)
@@ -102,8 +114,13 @@ def test_preset(preset):
 def tiny(tmp_path_factory):
     """A weights file of a tiny network."""
     path = tmp_path_factory.mktemp("weights") / "tiny.h5"
-    about = Metadata(labels=("a", "b", "c", "d", "e", "ü"), input_size=40, name="tiny")
-    write_weights(path, Weights(TINY, synthetic_tensors(TINY), about))
+    return write_tiny(path, ("a", "b", "c", "d", "e", "ü"))
+
+
+def write_tiny(path, labels, name="tiny", variant="tiny"):
+    metadata = Metadata(labels=labels, input_size=40, name=name)
+    architecture = replace(TINY, variant=variant)
+    write_weights(path, Weights(architecture, synthetic_tensors(TINY), metadata))
     return path
 
 
@@ -175,21 +192,267 @@ def test_version(command):
     assert run(command, "--version")[:2] == (0, f"tinymixnet {tinymixnet.__version__}\n")
 
 
-def test_the_reader_of_a_pipe_may_leave():
-    process = subprocess.Popen([*MODULE, "summary"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.close()
-    _, err = process.communicate(timeout=60)
-    assert b"Traceback" not in err
-    assert b"Exception" not in err
+# -- text from files ------------------------------------------------------------------------------
+
+EVIL = "\x1b[2J\x1b]0;owned\x07 a\nb\r\x9b31m \u202egpj\u2066 \u200b\u2028\x7f\x00\udcff"
+
+
+@pytest.mark.parametrize("code", [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, 0xFEFF])
+def test_a_control_character_is_shown_by_its_number(code):
+    shown = printable(f"a{chr(code)}b")
+    assert shown.isprintable()
+    assert eval(f"'{shown}'") == f"a{chr(code)}b"
+
+
+def test_the_example_of_printable():
+    assert doctest.testmod(tinymixnet.errors) == (0, 1)
+
+
+def test_text_that_can_be_shown_stays_as_it_is():
+    for text in ("", "cat", 'Müller\'s \\ "dog"', "猫", "e\u0301"):
+        assert printable(text) == text
+    assert printable(EVIL).isprintable()
+    assert printable(printable(EVIL)) == printable(EVIL)
+
+
+def test_long_text_loses_its_middle():
+    for text in ("x" * 5000, "\x1b" * 5000):
+        shown = printable("begin" + text + "end")
+        assert shown.startswith("begin")
+        assert shown.endswith("end")
+        assert " [...] " in shown
+        assert len(shown) == LONGEST_TEXT
+        assert printable(shown) == shown
+    assert len(printable("x" * 5000, 50)) == 50
+    assert printable("x" * LONGEST_TEXT) == "x" * LONGEST_TEXT
+
+
+def assert_harmless(*texts):
+    for text in texts:
+        assert all(line.isprintable() for line in text.split("\n")), text
+
+
+def test_labels_names_and_variants_are_shown_escaped(tmp_path):
+    evil = EVIL.replace("\x00", "").replace("\udcff", "")  # which HDF5 cannot hold
+    labels = (*(f"{evil}{i}" for i in range(5)), "last")
+    weights = write_tiny(tmp_path / "evil.h5", labels, evil, evil)
+    code, out, err = run(MODULE, "classify", CAT, "--weights", weights, "--top", 6)
+    assert code == 0
+    assert_harmless(out, err)
+    assert len(out.splitlines()) == 7
+    assert len(err.splitlines()) == 1
+    assert printable(evil) in err
+    code, out, err = run(MODULE, "summary", "--weights", weights)
+    assert (code, err) == (0, "")
+    assert_harmless(out)
+    assert out.splitlines()[-1].startswith(printable(evil))
+    code, out, _ = run(MODULE, "classify", CAT, "--weights", weights, "--top", 6, "--json")
+    assert_harmless(out)
+    [line] = out.splitlines()
+    assert {p["label"] for p in json.loads(line)["predictions"]} == set(labels)
+
+
+def test_file_names_and_arguments_are_shown_escaped(tiny, tmp_path):
+    name = EVIL.replace("\x00", "").replace("/", "")
+    shutil.copy(CAT, tmp_path / name)
+    good, bad = str(tmp_path / name), str(tmp_path / f"{name}2")
+    code, out, err = run(MODULE, "classify", good, bad, "--weights", tiny)
+    assert code == 1
+    assert_harmless(out, err)
+    assert out.splitlines()[0] == printable(good)
+    assert err.splitlines()[1] == f"tinymixnet: {printable(bad)}: no such file"
+    code, out, _ = run(MODULE, "classify", good, "--weights", tiny, "--json")
+    assert json.loads(out)["image"] == good
+    for mistake in (
+        ["classify", CAT, f"--{name.replace(' ', '')}"],
+        ["summary", "--weights", bad],
+        [name],
+    ):
+        code, out, err = run(MODULE, *mistake)
+        assert (code, out) == (2, "")
+        assert_harmless(err)
+        assert len(err.splitlines()) == 1
+
+
+# -- streams that are closed, full, or nobody's ---------------------------------------------------
+
+
+def shell(line, **environment):
+    """Run a line of the shell, in which $T is the command and $CAT the photo."""
+    command = f"{sys.executable} -m tinymixnet"
+    return run(["bash", "-c", line], T=command, CAT=str(CAT), **environment)
+
+
+def test_standard_input_that_is_closed():
+    for options in ("", "--workers 1"):
+        code, out, err = shell(f"$T classify - $CAT --top 1 {options} <&-")
+        assert code == 1
+        assert out.splitlines()[0] == str(CAT)
+        assert err.splitlines()[1:] == ["tinymixnet: -: standard input is closed"]
+
+
+@pytest.fixture(scope="module")
+def trace(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trace")
+    code, _, err = run(MODULE, "trace", CAT, "-o", folder / "dump", "--weights", tiny)
+    assert (code, err) == (0, "")
+    return folder / "dump"
+
+
+@pytest.mark.parametrize("where", [">/dev/full", ">&-"])
+@pytest.mark.parametrize("arguments", ["--help", "summary", "classify $CAT --workers 1"])
+def test_standard_output_that_cannot_be_written(arguments, where, tiny):
+    code, _, err = shell(f"$T {arguments} {where}", TINYMIXNET_WEIGHTS=str(tiny))
+    assert code == 1
+    why = "No space left on device" if where == ">/dev/full" else "Bad file descriptor"
+    lines = [line for line in err.splitlines() if "weights tiny" not in line]
+    assert lines == [f"tinymixnet: standard output: cannot be written ({why})"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--version",
+        "classify --help",
+        "classify CAT",
+        "classify CAT --json",
+        "summary",
+        "trace CAT -o NEW",
+        "compare CAT DUMP",
+        "compare CAT DUMP --json",
+        "diagnose CAT DUMP",
+        "diagnose CAT DUMP --json",
+        "report CAT -o NEW",
+    ],
+)
+def test_no_command_loses_its_output_silently(arguments, tiny, trace, tmp_path, monkeypatch, capfd):
+    files = {"CAT": str(CAT), "DUMP": str(trace), "NEW": str(tmp_path / "new")}
+    monkeypatch.setenv("TINYMIXNET_WEIGHTS", str(tiny))
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main([files.get(word, word) for word in arguments.split()]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if "weights tiny" not in line]
+    assert lines == ["tinymixnet: standard output: cannot be written (No space left on device)"]
+
+
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
+def test_standard_error_that_cannot_be_written(where):
+    _, expected, _ = run(MODULE, "classify", CAT, "--json")
+    code, out, err = shell(f"$T classify none.jpg $CAT --json {where}")
+    assert (code, out, err) == (1, expected, "")
+    assert shell(f"$T nonsense {where}") == (2, "", "")
+    assert shell(f"$T classify $CAT <&- >&- {where}") == (1, "", "")
+
+
+@pytest.mark.parametrize("arguments", ["--help", "summary", "classify $CAT $CAT"])
+def test_the_reader_of_a_pipe_may_leave(arguments):
+    code, _, err = shell(f"$T {arguments} | true; exit ${{PIPESTATUS[0]}}")
+    assert code == 1
+    assert not [line for line in err.splitlines() if "weights" not in line]
+
+
+def test_an_interrupt_ends_quietly():
+    process = subprocess.Popen(
+        [*MODULE, "classify", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert b"weights" in process.stderr.readline()  # it waits for the photo now
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert process.stderr.read() == b""
+    process.stdin.close()
+    process.stderr.close()
+
+
+# -- what else can go wrong -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (InputError("x: 1\n2"), "x: 1\\n2"),
+        (MemoryError(), "not enough memory"),
+        (MemoryError("Unable to allocate 9 GiB"), "not enough memory (Unable to allocate 9 GiB)"),
+        (RecursionError("maximum recursion depth"), "something in the input is nested too deeply"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files; allow more with `ul"),
+        (OSError(errno.EIO, "Input/output error", "a\x1b"), "a\\x1b: Input/output error"),
+        (OSError("unlike the others"), "unlike the others"),
+        (ImportError("No module named 'PIL'"), "a part of this installation is missing: No mod"),
+    ],
+)
+def test_an_error_in_a_command_is_one_line(error, message, capsys):
+    def fail(_):
+        print("begun")
+        raise error
+
+    parser = Parser(prog="program")
+    parser.set_defaults(run=fail)
+    assert run_parser(parser, []) == 2
+    out, err = capsys.readouterr()
+    assert out == "begun\n"
+    assert err.startswith(f"program: {message}")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_fault_of_ours_is_not_hidden():
+    parser = Parser(prog="program")
+    parser.set_defaults(run=lambda _: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        run_parser(parser, [])
+
+
+def test_a_warning_is_one_line(capsys):
+    parser = Parser(prog="program")
+    parser.set_defaults(run=lambda _: warnings.warn("a\nb", stacklevel=1) or 0)
+    assert run_parser(parser, []) == 0
+    assert capsys.readouterr().err == "program: warning: a\\nb\n"
+
+
+def test_a_photo_for_which_memory_is_short_fails_alone(monkeypatch, capsys):
+    def classify(self, image, *_):
+        if image == "large.jpg":
+            raise MemoryError("Unable to allocate 9 GiB")
+        return [tinymixnet.Prediction("cat", 1.0, 0)]
+
+    monkeypatch.setattr(tinymixnet.Model, "classify", classify)
+    assert main(["classify", "large.jpg", "small.jpg"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "small.jpg\n  100.00%  cat\n"
+    message = "large.jpg: not enough memory (Unable to allocate 9 GiB)"
+    assert err.splitlines()[1:] == [f"tinymixnet: {message}"]
+
+
+def test_pixels_that_do_not_fit_are_a_photo_that_failed(tiny, tmp_path):
+    np.save(tmp_path / "bad.npy", np.zeros((5, 5), np.float32))
+    code, out, err = run(MODULE, "classify", tmp_path / "bad.npy", CAT, "--weights", tiny)
+    assert code == 1
+    assert out.splitlines()[0] == str(CAT)
+    assert err.splitlines()[1].startswith(f"tinymixnet: {tmp_path / 'bad.npy'}: ")
+    assert len(err.splitlines()) == 2
+
+
+def test_too_few_open_files():
+    for options in ("", "--workers 60"):
+        code, _, err = shell(f"ulimit -n 20; $T classify $CAT $CAT $CAT --top 1 {options}")
+        assert code in (0, 1, 2)
+        assert len([line for line in err.splitlines() if "weights" not in line]) <= 1
+
+
+def test_limits_in_the_environment(tiny):
+    code, out, err = run(MODULE, "summary", TINYMIXNET_BUDGET="photo_pixles=5")
+    assert (code, out) == (2, "")
+    assert "TINYMIXNET_BUDGET" in err
+    assert "photo_pixels" in err
+    assert len(err.splitlines()) == 1
+    assert run(MODULE, "summary", "--weights", tiny, TINYMIXNET_BUDGET="photo_pixels=5")[0] == 0
 
 
 def test_weights_tools_from_end_to_end(tmp_path):
     """convert, inspect and classify by the commands alone."""
     pytest.importorskip("safetensors")
     from safetensors.numpy import save_file
-    from test_convert import state_dict
-
-    from tinymixnet.engine.architecture import mixnet
 
     tools = [sys.executable, "-m", "weights_tools"]
     tensors = synthetic_tensors(mixnet("mixnet-s", classes=3))

@@ -198,6 +198,26 @@ def test_any_text_comes_back(label: str, other: str, name: str, licence: str, cr
         assert read_weights(Path(folder) / "w.h5").metadata == about
 
 
+def test_the_place_of_each_class_in_imagenet_comes_back(tmp_path: Path) -> None:
+    about = replace(ABOUT, wordnet_ids=("n01443537", "n12768682"), imagenet_indices=(1, 999))
+    write_weights(tmp_path / "w.h5", GOOD._replace(metadata=about))
+    assert read_weights(tmp_path / "w.h5").metadata == about
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"wordnet_ids": ("n01443537",)},
+        {"wordnet_ids": ("n01443537", "cat")},
+        {"imagenet_indices": (1, 2, 3)},
+        {"imagenet_indices": (1, -2)},
+    ],
+)
+def test_a_list_of_classes_has_all_of_them(lists: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=f"attribute {next(iter(lists))}: expected none or 2"):
+        write_weights(tmp_path / "w.h5", GOOD._replace(metadata=replace(ABOUT, **lists)))
+
+
 def test_the_checksum_covers_names_types_shapes_and_bytes(tmp_path: Path) -> None:
     path = edited(tmp_path / "w.h5")
     with h5py.File(path) as file:

@@ -4,6 +4,8 @@ import base64
 import io
 import os
 import re
+import stat
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.chromium import PROGRAM, Browser
-from tests.synthetic import TINY, synthetic_image, synthetic_tensors
+from tests.support.chromium import PROGRAM, Browser
+from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet import Model, load
 from tinymixnet.cli import main
 from tinymixnet.debug.dumps import open_dump
@@ -23,10 +25,11 @@ from tinymixnet.debug.traces import record
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.errors import InputError, TraceError
 from tinymixnet.report import layers as pictures
-from tinymixnet.report.page import fast_times, slow_times, write_report
+from tinymixnet.report.page import fast_times, is_own_report, slow_times, write_report
 
 VOID = {"meta", "link", "img", "br"}  # elements without an end
-EVIL = '<script>window.hacked=1</script><img src="x" onerror="window.hacked=1">'
+HACK = '<script>window.hacked=1</script><img src="x" onerror="window.hacked=1">'
+EVIL = f"{HACK}\x1b[2J\n\x07\u202e\u2028\x9b"
 
 
 # -- pages to look at -----------------------------------------------------------------------------
@@ -132,38 +135,38 @@ def test_shades_rise_evenly_in_lightness_and_differences_fall_off_to_both_sides(
 @pytest.mark.parametrize(("h", "w"), [(112, 112), (113, 90), (56, 56), (57, 3)])
 def test_large_maps_are_averaged(h: int, w: int) -> None:
     maps = np.random.default_rng(0).normal(size=(h, w, 2))
-    found = pictures.fit(maps)
+    resized = pictures.resize_maps(maps)
     factor = next(f for f in range(1, 9) if -(-max(h, w) // f) <= pictures.TILE)
     for c in range(2):
-        for y in range(found.shape[1]):
-            for x in range(found.shape[2]):
+        for y in range(resized.shape[1]):
+            for x in range(resized.shape[2]):
                 box = maps[y * factor : (y + 1) * factor, x * factor : (x + 1) * factor, c]
-                assert found[c, y, x] == pytest.approx(box.mean())
-    assert found.shape == (2, -(-h // factor), -(-w // factor))
+                assert resized[c, y, x] == pytest.approx(box.mean())
+    assert resized.shape == (2, -(-h // factor), -(-w // factor))
 
 
 def test_small_maps_are_repeated() -> None:
     maps = np.arange(98.0).reshape(7, 7, 2)
-    found = pictures.fit(maps)
-    assert found.shape == (2, 56, 56)
-    np.testing.assert_array_equal(found[:, 3::8, 5::8], maps.transpose(2, 0, 1))
+    resized = pictures.resize_maps(maps)
+    assert resized.shape == (2, 56, 56)
+    np.testing.assert_array_equal(resized[:, 3::8, 5::8], maps.transpose(2, 0, 1))
 
 
 def test_shades_of_values_beyond_the_ends_and_of_none() -> None:
     with np.errstate(invalid="ignore"):
-        found = pictures.shade(np.array([-9, 0, 0.5, 1, 9, np.nan, np.inf]), 0, 1)
+        shades = pictures.to_shades(np.array([-9, 0, 0.5, 1, 9, np.nan, np.inf]), 0, 1)
     first, last = pictures.SEQUENTIAL, pictures.SEQUENTIAL + pictures.SHADES - 1
     broken = pictures.BROKEN
-    assert found.tolist() == [first, first, (first + last) // 2, last, last, broken, broken]
+    assert shades.tolist() == [first, first, (first + last) // 2, last, last, broken, broken]
 
 
 def test_a_histogram_counts_every_value_but_zeros() -> None:
     x = np.array([[-1, -1, 0, 0, 0, 3], [0.9, 2.999, 7, -8, np.nan, np.inf]])
-    found = pictures.counts(x, -1, 3)
-    assert found.sum() == 7
-    assert found[0] == 3  # -1, -1 and -8, which lies outside
-    assert found[-1] == 3  # 3, 2.999 and 7
-    assert found[round((0.9 + 1) / 4 * pictures.BINS - 0.5)] == 1
+    bins = pictures.count_values(x, -1, 3)
+    assert bins.sum() == 7
+    assert bins[0] == 3  # -1, -1 and -8, which lies outside
+    assert bins[-1] == 3  # 3, 2.999 and 7
+    assert bins[round((0.9 + 1) / 4 * pictures.BINS - 0.5)] == 1
 
 
 def test_times_are_there_for_every_layer(tiny: Model) -> None:
@@ -187,14 +190,14 @@ def test_the_page_is_well_formed_small_and_needs_no_other(folder: Path, name: st
     assert "http://" not in text
     assert "https://" not in text
     page = Page(text)
-    ids = [about["id"] for _, about in page.elements if "id" in about]
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert [name for name, count in Counter(ids).items() if count > 1] == []
-    for tag, about in page.elements:
-        source = about.get("src") or about.get("href") or "#network"
+    for tag, attributes in page.elements:
+        source = attributes.get("src") or attributes.get("href") or "#network"
         assert source.startswith(("data:", "#")), tag
         assert not source.startswith("#") or source[1:] in ids
-        assert not any(attribute.startswith("on") for attribute in about)
-    assert all(about.get("alt") for about in page.all("img"))
+        assert not any(attribute.startswith("on") for attribute in attributes)
+    assert all(attributes.get("alt") for attributes in page.all("img"))
     assert page.all("html") == [{"lang": "en"}]
 
 
@@ -202,9 +205,10 @@ def test_the_page_is_well_formed_small_and_needs_no_other(folder: Path, name: st
 def test_every_part_and_every_layer_has_its_place(folder: Path, model: Model, name: str) -> None:
     page = Page((folder / f"{name}.html").read_text("utf-8"))
     parts = ["stem", *(block.name for block in model.architecture.blocks), "head"]
-    panels = [about["id"] for about in page.all("section") if about.get("class") == "panel"]
-    cards = [about["id"] for about in page.all("section") if about.get("class") == "card"]
-    links = [about["data-part"] for about in page.all("a") if "data-part" in about]
+    sections = page.all("section")
+    panels = [section["id"] for section in sections if section.get("class") == "panel"]
+    cards = [section["id"] for section in sections if section.get("class") == "card"]
+    links = [attributes["data-part"] for attributes in page.all("a") if "data-part" in attributes]
     assert panels == parts
     assert links == parts * 2
     assert cards == list(model.architecture.layer_shapes(224, 224))
@@ -245,20 +249,148 @@ def test_numbers_and_pictures_are_those_of_the_layer(tiny: Model, tmp_path: Path
 
 def test_names_and_labels_are_text(tmp_path: Path) -> None:
     architecture = replace(TINY, variant=EVIL)
-    about = Metadata(labels=tuple(f"{EVIL}{i}" for i in range(6)), name=EVIL)
-    model = Model(architecture, synthetic_tensors(TINY), about)
+    metadata = Metadata(labels=tuple(f"{EVIL}{i}" for i in range(6)), name=EVIL)
+    model = Model(architecture, synthetic_tensors(TINY), metadata)
     pixels = synthetic_image(1, 32, 32).astype(np.float32)
     record(model, pixels, tmp_path / "dump.npz")
     with np.load(tmp_path / "dump.npz") as file:
         layers = {name: file[name] for name in file.files if name != "manifest.json"}
-    np.savez(tmp_path / "foreign.npz", **layers, **{EVIL.replace("/", "_"): np.zeros(3)})
-    dump = open_dump(tmp_path / "foreign.npz", architecture, 1, 32, 32)
-    write_report(model, EVIL.replace("/", "_"), pixels, tmp_path / "page.html", dump)
+    evil_name = EVIL.replace("/", "_") + "\udcff"
+    foreign = tmp_path / f"{evil_name}.npz"
+    np.savez(foreign, **layers, **{EVIL.replace("/", "_"): np.zeros(3)})
+    dump = open_dump(foreign, architecture, 1, 32, 32)
+    write_report(model, evil_name, pixels, tmp_path / "page.html", dump)
     text = (tmp_path / "page.html").read_text("utf-8")
-    assert text.count("&lt;script&gt;") >= 9  # title twice, variant, five answers, a stored name
+    # title twice (network and image), caption, variant, five answers, the dump and a name in it
+    assert text.count("&lt;script&gt;") == 13
+    assert text.count("\\x1b[2J\\n\\x07\\u202e\\u2028\\x9b") == 13
+    assert all(line.isprintable() for line in text.split("\n"))
     page = Page(text)
     assert len(page.all("script")) == 1
-    assert all(about["src"].startswith("data:") for about in page.all("img"))
+    assert all(attributes["src"].startswith("data:") for attributes in page.all("img"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e308, 5e-324])
+def test_a_dump_of_values_that_no_network_computes(tiny: Model, tmp_path: Path, value) -> None:
+    pixels = synthetic_image(1, 32, 32).astype(np.float32)
+    record(tiny, pixels, tmp_path / "ours.npz")
+    rng = np.random.default_rng(0)
+    with np.load(tmp_path / "ours.npz") as file:
+        layers = {name: file[name].astype(np.float64) for name in file.files if "json" not in name}
+    for name, x in layers.items():
+        where = rng.random(x.shape) < (1 if name.endswith("se_gate") else 0.5)
+        np.copyto(x, value, where=where)
+    np.savez(tmp_path / "theirs.npz", **layers)
+    text = tiny_page(tiny, pixels, tmp_path, tmp_path / "theirs.npz")
+    Page(text)
+    assert len(text) < 3e6
+    widths = [float(width) for width in re.findall(r'style="width:(.*?)%"', text)]
+    assert len(widths) >= 10  # five answers of both
+    assert all(0 <= width <= 100 for width in widths)
+    numbers = re.findall(r"-?\d+\.?\d*", text.split("</style>")[1].split("<script>")[0])
+    written = [number for number in numbers if len(number.split(".")[0]) > 12]
+    assert all(number in "".join(re.findall('base64,(.*?)"', text)) for number in written)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_network_whose_values_are_not_finite(tmp_path: Path) -> None:
+    tensors = synthetic_tensors(TINY)
+    tensors["stem/conv/kernel"] = np.full_like(tensors["stem/conv/kernel"], 1e38)
+    text = tiny_page(Model(TINY, tensors), synthetic_image(1, 32, 32), tmp_path)
+    Page(text)
+    assert "∞" in text or "nan" in text
+
+
+def test_ten_thousand_names_without_a_place(tiny: Model, tmp_path: Path) -> None:
+    pixels = synthetic_image(1, 32, 32).astype(np.float32)
+    record(tiny, pixels, tmp_path / "dump", ("logits",))
+    dump = open_dump(tmp_path / "dump", TINY, 1, 32, 32)
+    dump.unmatched = {f"{i}{'x' * 12_000}{i}": None for i in range(10_000)}
+    started = time.perf_counter()
+    write_report(tiny, "y" * 12_000, pixels, tmp_path / "page.html", dump)
+    assert time.perf_counter() - started < 10
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert len(text) < 3e6
+    assert re.search("more</li>", text)
+    assert max(map(len, re.findall("[xy]+", text))) < 200
+
+
+def test_a_large_picture_is_shown_small(tiny: Model, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1, 32, 3000, 3), np.uint8)
+    text = tiny_page(tiny, noise, tmp_path)
+    picture = re.search('<section class="answers".*?base64,(.*?)"', text)[1]
+    assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (448, 5)
+
+
+def test_only_the_image_that_is_shown_is_computed(
+    tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, layers = [], Model.layers
+    monkeypatch.setattr(Model, "layers", lambda s, x: batches.append(len(x)) or layers(s, x))
+    text = tiny_page(tiny, synthetic_image(5, 32, 32), tmp_path)
+    assert set(batches) == {1}
+    assert "the first of 5 images" in text
+
+
+# -- what is at the page's place already ----------------------------------------------------------
+
+
+def test_an_earlier_page_is_replaced(tiny: Model, tmp_path: Path) -> None:
+    first = tiny_page(tiny, synthetic_image(1, 32, 32), tmp_path)
+    second = tiny_page(tiny, synthetic_image(1, 32, 40), tmp_path)
+    assert is_own_report(tmp_path / "page.html")
+    assert "32 × 32 pixels" in first
+    assert "32 × 40 pixels" in second
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<!DOCTYPE html>\n<html><title>mine</title>", b"\xff" * 99]
+)
+def test_the_file_of_somebody_else_is_kept(tiny: Model, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "page.html").write_bytes(content)
+    with pytest.raises(InputError, match=r"page\.html: ") as caught:
+        tiny_page(tiny, synthetic_image(1, 32, 32), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "page.html").read_bytes() == content
+
+
+def test_the_photo_and_the_dump_are_kept(tmp_path: Path, capsys) -> None:
+    photo, dump = tmp_path / "photo.png", tmp_path / "dump"
+    Image.fromarray(synthetic_image(1, 64, 64)[0]).save(photo)
+    assert main(["trace", str(photo), "-o", str(dump), "--layers", "logits"]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for output in [photo, dump, *dump.iterdir(), tmp_path / "." / "dump" / ".." / "photo.png"]:
+        capsys.readouterr()
+        assert main(["report", str(photo), str(dump), "-o", str(output)]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert len(err.splitlines()) == 1
+        assert output.name in err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "link to a page", "FIFO", "device"])
+def test_what_is_no_file_is_kept(tiny: Model, tmp_path: Path, kind: str) -> None:
+    page, target = tmp_path / "page.html", tmp_path / "target"
+    if kind == "link to a page":
+        tiny_page(tiny, synthetic_image(1, 32, 32), tmp_path)
+        page.rename(target)
+    elif kind == "link":
+        target.write_text("mine")
+    if "link" in kind:
+        page.symlink_to(target)
+    elif kind == "FIFO":
+        os.mkfifo(page)
+    else:
+        try:
+            os.mknod(page, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        except OSError:
+            pytest.skip("only root may make devices")
+    before = os.lstat(page)
+    with pytest.raises(InputError, match=r"page\.html: "):
+        tiny_page(tiny, synthetic_image(1, 32, 32), tmp_path)
+    assert os.lstat(page) == before
 
 
 def test_each_layer_is_shown_for_the_image_that_differs_most(tiny: Model, tmp_path: Path) -> None:
@@ -415,8 +547,21 @@ def test_on_a_phone_the_page_does_not_scroll_sideways(
         assert wide <= 360, browser.js(SEEN)
         browser.press("ArrowRight")
     assert browser.js(SEEN) == ["head"]
+    tallest = "Math.max(...[...document.querySelectorAll('th')].map((cell) => cell.offsetHeight))"
+    assert browser.js(tallest) < 30
     shown = "document.querySelector('.network [aria-current]').getBoundingClientRect()"
     assert browser.js(f"{shown}.right <= 360 && {shown}.left >= 0")  # its row has followed
+
+
+def test_long_labels_leave_room_for_the_answers(browser: Browser, tmp_path: Path) -> None:
+    metadata = Metadata(labels=tuple(f"{i}{'long ' * 99}{EVIL * 99}" for i in range(6)))
+    model = Model(TINY, synthetic_tensors(TINY), metadata)
+    write_report(model, "x" * 999, synthetic_image(1, 32, 32), tmp_path / "page.html")
+    for width in (360, 1280):
+        browser.open((tmp_path / "page.html").as_uri(), width, 800)
+        assert browser.js("document.documentElement.scrollWidth") <= width
+        assert browser.js("document.querySelector('.answers dd').offsetWidth") > 0.2 * width
+        assert browser.js("document.querySelector('.answers dt').offsetWidth") > 0.2 * width
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -424,10 +569,10 @@ def test_text_stands_out_from_its_ground(browser: Browser, small: str, scheme: s
     browser.open(small, prefers_color_scheme=scheme)
     names = ["text", "soft", "link", "bad", "ground", "card", "mark"]
     style = "getComputedStyle(document.documentElement)"
-    found = {name: browser.js(f"{style}.getPropertyValue('--{name}')") for name in names}
+    colours = {name: browser.js(f"{style}.getPropertyValue('--{name}')") for name in names}
     light = {
         name: luminance(tuple(bytes.fromhex(value.strip().removeprefix("#"))))
-        for name, value in found.items()
+        for name, value in colours.items()
     }
     pairs = [(ink, paper) for ink in names[:4] for paper in ("ground", "card")]
     for ink, paper in [*pairs, ("bad", "mark"), ("card", "link")]:
@@ -457,7 +602,7 @@ def test_nothing_but_the_pages_own_script_runs(
     browser: Browser, tiny: Model, tmp_path: Path
 ) -> None:
     text = tiny_page(tiny, synthetic_image(1, 32, 32).astype(np.float32), tmp_path)
-    hacked = text.replace("<main>", f"<main>{EVIL}", 1)  # as if something were not escaped
+    hacked = text.replace("<main>", f"<main>{HACK}", 1)  # as if something were not escaped
     (tmp_path / "hacked.html").write_text(hacked, "utf-8")
     browser.open((tmp_path / "hacked.html").as_uri())
     settle(browser)

@@ -1,17 +1,22 @@
-"""A headless Chromium to open pages in, spoken to through a pipe: no driver, no library needed."""
+"""A headless Chromium that opens pages for the tests.
+
+We speak its DevTools protocol through a pair of pipes, so no driver and no library is needed.
+"""
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
 from typing import Any
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
+PATIENCE = 60  # seconds without a word from Chromium, after which a test fails
 
 
 class Browser:
-    """One tab. `events` are all that the DevTools protocol reported since the page was opened."""
+    """One tab. `events` holds all events that Chromium reported since the page was opened."""
 
     def __init__(self) -> None:
         assert PROGRAM
@@ -19,7 +24,7 @@ class Browser:
         theirs_in, self.to = os.pipe()
         self.source, theirs_out = os.pipe()
 
-        def wire() -> None:  # Chromium reads from 3 and writes to 4; neither may be in the way
+        def wire() -> None:  # Chromium reads from file 3 and writes to 4: free both, then use them
             high_in, high_out = (os.dup(fd) if fd < 5 else fd for fd in (theirs_in, theirs_out))
             os.dup2(high_in, 3)
             os.dup2(high_out, 4)
@@ -55,7 +60,7 @@ class Browser:
         shutil.rmtree(self.profile, ignore_errors=True)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer; what happens meanwhile is kept in `events`."""
+        """Send a command and return its answer. Events that arrive meanwhile go to `events`."""
         self.number += 1
         message = {"id": self.number, "method": method, "params": parameters}
         if self.session:
@@ -68,18 +73,20 @@ class Browser:
                 return answer["result"]
 
     def read(self) -> dict[str, Any]:
+        """Return the next message, an answer or an event."""
         while b"\0" not in self.buffer:
+            assert select.select([self.source], [], [], PATIENCE)[0], "Chromium says nothing"
             more = self.file.read(1 << 16)
             assert more, "Chromium has gone"
             self.buffer += more
-        message, self.buffer = self.buffer.split(b"\0", 1)
-        found = json.loads(message)
-        if "method" in found:
-            self.events.append(found)
-        return found
+        text, self.buffer = self.buffer.split(b"\0", 1)
+        message = json.loads(text)
+        if "method" in message:
+            self.events.append(message)
+        return message
 
     def open(self, address: str, width: int = 1280, height: int = 900, **media: str) -> None:
-        """Open a page in a window of a size; media features as prefers_color_scheme="dark"."""
+        """Open a page in a window of this size. media: features, as prefers_color_scheme="dark"."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         features = [{"name": k.replace("_", "-"), "value": v} for k, v in media.items()]
@@ -95,7 +102,7 @@ class Browser:
             self.read()
 
     def js(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page, once any promise is kept."""
+        """Return the value of a JavaScript expression in the page; a promise is waited for."""
         answer = self.call(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
@@ -103,7 +110,7 @@ class Browser:
         return answer["result"].get("value")
 
     def click(self, selector: str) -> None:
-        """Move the mouse to the middle of an element and press: what covers it gets the click."""
+        """Click at the middle of an element. If something covers it, that gets the click."""
         how = "{block: 'center', behavior: 'instant'}"
         self.js(f"document.querySelector({selector!r}).scrollIntoView({how})")
         x, y = self.js(
@@ -118,11 +125,11 @@ class Browser:
         """Press and release a key: "Tab", "Enter", " ", "ArrowRight", ..."""
         codes = {"Tab": 9, "Enter": 13, " ": 32, "End": 35, "Home": 36}
         codes |= {"ArrowLeft": 37, "ArrowRight": 39}
-        about = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
+        event = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
         text = {"Enter": {"text": "\r"}, " ": {"text": " "}}.get(key, {})
-        self.call("Input.dispatchKeyEvent", type="keyDown", **about, **text)
-        self.call("Input.dispatchKeyEvent", type="keyUp", **about)
+        self.call("Input.dispatchKeyEvent", type="keyDown", **event, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def screenshot(self) -> str:
-        """A PNG of what is to be seen, in base64."""
+        """Return what the window shows as a PNG in base64."""
         return self.call("Page.captureScreenshot")["data"]

@@ -1,6 +1,7 @@
 """What a model needs besides its tensors, and how a weights file writes it down as attributes."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -13,6 +14,10 @@ from tinymixnet.errors import WeightsError
 
 FORMAT, FORMAT_VERSION = "tinymixnet weights", 1
 FLOAT32 = np.finfo(np.float32)
+CLASS_LISTS = {  # fields with a value for each class: the pattern and type of the values
+    "wordnet_ids": (re.compile("n[0-9]{8}"), str),
+    "imagenet_indices": (re.compile("[0-9]{1,6}"), int),
+}
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,8 @@ class Metadata:
     """How to prepare a photo, what the classes are called, and where the weights come from."""
 
     labels: tuple[str, ...] = ()
+    wordnet_ids: tuple[str, ...] = ()  # of the classes, where they are ImageNet's: n02123045, ...
+    imagenet_indices: tuple[int, ...] = ()  # of the classes among ImageNet's 1000
     input_size: int = 224  # pixels a side that the preset makes
     preset: str = "tf"  # how a photo is cropped and resized: a name of images.PRESETS
     preset_parameters: Mapping[str, float] = field(default_factory=lambda: dict(PRESETS["tf"][1]))
@@ -41,7 +48,12 @@ def default_labels(classes: int) -> tuple[str, ...]:
 
 def to_attributes(architecture: Architecture, metadata: Metadata) -> dict[str, Any]:
     """The attributes of a weights file; the labels are not among them, they are a dataset."""
-    about = {f.name: getattr(metadata, f.name) for f in fields(metadata) if f.name != "labels"}
+    about = {f.name: getattr(metadata, f.name) for f in fields(metadata)}
+    del about["labels"]
+    for name in CLASS_LISTS:
+        values = about.pop(name)
+        if values:
+            about[name] = " ".join(map(str, values))
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -78,7 +90,7 @@ def read_architecture(attributes: Mapping[str, Any]) -> Architecture:
     )
 
 
-def read_metadata(attributes: Mapping[str, Any]) -> Metadata:
+def read_metadata(attributes: Mapping[str, Any], classes: int) -> Metadata:
     """All fields but the labels. Raises WeightsError or InputError for values of no use."""
     texts = ("name", "source", "source_sha256", "licence", "accuracy")
     try:
@@ -93,6 +105,8 @@ def read_metadata(attributes: Mapping[str, Any]) -> Metadata:
         std=_typed(attributes, "std", tuple),
         epsilon=_typed(attributes, "epsilon", float),
         averages=_typed(attributes, "averages", bool),
+        wordnet_ids=_class_list(attributes, "wordnet_ids", classes),
+        imagenet_indices=_class_list(attributes, "imagenet_indices", classes),
         **{name: _typed(attributes, name, str) for name in texts},
     )
     mean, std, epsilon = metadata.mean, metadata.std, metadata.epsilon
@@ -105,6 +119,15 @@ def read_metadata(attributes: Mapping[str, Any]) -> Metadata:
         raise WeightsError(f"attribute input_size: expected 32..4096, found {metadata.input_size}")
     check_preset(metadata.preset, metadata.preset_parameters)
     return metadata
+
+
+def _class_list(attributes: Mapping[str, Any], name: str, classes: int) -> tuple[Any, ...]:
+    """A list with a value for each class, or an empty one. Older files have no such attribute."""
+    values = _typed({name: "", **attributes}, name, str).split()
+    pattern, kind = CLASS_LISTS[name]
+    if len(values) not in (0, classes) or not all(map(pattern.fullmatch, values)):
+        raise WeightsError(f"attribute {name}: expected none or {classes}, one for each class")
+    return tuple(map(kind, values))
 
 
 def _typed(attributes: Mapping[str, Any], name: str, kind: type) -> Any:

@@ -129,7 +129,8 @@ def _read(file: Hdf5File) -> Weights:
     check_format(attributes)
     if problems:
         raise WeightsError(join_problems(problems))
-    architecture, metadata = read_architecture(attributes), read_metadata(attributes)
+    architecture = read_architecture(attributes)
+    metadata = read_metadata(attributes, architecture.classes)
     check_size(architecture, metadata)
 
     tensors = {name: dataset for name, dataset in datasets.items() if name != "labels"}

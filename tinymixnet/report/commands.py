@@ -1,4 +1,4 @@
-"""The command `report`."""
+"""The command `report`, which writes the page."""
 
 import argparse
 from typing import Any
@@ -18,7 +18,7 @@ from tinymixnet.model import load
 def add_commands(
     commands: "argparse._SubParsersAction[Any]", weights: argparse.ArgumentParser
 ) -> None:
-    """Add its parser to those of the `tinymixnet` command."""
+    """Add the parser of `report` to those of the `tinymixnet` command."""
     report = commands.add_parser(
         "report",
         parents=[weights, picture_options(), dump_options()],
@@ -26,7 +26,9 @@ def add_commands(
     )
     report.add_argument("image", metavar="IMAGE", help=IMAGE)
     report.add_argument("other", nargs="?", metavar="OTHER", help=DUMP)
-    report.add_argument("-o", "--output", required=True, metavar="FILE.html")
+    report.add_argument(
+        "-o", "--output", required=True, metavar="FILE.html", help="only a report is replaced"
+    )
     report.set_defaults(run=run_report)
     add_explain(commands, weights)
 
@@ -38,7 +40,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     pixels = picture_of(model, arguments, arguments.image)
     dump = dump_of(model, pixels, arguments) if arguments.other else None
     write_report(model, arguments.image, pixels, arguments.output, dump)
-    print(arguments.output)
+    print(printable(arguments.output))
     return 0
 
 
