@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from tinymixnet.engine.kernels import Array, softmax
-from tinymixnet.errors import InputError
+from tinymixnet.errors import InputError, printable
 
 Box = tuple[float, float, float, float]
 
@@ -187,7 +187,7 @@ def find_label(label: "str | int", labels: Sequence[str]) -> int:
         raise InputError(f"label {label!r}: several classes have this name; choose from {same}")
     if wanted.isdecimal() and wanted.isascii() and len(wanted) < 10:
         return find_label(int(wanted), labels)
-    raise InputError(f"no label {label!r}: {_nearest(wanted, names, labels)}")
+    raise InputError(f"no label {printable(label, 80)!r}: {_nearest(wanted, names, labels)}")
 
 
 def _nearest(wanted: str, names: Sequence[str], labels: Sequence[str]) -> str:
