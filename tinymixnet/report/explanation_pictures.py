@@ -180,18 +180,29 @@ def map_picture(explanation: Explanation, cells: Array, largest: float) -> "Imag
 
 
 def occlusion_picture(explanation: Explanation) -> "Image":
-    """Over the photo: orange where the probability falls when that part is hidden, blue: rises."""
-    boxes, (height, width) = explanation.occlusion_boxes, explanation.pixels.shape[:2]
+    """Over the photo: orange where the probability falls when that part is hidden, blue: rises.
+
+    An orange line is around the square that lowers it most.
+    """
+    image = _drawn(explanation, overlay(explanation.pixels, falls(explanation)))
+    row, column = strongest(-explanation.occlusion, 1)[0]
+    if explanation.occlusion[row, column] < explanation.probabilities[0]:
+        box = explanation.occlusion_boxes[row, column] * scale_of(explanation)
+        _outline(image, box.tolist(), FOR, 0)
+    return image
+
+
+def falls(explanation: Explanation) -> Array:
+    """How much the probability falls when each pixel is in the middle of what is hidden: (H, W).
+
+    The largest change, a fall or a rise, is 1 or -1.
+    """
+    height, width, _ = explanation.pixels.shape
     rows, columns = explanation.occlusion.shape
     y = (np.arange(rows) + 0.5) * height / rows
     x = (np.arange(columns) + 0.5) * width / columns
-    fall = explanation.probabilities[0] - spread(explanation.occlusion, y, x, height, width)
-    largest = float(np.abs(explanation.probabilities[0] - explanation.occlusion).max())
-    image = _drawn(explanation, overlay(explanation.pixels, fall / (largest or 1)))
-    worst = np.unravel_index(np.argmin(explanation.occlusion), explanation.occlusion.shape)
-    if explanation.occlusion[worst] < explanation.probabilities[0]:
-        _outline(image, (boxes[worst] * scale_of(explanation)).tolist(), FOR, 0)
-    return image
+    change = explanation.probabilities[0] - explanation.occlusion
+    return spread(change, y, x, height, width) / (np.abs(change).max() or 1)
 
 
 def _outline(image: "Image", box: list[float], colour: tuple[int, int, int], dash: int) -> None:
