@@ -89,7 +89,7 @@ def panels(explanation: Explanation) -> list[Panel]:
 
 def percent(probability: float) -> str:
     """0.976 -> 97.6 %, 0.41 -> 41 %, 0.0002 -> 0.02 %, 1 -> over 99.9 %"""
-    value = 100 * float(probability)
+    value = round(100 * float(probability), 3)
     if value > 99.9 or value < 0.01:
         return "over 99.9 %" if value > 1 else "under 0.01 %"
     digits = 0 if 10 <= value < 90 else 1 if value >= 1 else 2
@@ -164,16 +164,16 @@ def blend(grey: Array, values: Array) -> Array:
 
 
 def map_picture(explanation: Explanation, cells: Array, largest: float) -> "Image":
-    """A map (h, w) over the photo; +-largest has the full colours. The extreme cells are outlined.
+    """A map (h, w) over the photo, +-largest in full colours, the strongest cells outlined.
 
     Solid orange lines are around the cells that add most, dashed blue ones around those that take
-    most away.
+    most away; none around a cell that does less than half of the strongest.
     """
     values = explanation.spread(cells) / (largest or 1)
     image = _drawn(explanation, overlay(explanation.pixels, values))
     for sign, colour, dash in ((1, FOR, 0), (-1, AGAINST, 6)):
         for row, column in strongest(sign * cells, PATCHES):
-            if sign * cells[row, column] > 0:
+            if sign * cells[row, column] > np.abs(cells).max() / 2:
                 box = explanation.map_boxes[row, column] * scale_of(explanation)
                 _outline(image, box.tolist(), colour, dash)
     return image
