@@ -16,7 +16,7 @@ import numpy as np
 
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.budget import read_environment
-from tinymixnet.engine.explain import Explanation, explain, seen_of_photo
+from tinymixnet.engine.explain import Explanation, Progress, explain, seen_of_photo
 from tinymixnet.engine.images import PRESETS, Source, check_preset, preprocess, read_image
 from tinymixnet.engine.kernels import Array, softmax
 from tinymixnet.engine.metadata import Metadata, default_labels
@@ -132,14 +132,15 @@ class Model:
         label: str | int | None = None,
         size: int | None = None,
         preset: str | None = None,
-        progress: bool = False,
+        progress: Progress = iter,
     ) -> Explanation:
         """Return why the network gives a photo its label: see `engine.explain.Explanation`.
 
-        image and preset as for `pixels`. label: the name or index of another label to explain than
-        the best. size: pixels a side that the network sees, in place of the weights' own; for other
-        sizes than that, answers get worse. progress: draw a bar on the terminal, if tqdm is there.
-        Raises ImageError when the image cannot be read, InputError for an unusable label or size.
+        image and preset as for `pixels`. label: the name or index of a label to explain instead of
+        the best. size: pixels a side that the network sees instead of the weights' own input size;
+        answers are worse then. progress: such as `tqdm.tqdm`, is put around the network's 100 runs.
+        Raises ImageError when the image cannot be read, InputError for an unusable label, size or
+        preset.
         """
         if size is not None and (type(size) is not int or not 32 <= size <= 4096):
             raise InputError(f"size: expected 32 to 4096 pixels a side, found {size!r:.40}")

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +22,12 @@ from tinymixnet.engine.explain import Explanation
 from tinymixnet.engine.weights import Weights
 from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import InputError
+from tinymixnet.report.commands import _with_progress
 from tinymixnet.report.explanation import (
     fragment,
     is_own_page,
     is_own_picture,
     page,
-    sentence,
-    text,
-    where_seen,
     write_explanation,
 )
 from tinymixnet.report.explanation_pictures import (
@@ -39,11 +38,10 @@ from tinymixnet.report.explanation_pictures import (
     occlusion_picture,
     overlay,
     panels,
-    part_name,
-    percent,
     photo,
     picture,
 )
+from tinymixnet.report.explanation_words import part_name, percent, sentence, text, where_seen
 
 CAT = Path(__file__).parents[2] / "tinymixnet/data/cat.jpg"
 HACK = '<script>window.hacked=1</script>"><img src=x onerror=window.hacked=1>\x1b[2J\n\u202e'
@@ -138,7 +136,7 @@ def test_dashed_blue_outline_is_around_what_speaks_against(explanation: Explanat
 
 
 def test_all_pictures_stand_in_the_large_one(explanation: Explanation) -> None:
-    large = np.asarray(picture(explanation, sentence(explanation)))
+    large = np.asarray(picture(explanation))
     lefts = []
     for i in (0, 1, 2, 4):
         part = np.asarray(panels(explanation)[i].image)
@@ -230,8 +228,8 @@ def test_words_escape_what_a_label_holds(explanation: Explanation) -> None:
     assert "<script" not in whole
     assert "<img src=x" not in whole
     assert "\x1b" not in whole
-    picture(evil, sentence(evil))  # draws what it can
-    picture(replace(explanation, labels=("кот é" * 99, "")), "猫")
+    picture(evil)  # draws what it can
+    picture(replace(explanation, labels=("кот é" * 99, "猫")))
 
 
 def test_says_what_part_of_the_photo_was_seen(explanation: Explanation) -> None:
@@ -335,6 +333,26 @@ def test_command_tells_draws_and_counts(
     assert main(["explain", red_photo, "--weights", weights, "--label", "blue"]) == 0
     assert "% blue, after red" in capsys.readouterr().out
     assert main(["explain", red_photo, "--weights", weights, "--size", "64"]) == 0
+
+
+def test_progress_only_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert list(_with_progress(range(3))) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys, "stderr", None)  # as in a program without a console
+    assert list(_with_progress(range(3))) == [0, 1, 2]
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert list(_with_progress(range(3))) == [0, 1, 2]
+    shown = terminal.getvalue().split("\r")
+    assert "2/3 parts hidden" in shown[-3]
+    assert len(shown[-2]) > len(shown[-3])  # written over with spaces
+    assert not shown[-2].strip() + shown[-1]
 
 
 def test_command_mistakes_are_one_line(

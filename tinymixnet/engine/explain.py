@@ -24,7 +24,6 @@ Letters: H x W pixels, h x w cells, K explained labels, C channels of the last l
 Boxes are (left, top, right, bottom) in pixels, right and bottom being outside, as in Pillow.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,12 +34,13 @@ from tinymixnet.engine.kernels import Array, softmax
 from tinymixnet.errors import InputError, printable
 
 Box = tuple[float, float, float, float]
+Progress = Callable[[Sequence[int]], Iterable[int]]
 
 GRID = 10  # places of the grey square along the longer side: 100 runs of the network
 SQUARE = 3  # side of the grey square, in steps of the grid: a tenth of the photo is hidden
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     """What `Model.explain` returns: why a photo got its label. All arrays are float32 or int.
 
@@ -62,6 +62,14 @@ class Explanation:
     occlusion_boxes: Array  # (rows, columns, 4): where that square was
     stride: int  # pixels between the centres of neighbouring cells
     photo_box: Box | None  # what `pixels` show of the upright photo, in its pixels; None if unknown
+
+    def __repr__(self) -> str:
+        h, w = self.maps.shape[1:]
+        first, second = (
+            f"{printable(label, 80)} {probability:.1%}"
+            for label, probability in zip(self.labels, self.probabilities, strict=True)
+        )
+        return f"Explanation({first}, {second}, {h} x {w} cells)"
 
     @property
     def contributions(self) -> Array:
@@ -131,7 +139,7 @@ def explain(
     grey: Sequence[float],
     label: "str | int | None" = None,
     photo_box: Box | None = None,
-    progress: bool = False,
+    progress: Progress = iter,
 ) -> Explanation:
     """Explain the answer for one photo.
 
@@ -139,7 +147,7 @@ def explain(
     tensors: the weights, of which logits/kernel and logits/bias are used.
     logits_of: the network, from (N, H, W, 3) to (N, classes). grey: the colour that hides, RGB.
     label: a name or an index to explain instead of the best answer.
-    progress: draw a bar on the terminal if tqdm is installed.
+    progress: is called with the numbers of the runs that follow and yields them, as tqdm does.
     """
     if len(labels) < 2:
         raise InputError("the network knows one class only, so there is nothing to explain")
@@ -297,7 +305,7 @@ def occlusion_map(
     boxes: Array,
     grey: Sequence[float],
     probability: Callable[[Array], Array],
-    progress: bool = False,
+    progress: Progress = iter,
 ) -> Array:
     """What `probability` returns for the photo (H, W, 3) while each of the boxes is grey.
 
@@ -306,22 +314,12 @@ def occlusion_map(
     """
     flat = boxes.reshape(-1, 4)
     values = np.empty(len(flat), np.float32)
-    for i in _with_progress(range(len(flat)), progress):
+    for i in progress(range(len(flat))):
         left, top, right, bottom = flat[i]
         hidden = pixels[np.newaxis].copy()
         hidden[0, top:bottom, left:right] = grey
         [values[i]] = probability(hidden)
     return values.reshape(boxes.shape[:2])
-
-
-def _with_progress(items: Iterable[int], progress: bool) -> Iterable[int]:
-    if not progress or sys.stderr is None or not sys.stderr.isatty():
-        return items
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return items
-    return tqdm(items, desc="hiding parts", unit="run", leave=False)
 
 
 # -- the place in the original photo --------------------------------------------------------------

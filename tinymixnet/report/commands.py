@@ -1,6 +1,9 @@
-"""The command `report`, which writes the page."""
+"""The commands `report` and `explain`, which draw what the network does with a photo."""
 
 import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tinymixnet.debug.commands import (
@@ -69,23 +72,39 @@ def add_explain(
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
-    import json
-    import sys
-
-    from tinymixnet.report import explanation as words  # slow to import
+    from tinymixnet.report import explanation as files  # slow to import
+    from tinymixnet.report.explanation_words import sentence, text
 
     inputs = [arguments.image, arguments.weights]
     if arguments.output:
-        words.check_explanation_output(arguments.output, inputs)
+        files.check_explanation_output(arguments.output, inputs)
     model = load(arguments.weights)
-    source = sys.stdin.buffer if arguments.image == "-" else arguments.image
-    found = model.explain(source, arguments.label, arguments.size, arguments.preset, progress=True)
+    source = sys.stdin.buffer if arguments.image == "-" and sys.stdin else arguments.image
+    options = arguments.label, arguments.size, arguments.preset
+    explanation = model.explain(source, *options, progress=_with_progress)
     if arguments.output:
-        words.write_explanation(found, arguments.image, arguments.output, inputs)
+        files.write_explanation(explanation, arguments.image, arguments.output, inputs)
     if arguments.json:
-        print(json.dumps({"image": arguments.image, **found.as_json()}))
+        print(json.dumps({"image": arguments.image, **explanation.as_json()}))
     elif arguments.output:
-        print(words.sentence(found), printable(arguments.output), sep="\n")
+        print(sentence(explanation), printable(arguments.output), sep="\n")
     else:
-        print(words.text(found))
+        print(text(explanation))
     return 0
+
+
+def _with_progress(runs: Sequence[int]) -> Iterator[int]:
+    """Draw a bar on standard error, if that is a terminal, and remove it in the end."""
+    shown = sys.stderr is not None and sys.stderr.isatty()
+    for done, run in enumerate(runs):
+        if shown:
+            bar = "#" * (30 * done // len(runs))
+            print(
+                f"\r[{bar:<30}] {done}/{len(runs)} parts hidden",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+        yield run
+    if shown:
+        print(f"\r{'':<60}\r", end="", file=sys.stderr, flush=True)

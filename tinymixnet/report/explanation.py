@@ -1,6 +1,7 @@
-"""An explanation in words, as a page and as a picture: what the command `explain` writes.
+"""An explanation as a page and as a picture: what the command `explain` writes.
 
-`engine/explain.py` computes it, `explanation_pictures.py` draws it.
+`engine/explain.py` computes it, `explanation_words.py` puts it in words, `explanation_pictures.py`
+draws it.
 """
 
 import os
@@ -13,19 +14,11 @@ import numpy as np
 from tinymixnet.engine.explain import Explanation, strongest
 from tinymixnet.engine.files import atomic_write, begins_with, check_output
 from tinymixnet.engine.kernels import Array
-from tinymixnet.errors import LONGEST_TEXT, InputError, printable
-from tinymixnet.report.explanation_pictures import (
-    Panel,
-    blend,
-    lowest_place,
-    panels,
-    patch,
-    percent,
-    picture,
-    strongest_part,
-)
+from tinymixnet.errors import LONGEST_TEXT, InputError
+from tinymixnet.report.explanation_pictures import Panel, blend, panels, patch, picture
+from tinymixnet.report.explanation_words import sentence, where_seen
 from tinymixnet.report.layers import data_uri
-from tinymixnet.report.text import LONGEST_NAME, to_html
+from tinymixnet.report.text import to_html
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,7 +31,6 @@ PAGE_START = f"""<!DOCTYPE html>
 <meta name="generator" content="{SOFTWARE}">
 """
 PNG_START = b"\x89PNG\r\n\x1a\n"
-SHARE = 0.75  # of the largest value: what a cell on the terminal needs for the strongest sign
 CROPS = 3  # patches for a label, and against it
 
 
@@ -83,7 +75,7 @@ def write_explanation(
             if os.fspath(path).lower().endswith(PAGES):
                 temporary.write_text(page(explanation, name), "utf-8")
             else:
-                _save(picture(explanation, sentence(explanation)), temporary)
+                _save(picture(explanation), temporary)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
 
@@ -95,71 +87,6 @@ def _save(image: "Image", path: Path) -> None:
     info.add_text("Software", SOFTWARE)
     with path.open("wb") as file:
         image.save(file, "PNG", pnginfo=info, optimize=True)
-
-
-# -- words ----------------------------------------------------------------------------------------
-
-
-def sentence(explanation: Explanation) -> str:
-    """The answer and its reasons in plain words."""
-    label, rival = (printable(name, LONGEST_NAME) for name in explanation.labels)
-    first, second = (percent(value) for value in explanation.probabilities)
-    answer = f"{first} {label}"
-    if explanation.probabilities[0] >= explanation.probabilities[1]:
-        answer += f", then {rival} with {second}."
-    else:
-        answer += f", after {rival} with {second}."
-    return f"{answer} {_reason(explanation)}"
-
-
-def _reason(explanation: Explanation) -> str:
-    """What adds most, and what happens when a part is hidden."""
-    part, strength = strongest_part(explanation, explanation.maps[0])
-    if strength > 0:
-        reason = f"The part {part} speaks for it most"
-    else:
-        reason = f"Every part speaks against it, the one {part} least"
-    before, lowest = explanation.probabilities[0], explanation.occlusion.min()
-    if percent(lowest) == percent(before) or lowest > before:
-        return f"{reason}. Wherever a grey square hides a part, it does not fall."
-    place = lowest_place(explanation)
-    if place == part:
-        return f"{reason}: hidden by a grey square there, it falls to {percent(lowest)}."
-    return f"{reason}. A grey square {place} lowers it most, to {percent(lowest)}."
-
-
-def where_seen(explanation: Explanation) -> str:
-    """What part of the photo the maps are about."""
-    height, width, _ = explanation.pixels.shape
-    size = f"{width} × {height} pixels"
-    if explanation.photo_box is None:
-        return f"The maps lie over what the network saw, {size}."
-    left, top, right, bottom = (round(side) for side in explanation.photo_box)
-    return (
-        f"The network saw columns {left} to {right} and rows {top} to {bottom} of the photo, "
-        f"as {size}."
-    )
-
-
-def text(explanation: Explanation) -> str:
-    """The sentence, and both maps in characters."""
-    names = [printable(name, 30) for name in explanation.labels]
-    both = explanation.contributions
-    blocks = [_characters(cells, float(np.abs(both).max())) for cells in both]
-    wide = max(len(blocks[0][0]), len(names[0])) + 4
-    lines = [sentence(explanation), "", f"  {names[0]:<{wide}}{names[1]}"]
-    lines += [f"  {a:<{wide}}{b}".rstrip() for a, b in zip(*blocks, strict=True)]
-    return "\n".join([*lines, "", "  ++ + speaks for it   . neither   - -- speaks against it"])
-
-
-def _characters(cells: Array, largest: float) -> list[str]:
-    """A map in characters, a line for each row of cells."""
-    signs = {2: "++", 1: " +", 0: " .", -1: " -", -2: "--"}
-    rows = []
-    for row in cells / (largest or 1):
-        levels = np.sign(row) * np.searchsorted([SHARE / 4, SHARE], np.abs(row), side="right")
-        rows.append(" ".join(signs[int(level)] for level in levels))
-    return rows
 
 
 # -- the page -------------------------------------------------------------------------------------

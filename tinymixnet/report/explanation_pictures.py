@@ -11,6 +11,12 @@ import numpy as np
 from tinymixnet.engine.explain import Explanation, spread, strongest
 from tinymixnet.engine.kernels import Array
 from tinymixnet.errors import printable
+from tinymixnet.report.explanation_words import (
+    lowest_place,
+    percent,
+    sentence,
+    strongest_part,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,7 +66,7 @@ def panels(explanation: Explanation) -> list[Panel]:
             map_picture(explanation, cells, largest),
             f"against, −{largest:.2g}",
             f"for, +{largest:.2g}",
-            f"What each of the {h} × {w} cells adds to the logit",
+            f"What each of the {h} × {w} cells adds to the logit, the strongest outlined",
             f"Map of {name} over the photo, strongest {strongest_part(explanation, cells)[0]}",
         )
         for name, cells in zip((label, rival), both, strict=True)
@@ -85,43 +91,6 @@ def panels(explanation: Explanation) -> list[Panel]:
             f"Occlusion map of {label}; it falls most with a square {lowest_place(explanation)}",
         ),
     ]
-
-
-def percent(probability: float) -> str:
-    """0.976 -> 97.6 %, 0.41 -> 41 %, 0.0002 -> 0.02 %, 1 -> over 99.9 %"""
-    value = round(100 * float(probability), 3)
-    if value > 99.9 or value < 0.01:
-        return "over 99.9 %" if value > 1 else "under 0.01 %"
-    digits = 0 if 10 <= value < 90 else 1 if value >= 1 else 2
-    return f"{value:.{digits}f} %"
-
-
-def strongest_part(explanation: Explanation, cells: Array) -> tuple[str, float]:
-    """The ninth of the photo in which a map has its largest sum: (where it is, that sum)."""
-    values = explanation.spread(cells)
-    rows, columns = (np.linspace(0, size, 4).astype(int) for size in values.shape)
-    sums = np.add.reduceat(np.add.reduceat(values, rows[:3], 0), columns[:3], 1)
-    row, column = strongest(sums, 1)[0]
-    return part_name(row, column), float(sums[row, column])
-
-
-def lowest_place(explanation: Explanation) -> str:
-    """Where a grey square lowers the probability most, in the same words."""
-    row, column = strongest(-explanation.occlusion, 1)[0]
-    rows, columns = explanation.occlusion.shape
-    return part_name(3 * (2 * row + 1) // (2 * rows), 3 * (2 * column + 1) // (2 * columns))
-
-
-def part_name(row: int, column: int) -> str:
-    """A part of the photo, of 3 x 3, in words.
-
-    >>> [part_name(0, 0), part_name(1, 1), part_name(1, 2), part_name(2, 1)]
-    ['at the top left', 'in the middle', 'on the right', 'at the bottom']
-    """
-    side = ("left", "", "right")[column]
-    if row == 1:
-        return f"on the {side}" if side else "in the middle"
-    return f"at the {('top', '', 'bottom')[row]} {side}".rstrip()
 
 
 # -- one picture ----------------------------------------------------------------------------------
@@ -240,7 +209,7 @@ def patch(explanation: Explanation, row: int, column: int) -> "Image":
 # -- all in one -----------------------------------------------------------------------------------
 
 
-def picture(explanation: Explanation, sentence: str) -> "Image":
+def picture(explanation: Explanation) -> "Image":
     """All that matters in one picture, on white: the sentence above, then panels with scales."""
     from PIL import Image, ImageDraw
 
@@ -252,7 +221,7 @@ def picture(explanation: Explanation, sentence: str) -> "Image":
     size = len(chosen) * (wide + gap) + gap, top + 46 + high + 140
     canvas = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(canvas)
-    for i, line in enumerate(_wrap(draw, sentence, 34, size[0] - 2 * gap)[:2]):
+    for i, line in enumerate(_wrap(draw, sentence(explanation), 34, size[0] - 2 * gap)[:2]):
         draw.text((gap, 22 + 42 * i), line, INK, _font(34))
     for i, panel in enumerate(chosen):
         left = gap + i * (wide + gap)
