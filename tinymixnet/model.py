@@ -137,8 +137,8 @@ class Model:
         """Return why the network gives a photo its label: see `engine.explain.Explanation`.
 
         image and preset as for `pixels`. label: the name or index of a label to explain instead of
-        the best. size: pixels a side that the network sees instead of the weights' own input size;
-        answers are worse then. progress: such as `tqdm.tqdm`, is put around the network's 100 runs.
+        the best. size: pixels a side that the network sees; the input size of the weights is where
+        they answer best. progress: such as `tqdm.tqdm`, is put around the network's 100 runs.
         Raises ImageError when the image cannot be read, InputError for an unusable label, size or
         preset.
         """

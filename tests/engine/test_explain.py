@@ -1,5 +1,6 @@
 """The maps of an explanation: exact, and each value at the right place in the photo."""
 
+import doctest
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 
 from tests.support.colours import LABELS, STRIDE, colour_model
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
+import tinymixnet.engine.explain
 from tinymixnet import Model, load
 from tinymixnet.engine.explain import (
     GRID,
@@ -166,6 +168,10 @@ def test_trained_weights_see_an_object_where_its_cell_is_drawn(axis: int) -> Non
             centres = cell_centres(256, len(along), STRIDE)
             distances.append((along * centres).sum() / along.sum() - middle)
     assert abs(np.mean(distances)) < 8
+
+
+def test_examples() -> None:
+    assert doctest.testmod(tinymixnet.engine.explain) == (0, 1)
 
 
 def test_centres_and_boxes_of_cells() -> None:

@@ -1,6 +1,7 @@
 """The explanation as words, page and picture; the maps have their colours in the right place."""
 
 import base64
+import doctest
 import io
 import json
 import re
@@ -22,6 +23,7 @@ from tinymixnet.engine.explain import Explanation
 from tinymixnet.engine.weights import Weights
 from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import InputError
+from tinymixnet.report import explanation_words
 from tinymixnet.report.commands import _with_progress
 from tinymixnet.report.explanation import (
     fragment,
@@ -198,6 +200,7 @@ def test_sentence_names_the_places(explanation: Explanation) -> None:
 
 
 def test_percentages_and_places() -> None:
+    assert doctest.testmod(explanation_words) == (0, 1)
     texts = {0.977: "97.7 %", 0.41: "41 %", 0.056: "5.6 %", 0.0021: "0.21 %", 1: "over 99.9 %"}
     texts |= {1e-7: "under 0.01 %", 0: "under 0.01 %", 0.9: "90.0 %", 0.1: "10 %"}
     assert {value: percent(value) for value in texts} == texts

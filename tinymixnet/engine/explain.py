@@ -10,15 +10,17 @@ Two questions, two answers:
 
 The first looks only at the last layer, the second at the network as a whole.
 
-Where a cell lies in the photo. The network halves the resolution five times, so cells are `stride`
-= 32 pixels apart. They are placed symmetrically about the middle of the photo: in 128 pixels the
-four cells have their centres at 16, 48, 80 and 112. Cells look at far more than 32 pixels, though,
-and the middle of all the pixels that can reach a cell is not its centre. Where an axis is even,
-SAME padding adds its odd zero at the end (see `kernels.same_padding`), so that middle is half a
-pixel further to the right and down, at each of five resolutions: 0.5 + 1 + 2 + 4 + 8 = 15.5 pixels
-for a photo of 128. Nevertheless the symmetric place is the better one for trained weights. They
-were trained on photos and on their mirror images, so they had to learn to counter this shift, and
-a test finds a pasted object less than half a cell from where it is.
+Where a cell lies in the photo. The network halves the resolution five times, so the centres of
+neighbouring cells are `stride` = 32 pixels apart. They are placed symmetrically about the middle of
+the photo: in 128 pixels the four centres are at 16, 48, 80 and 112.
+
+It is not the only possible choice. A cell looks at far more than 32 pixels, and the middle of these
+is another point. Where an axis has an even size, SAME padding adds one zero more after it than
+before it (see `kernels.same_padding`), which moves the middle of what is seen by half a pixel to
+the right, or down. In a photo of 128 pixels this happens at all five resolutions, which makes
+0.5 + 1 + 2 + 4 + 8 = 15.5 pixels. Trained weights, however, have learnt to balance it: they saw
+every photo and its mirror image, and could not prefer one side. A test pastes a small photo at
+several places and finds it less than a quarter of a cell from where the centres say.
 
 Letters: H x W pixels, h x w cells, K explained labels, C channels of the last layer.
 Boxes are (left, top, right, bottom) in pixels, right and bottom being outside, as in Pillow.
@@ -42,7 +44,7 @@ SQUARE = 3  # side of the grey square, in steps of the grid: a tenth of the phot
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
-    """What `Model.explain` returns: why a photo got its label. All arrays are float32 or int.
+    """What `Model.explain` returns: why a photo got its label.
 
     The first of the K = 2 labels is the one that is explained. The second is its rival: the most
     probable of all others.
@@ -56,10 +58,8 @@ class Explanation:
     biases: Array  # (K,)
     maps: Array  # (K, h, w): the mean of maps[k] plus biases[k] is logits[k]
     map_boxes: Array  # (h, w, 4): the part of `pixels` that stands for each cell
-    occlusion: (
-        Array  # (rows, columns): the probability of labels[0] when a grey square hides a part
-    )
-    occlusion_boxes: Array  # (rows, columns, 4): where that square was
+    occlusion: Array  # (rows, columns): the probability of labels[0] while a part is hidden
+    occlusion_boxes: Array  # (rows, columns, 4): the grey square that hid it
     stride: int  # pixels between the centres of neighbouring cells
     photo_box: Box | None  # what `pixels` show of the upright photo, in its pixels; None if unknown
 

@@ -21,7 +21,7 @@ from tinymixnet.model import load
 def add_commands(
     commands: "argparse._SubParsersAction[Any]", weights: argparse.ArgumentParser
 ) -> None:
-    """Add the parser of `report` to those of the `tinymixnet` command."""
+    """Add both parsers to those of the `tinymixnet` command."""
     report = commands.add_parser(
         "report",
         parents=[weights, picture_options(), dump_options()],
@@ -65,7 +65,7 @@ def add_explain(
         "--size",
         type=int,
         metavar="S",
-        help="pixels a side (the weights' own; others answer worse)",
+        help="pixels a side (those of the weights, at which they answer best)",
     )
     explain.add_argument("--json", action="store_true", help="one JSON object")
     explain.set_defaults(run=run_explain)
