@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import tinymixnet.engine.explain
 from tests.support.colours import LABELS, STRIDE, colour_model
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
-import tinymixnet.engine.explain
 from tinymixnet import Model, load
 from tinymixnet.engine.explain import (
     GRID,

@@ -223,6 +223,16 @@ def test_text_draws_the_maps_with_characters(explanation: Explanation) -> None:
     assert max(map(len, lines[1:])) < 80
 
 
+def test_text_of_a_large_map_is_coarse(explanation: Explanation) -> None:
+    maps = np.zeros((2, 21, 32), np.float32)
+    maps[0, :2, -7:] = 1
+    lines = text(replace(explanation, maps=maps)).splitlines()
+    assert len(lines) == 15
+    assert lines[3][:31].split() == ["."] * 8 + ["++"] * 2
+    assert lines[4].split() == ["."] * 20
+    assert max(map(len, lines[1:])) < 80
+
+
 def test_words_escape_what_a_label_holds(explanation: Explanation) -> None:
     evil = replace(explanation, labels=(HACK, HACK))
     for shown in (sentence(evil), *text(evil).splitlines()):
@@ -233,6 +243,16 @@ def test_words_escape_what_a_label_holds(explanation: Explanation) -> None:
     assert "\x1b" not in whole
     picture(evil)  # draws what it can
     picture(replace(explanation, labels=("кот é" * 99, "猫")))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 160), (160, 32), (65, 500)])
+def test_photos_of_any_shape_are_explained(size: tuple[int, int], tmp_path: Path) -> None:
+    found = explained(colour_model(), synthetic_image(1, *size)[0], tmp_path)
+    if size == (32, 32):  # one cell
+        assert "The part in the middle speaks for it most" in sentence(found)
+    assert picture(found).height > 250
+    assert page(found, "photo").count("<img") > 5
+    assert len(text(found).splitlines()) >= 6
 
 
 def test_says_what_part_of_the_photo_was_seen(explanation: Explanation) -> None:

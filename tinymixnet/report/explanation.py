@@ -166,7 +166,7 @@ def _patches(explanation: Explanation, heading: str, cells: Array) -> str:
         ("against", "These take most away", -1),
     ):
         crops = ""
-        for row, column in strongest(sign * cells, min(CROPS, cells.size // 2)):
+        for row, column in strongest(sign * cells, min(CROPS, max(cells.size // 2, 1))):
             value = float(cells[row, column])
             if sign * value <= 0:
                 continue

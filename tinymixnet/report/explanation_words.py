@@ -8,6 +8,7 @@ from tinymixnet.errors import printable
 from tinymixnet.report.text import LONGEST_NAME
 
 SHARE = 0.75  # of the largest value: what a cell on the terminal needs for the strongest sign
+LARGEST_TEXT = 10  # rows and columns of a map on the terminal; two maps then fit beside each other
 
 
 def sentence(explanation: Explanation) -> str:
@@ -55,7 +56,9 @@ def text(explanation: Explanation) -> str:
     """The sentence, and both maps in characters."""
     names = [printable(name, 30) for name in explanation.labels]
     both = explanation.contributions
-    blocks = [_characters(cells, float(np.abs(both).max())) for cells in both]
+    largest = float(np.abs(both).max())
+    rows, columns = (min(size, LARGEST_TEXT) for size in both.shape[1:])
+    blocks = [_characters(_averages(cells, rows, columns), largest) for cells in both]
     wide = max(len(blocks[0][0]), len(names[0])) + 4
     lines = [sentence(explanation), "", f"  {names[0]:<{wide}}{names[1]}"]
     lines += [f"  {a:<{wide}}{b}".rstrip() for a, b in zip(*blocks, strict=True)]
@@ -85,12 +88,21 @@ def percent(probability: float) -> str:
 
 
 def strongest_part(explanation: Explanation, cells: Array) -> tuple[str, float]:
-    """The ninth of the photo in which a map has its largest sum: (where it is, that sum)."""
-    values = explanation.spread(cells)
-    rows, columns = (np.linspace(0, size, 4).astype(int) for size in values.shape)
-    sums = np.add.reduceat(np.add.reduceat(values, rows[:3], 0), columns[:3], 1)
-    row, column = strongest(sums, 1)[0]
-    return part_name(row, column), float(sums[row, column])
+    """The ninth of the photo in which a map is largest on average: (where it is, that average)."""
+    rows, columns = (3 if size > 1 else 1 for size in cells.shape)  # a single cell is the middle
+    averages = _averages(explanation.spread(cells), rows, columns)
+    row, column = strongest(averages, 1)[0]
+    name = part_name(row if rows > 1 else 1, column if columns > 1 else 1)
+    return name, float(averages[row, column])
+
+
+def _averages(values: Array, rows: int, columns: int) -> Array:
+    """Divide values (h, w) into rows x columns parts and return the mean of each."""
+    for axis, parts in enumerate((rows, columns)):
+        edges = np.linspace(0, values.shape[axis], parts + 1).astype(int)
+        sums = np.add.reduceat(values, edges[:-1], axis)
+        values = sums / np.expand_dims(np.diff(edges), 1 - axis)
+    return values
 
 
 def lowest_place(explanation: Explanation) -> str:
