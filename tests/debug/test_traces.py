@@ -21,15 +21,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.cli import main
 from tinymixnet.debug.arrays import natural
-from tinymixnet.debug.traces import (
-    Manifest,
-    image_hash,
-    open_trace,
-    record,
-    weights_hash,
-    write_dump,
-    write_trace,
-)
+from tinymixnet.debug.manifest import Manifest, image_hash, weights_hash
+from tinymixnet.debug.traces import open_trace, record, write_dump, write_trace
 from tinymixnet.errors import InputError, TraceError
 from tinymixnet.model import Model
 
@@ -279,7 +272,7 @@ def test_an_older_trace_is_replaced_whole(path: Path) -> None:
 
 def test_anything_else_is_not_replaced(path: Path) -> None:
     def refused() -> None:
-        with pytest.raises(TraceError, match="something else") as caught:
+        with pytest.raises(TraceError, match=r"something else|is a folder") as caught:
             write_trace(path, LAYERS.items(), MANIFEST)
         assert str(caught.value).startswith(str(path))
 
@@ -446,7 +439,7 @@ def test_a_file_with_a_hole_is_not_allocated(tmp_path: Path) -> None:
     with open(tmp_path / "x.npy", "wb") as file:
         file.write(crafted("<f4", (1 << 30, 2)))
         file.truncate(file.tell() + (1 << 33))
-    assert_refused(tmp_path, "more than a layer has")
+    assert_refused(tmp_path, "a layer asks for 8,589,934,592")
 
 
 def test_a_bomb_in_a_zip(tmp_path: Path) -> None:
@@ -504,7 +497,7 @@ def test_hostile_archives(tmp_path: Path) -> None:
         ),
         ({"architecture": None}, "architecture: expected dict"),
         ({"epsilon": "NaN"}, "epsilon: expected float"),
-        ({"epsilon": float("nan")}, "epsilon: expected float"),
+        ({"epsilon": float("nan")}, "not JSON"),
         ({"mean": [1, 2]}, "mean: expected 3"),
         ({"mean": [1, 2, None]}, "mean: expected float"),
         ({"image_shape": [1, 0, 3, 3]}, "image_shape"),
@@ -567,8 +560,10 @@ def test_network_of_a_manifest_is_checked(path: Path) -> None:
         ({"block_strings": good["block_strings"] * 50}, "blocks"),
         ({"classes": 0}, "classes"),
         ({"classes": True}, "classes: expected int"),
-        ({"stem_filters": 10**400}, "stem_filters: expected int"),
-        ({"multiplier": float("inf")}, "multiplier"),
+        ({"stem_filters": 10**12}, "stem_filters: expected int"),
+        ({"stem_filters": 10**400}, "not JSON"),
+        ({"multiplier": float("inf")}, "not JSON"),
+        ({"multiplier": 1e300}, "multiplier"),
     ):
         changed = {**manifest, "architecture": {**good, **change}}
         replace_manifest(path, json.dumps(changed).encode())
@@ -582,7 +577,7 @@ def test_what_is_no_trace(tmp_path: Path) -> None:
     assert_refused(tmp_path / "no", "no such file")
     for name, data in (("a.npz", b"x"), ("b.h5", b"\x89HDF\r\n\x1a\nx"), ("c", b"")):
         (tmp_path / name).write_bytes(data)
-        assert_refused(tmp_path / name, "not a trace|cannot be read")
+        assert_refused(tmp_path / name, "not a trace|cannot be read|damaged")
     (tmp_path / "x.npy").write_bytes(npy(np.zeros(3)))
     assert_refused(tmp_path / "x.npy", "give the folder")
     with pytest.raises(TraceError, match="no layer 'y'"):
@@ -672,7 +667,7 @@ def test_damaged_h5(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         file.create_dataset("x", data=np.arange(64.0), compression="gzip")
     good = path.read_bytes()
-    for cut in range(0, len(good), 97):
+    for cut in range(0, len(good), 499):  # each is read by a process; test_hdf5.py has many more
         path.write_bytes(good[:cut])
         assert_refused(path)
     packed = good.index(b"\x78\x5e") if b"\x78\x5e" in good else good.index(b"\x78\x9c")

@@ -24,7 +24,7 @@ def where_relu(function: Callable[[Array], Array]) -> Callable[[LayerContext], A
 def pooled(
     kind: str, function: Callable[..., Array] = np.mean
 ) -> Callable[[LayerContext], Array | None]:
-    """Squeeze-and-excite that looks at another layer's output, if that has as many channels."""
+    """Squeeze-and-excite that pools another layer's output, if that has as many channels."""
 
     def output(at: LayerContext) -> Array | None:
         x = at.entry if kind == "entry" else at.seen.get(kind)
@@ -36,7 +36,7 @@ def pooled(
 
 
 def fewer_units(share: int) -> Callable[[LayerContext], Array | None]:
-    """Only the first of the squeezed units have any effect."""
+    """Only the first units of the squeezed layer have any effect: one in `share`."""
     return lambda at: np.where(
         np.arange(at.value.shape[-1]) < at.value.shape[-1] // share, at.value, 0
     )
@@ -45,7 +45,7 @@ def fewer_units(share: int) -> Callable[[LayerContext], Array | None]:
 def residual_before_norm(at: LayerContext) -> Array:
     if at.kind == "output":
         return at.x
-    return batch_norm(at.x + at.entry, *statistics(at.layer, at.tensors), at.about.epsilon)
+    return batch_norm(at.x + at.entry, *statistics(at.layer, at.tensors), at.metadata.epsilon)
 
 
 def where_residual(
@@ -125,8 +125,8 @@ ACTIVATION = [
         Suspect(
             "se-width",
             "se_act",
-            f"only one in {share} of the squeezed units is there: their number is the block's "
-            "*input* filters times the ratio",
+            f"only one in {share} of the squeezed units is used: their number should be the "
+            "block's *input* filters times the ratio",
             fewer_units(share),
         )
         for share in (2, 4)
@@ -146,7 +146,8 @@ ACTIVATION = [
     Suspect(
         "missing-residual",
         "output",
-        "the block's input is not added to its output: it is, where stride is 1 and filters equal",
+        "the block's input is not added to its output: add it if the stride is 1 and the "
+        "numbers of filters are equal",
         where_residual(lambda at: at.x),
     ),
     Suspect(
