@@ -264,7 +264,7 @@ def test_presets_ask_before_they_copy(preset: str, monkeypatch: pytest.MonkeyPat
 def test_presets_of_a_photo_larger_than_a_band(monkeypatch: pytest.MonkeyPatch) -> None:
     """In bands or at once, to the same pixels."""
     photo = read_image(noise(150, 210))
-    whole = {name: preprocess(photo, name, 32) for name in ("tf", "thumbnail")}
+    whole = {name: preprocess(photo, name, 32) for name in ("tf", "square")}
     monkeypatch.setattr("tinymixnet.engine.images.BAND_PIXELS", 1000)
     for name, expected in whole.items():
         assert np.array_equal(preprocess(photo, name, 32), expected)
