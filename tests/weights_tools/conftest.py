@@ -1,4 +1,4 @@
-"""An archive server, an empty cache, and a network whose archive lies on the server."""
+"""Fixtures: an archive server with an empty cache for `fetch`; small checkpoints for the reader."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support.archive_server import Server
 from tests.support.fake_network import fake_extract, fake_read_weights, publish
 from weights_tools import download, fetch, http_get
+from weights_tools.formats.checkpoint_writer import write_checkpoint
 
 
 @pytest.fixture
@@ -47,3 +49,37 @@ def impatient(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_get, "TIMEOUT", 0.25)
     monkeypatch.setattr(http_get, "MINUTE_BYTES", 1000)
     monkeypatch.setattr(download, "PAUSES", (0.0,))
+
+
+# -- checkpoints -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    return tmp_path / "model.ckpt"
+
+
+@pytest.fixture
+def tensors() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    return {
+        "net/stem/kernel": random.normal(size=(3, 3, 3, 8)).astype(np.float32),
+        "net/stem/kernel/ExponentialMovingAverage": random.normal(size=8).astype(np.float32),
+        "net/stem/gamma": random.normal(size=8).astype(np.float16),
+        "net/double": random.normal(size=(2, 3)),
+        "net/count": np.array([1, -2, 3], np.int32),
+        "global_step": np.array(12345678901, np.int64),
+        "empty": np.zeros((0, 4), np.float32),
+    }
+
+
+@pytest.fixture
+def tiny(prefix) -> dict[str, np.ndarray]:
+    """A checkpoint of three blocks and two shards, small enough to break it at every bit."""
+    tensors = {
+        "a/kernel": np.array([[1.5, -2.0]], np.float32),
+        "a/kernel/average": np.array([3, 4], np.int32),
+        "b": np.array(5, np.int64),
+    }
+    write_checkpoint(prefix, tensors, shards=2, block_size=1)
+    return tensors
