@@ -23,6 +23,8 @@ def add_commands(
         "report",
         parents=[weights, picture_options(), dump_options()],
         help="a page that shows every layer",
+        description="Write a page that shows every layer for IMAGE, and beside it that of OTHER.",
+        example="tinymixnet report photo.jpg -o report.html",
     )
     report.add_argument("image", metavar="IMAGE", help=IMAGE)
     report.add_argument("other", nargs="?", metavar="OTHER", help=DUMP)
