@@ -15,7 +15,6 @@ have them):
 
 import argparse
 import contextlib
-import difflib
 import errno
 import io
 import os
@@ -39,7 +38,6 @@ IMAGENET_HINT = (
     "for the 1000 ImageNet classes run `python -m weights_tools fetch mixnet-l`, "
     "then add --weights mixnet-l"
 )
-
 
 DONE, DIFFERENT, FAILED, STOPPED = 0, 1, 2, 130
 EXIT_CODES = {
@@ -107,6 +105,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     >>> nearest("clasify", ["classify", "compare"])
     'classify'
     """
+    import difflib  # only needed after a mistake
+
     by_small_letters = {choice.casefold(): choice for choice in choices}
     near = difflib.get_close_matches(word.casefold(), by_small_letters, n=1)
     return by_small_letters[near[0]] if near else ""
@@ -249,7 +249,8 @@ class ClosedInput:
 def _name_photo(name: str, message: str) -> str:
     """Return the message with the photo's name at its beginning, where many have it already."""
     message = message.removeprefix("image: ") if name == "-" else message
-    return message if message.startswith(name) else f"{name}: {message}"
+    beginning = f"{printable(name)}: "[:200]  # the middle of a long name may have been cut out
+    return message if message.startswith(beginning) else f"{name}: {message}"
 
 
 def _note_weights(wanted: str | None, model: Model) -> None:
