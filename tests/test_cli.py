@@ -37,6 +37,7 @@ from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import BUNDLED, Weights
 from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import LONGEST_TEXT, InputError, printable
+from tinymixnet.report.explanation_words import text
 from weights_tools import __main__ as weights_tools_main
 
 ROOT = Path(__file__).parents[1]
@@ -745,10 +746,10 @@ def test_json_of_a_trace_of_pixels_has_no_preset(tiny, trace, tmp_path, capsys):
 # -- from any folder ------------------------------------------------------------------------------
 
 
-def test_demo_names_what_is_in_the_bundled_photos(tmp_path):
+def test_demo_names_what_is_in_the_bundled_photos_and_shows_why(tmp_path):
     """From a folder in which there is nothing."""
     done = subprocess.run(
-        [*MODULE, "demo"],
+        [*MODULE, "demo", "-o", "pages"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -759,8 +760,29 @@ def test_demo_names_what_is_in_the_bundled_photos(tmp_path):
     photos = bundled_photos()
     assert CAT in photos
     model = tinymixnet.load()
-    expected = [line for photo in photos for line in shown(photo.name, model.classify(photo))]
+    expected = []
+    for photo in photos:
+        why = [f"  {line}".rstrip() for line in text(model.explain(photo)).splitlines()]
+        page = str(Path("pages", f"{photo.stem}.html"))
+        expected += [*shown(photo.name, model.classify(photo)), "", *why, "", page, ""]
+        assert (tmp_path / page).read_text("utf-8").startswith("<!doctype html>")
     assert done.stdout.splitlines() == expected
+    assert {path.stem for path in (tmp_path / "pages").iterdir()} == {p.stem for p in photos}
+
+
+def test_demo_keeps_what_it_did_not_write(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TINYMIXNET_WEIGHTS", str(tiny))
+    page = tmp_path / f"{CAT.stem}.html"
+    for _ in range(2):  # its own pages are replaced
+        assert main(["demo", "-o", str(tmp_path)]) == 0
+    assert main(["demo", "-o", str(page)]) == 2  # a file is no folder
+    assert "exists" in capsys.readouterr().err
+    page.write_text("my own page")
+    assert main(["demo", "-o", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert str(page) in err
+    assert page.read_text() == "my own page"
 
 
 def test_every_file_of_the_packages_is_installed():

@@ -19,6 +19,7 @@ import errno
 import io
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -130,10 +131,12 @@ def parser() -> Parser:
     demo = commands.add_parser(
         "demo",
         parents=[weights],
-        help="name what is in the photos that come with this program",
-        description="Name what is in the photos that come with this program.",
-        example="tinymixnet demo",
+        help="name what is in the photos that come with this program, and show why",
+        description="Name what is in the photos that come with this program, and show which parts "
+        "of them speak for it.",
+        example="tinymixnet demo -o pages",
     )
+    demo.add_argument("-o", "--output", metavar="DIR", help="a folder for a page about each photo")
     demo.set_defaults(run=run_demo)
 
     classify = commands.add_parser(
@@ -152,13 +155,20 @@ def parser() -> Parser:
         "--preset", choices=PRESETS, help="how to crop and resize (as the weights want it)"
     )
     classify.add_argument(
-        "--top", type=positive, default=5, metavar="K", help="how many answers for a photo (5)"
+        "--top",
+        type=debug_commands.positive,
+        default=5,
+        metavar="K",
+        help="how many answers for a photo (5)",
     )
     classify.add_argument(
         "--json", action="store_true", help="print one JSON object a line for each photo"
     )
     classify.add_argument(
-        "--workers", type=positive, metavar="N", help="share the photos among N processes"
+        "--workers",
+        type=debug_commands.positive,
+        metavar="N",
+        help="share the photos among N processes",
     )
     classify.set_defaults(run=run_classify)
 
@@ -177,17 +187,24 @@ def parser() -> Parser:
     return top
 
 
-def positive(text: str) -> int:
-    """Return the number that an argument stands for, for a parser's `type`: 1 or more."""
-    if not text.isdecimal() or len(text) > 9 or int(text) < 1:  # int() has a limit of digits, too
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
-    return int(text)
-
-
 def run_demo(arguments: argparse.Namespace) -> int:
+    from tinymixnet.report import explanation as pages
+    from tinymixnet.report.explanation_words import text
+
     model = load(arguments.weights)
+    page_of = {}
+    if arguments.output:
+        os.makedirs(arguments.output, exist_ok=True)
+        for photo in bundled_photos():
+            page_of[photo] = Path(arguments.output, f"{photo.stem}.html")
+            pages.check_explanation_output(page_of[photo], [arguments.weights])
     for photo in bundled_photos():
         _print_answer(photo.name, model.classify(photo))
+        explanation = model.explain(photo)
+        print("", textwrap.indent(text(explanation), "  "), "", sep="\n", flush=True)
+        if photo in page_of:
+            pages.write_explanation(explanation, photo.name, page_of[photo])
+            print(printable(page_of[photo]), "", sep="\n")
     _note_weights(arguments.weights, model)
     return DONE
 

@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from tinymixnet.cli import Parser, positive, run
+from tinymixnet.cli import Parser, run
+from tinymixnet.debug.commands import positive
 from tinymixnet.engine.architecture import VARIANTS
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.weights import Weights
@@ -36,7 +37,7 @@ def parser() -> Parser:
     output.add_argument("--variant", choices=VARIANTS, help="refuse weights of any other network")
     output.add_argument("--float16", action="store_true", help="store at half the size")
     output.add_argument(
-        "--labels", metavar="F", help="a text file with the name of one class a line"
+        "--labels", metavar="F", help="class names: a text file, one a line, or a .tsv"
     )
 
     extracting = commands.add_parser(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tinymixnet.engine.architecture import VARIANTS, Architecture, mixnet
+from tinymixnet.engine.files import check_output
 from tinymixnet.engine.hdf5 import Hdf5File
 from tinymixnet.engine.metadata import check_format
 from tinymixnet.errors import CheckpointError, printable
@@ -58,31 +59,11 @@ def file_sha256(path: StrPath) -> str:
 
 
 def check_weights_output(output: StrPath, inputs: Iterable[StrPath | None] = ()) -> None:
-    """Raise CheckpointError unless a weights file may be written at this path.
+    """Raise InputError unless a weights file may be written at this path.
 
     There may be nothing yet, an empty file, or a weights file that a tool of ours wrote earlier.
-    All else could be somebody's work.
     """
-    path = Path(output)
-    try:
-        if not path.parent.is_dir():
-            raise CheckpointError(f"{output}: there is no folder {path.parent}")
-        if path.is_symlink():
-            raise CheckpointError(f"{output}: a symbolic link; name the file itself")
-        if not path.exists():
-            return
-        if not path.is_file():
-            raise CheckpointError(f"{output}: not a plain file; name another output")
-        for given in inputs:
-            if given is not None and os.path.exists(given) and os.path.samefile(given, output):
-                raise CheckpointError(f"{output}: is also the input; name another output")
-        if not _may_be_replaced(path):
-            raise CheckpointError(
-                f"{output}: is there already and is no weights file; name another output, or "
-                "remove it first"
-            )
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise CheckpointError(f"{output}: cannot be written ({error})") from None
+    check_output(output, inputs=inputs, own=_may_be_replaced)
 
 
 def _may_be_replaced(path: Path) -> bool:

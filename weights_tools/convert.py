@@ -18,7 +18,7 @@ from weights_tools.assemble import (
     list_some,
     to_float32,
 )
-from weights_tools.formats.labels import check_labels, read_labels
+from weights_tools.formats.labels import check_labels, read_classes
 from weights_tools.formats.safetensors import open_safetensors
 
 _NORM = {
@@ -70,10 +70,12 @@ def convert(
 ) -> Weights:
     """Write the weights file of a .safetensors state dict and return what is in it.
 
-    labels is a text file, one a line; without it the names in the file's own note `classes` count,
-    separated by commas. metadata replaces fields of `Metadata`. Tensors of any numeric type become
-    float32. Raises CheckpointError for a file that cannot be read or whose tensors are not those of
-    a tf_mixnet, and for an output that would overwrite something else.
+    labels is a text file, one a line, or a table (.tsv) as `formats.labels.read_classes` takes it;
+    without it the names in the file's own note `classes` count, separated by commas. metadata
+    replaces fields of `Metadata`. Tensors of any numeric type become float32.
+
+    Raises CheckpointError for a file that cannot be read or whose tensors are not those of a
+    tf_mixnet, and InputError for an output that would overwrite something else.
     """
     source = str(state_dict)
     check_weights_output(output, inputs=[state_dict, labels])
@@ -107,7 +109,7 @@ def convert(
         for name, (theirs, axes) in sources.items()
     }
     fields = {
-        "labels": noted if use_note else read_labels(labels, classes),
+        **({"labels": noted} if use_note else read_classes(labels, classes)),
         "name": Path(source).stem,
         "source": Path(source).name,
         "source_sha256": file_sha256(source),

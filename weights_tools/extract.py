@@ -64,7 +64,8 @@ def extract(
     checkpoint is a folder, a prefix or a .tar.gz. The values are the moving averages of all
     variables, batch norm's statistics included, or with raw the variables themselves. If only one
     of the two is there, that one is taken, and standard error says so. labels is a text file, one a
-    line. Raises CheckpointError, also for an output that would overwrite something else.
+    line. Raises CheckpointError, and InputError for an output that would overwrite
+    something else.
     """
     check_weights_output(output, inputs=[checkpoint, labels])
     with open_checkpoint(checkpoint) as opened:

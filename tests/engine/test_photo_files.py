@@ -236,8 +236,9 @@ def test_a_jpeg_of_very_many_scans() -> None:
     """64 kB that go through 9 million pixels 2500 times would take half a minute."""
     data = encode(Image.new("RGB", (3000, 3000)), "JPEG", progressive=True)
     scan = data[data.rindex(b"\xff\xda") : -2]
+    began = time.process_time()
     assert "a JPEG of 2510 scans" in refused(data[:-2] + scan * 2500 + data[-2:])
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     assert read_image(data).size == (3000, 3000)
 
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tinymixnet.errors import CheckpointError
-from weights_tools.formats.labels import read_labels
+from weights_tools.formats.labels import read_classes, read_labels
 
 THREE = ("cat", "Café au lait", "犬 🐕")
 
@@ -123,3 +123,46 @@ def test_any_bytes(tmp_path, content):
     for label in labels:
         assert label == label.strip() != ""
         assert not set("\0\n\r\x1b\ufeff\u2028") & set(label)
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+TABLE = (
+    "class\twordnet_id\timagenet_index\tlabel\n"
+    "0\tn01443537\t1\tgoldfish\n1\tn07920052\t967\tespresso\n"
+)
+
+
+def test_a_table_has_the_place_of_each_class_in_imagenet(tmp_path):
+    path = tmp_path / "classes.tsv"
+    path.write_text(TABLE)
+    assert read_classes(path, 2) == {
+        "labels": ("goldfish", "espresso"),
+        "wordnet_ids": ("n01443537", "n07920052"),
+        "imagenet_indices": (1, 967),
+    }
+    path.write_text("label\ngoldfish\nespresso\n")
+    assert read_classes(path, 2) == {
+        "labels": ("goldfish", "espresso"),
+        "wordnet_ids": (),
+        "imagenet_indices": (),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TABLE.replace("label", "name"), "a column `label`"),
+        (TABLE.replace("\tespresso", ""), "4 fields"),
+        (TABLE.replace("1\tn07", "5\tn07"), "does not count from 0 to 1"),
+        (TABLE.replace("967", "many"), "many"),
+        (TABLE.replace("espresso", ""), "1 of them empty"),
+        (TABLE + "2\tn1\t3\tcat\n", "expected 2 labels"),
+        ("", "a column `label`"),
+    ],
+)
+def test_a_table_that_is_wrong(text, message, tmp_path):
+    path = tmp_path / "classes.tsv"
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        read_classes(path, 2)

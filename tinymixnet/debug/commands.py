@@ -128,6 +128,13 @@ def dump_options() -> argparse.ArgumentParser:
     return foreign
 
 
+def positive(text: str) -> int:
+    """Return the number that an argument stands for, for a parser's `type`: 1 or more."""
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:  # int() has a limit of digits, too
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+    return int(text)
+
+
 def _tolerance(text: str) -> float:
     try:
         value = float(text)

@@ -28,6 +28,7 @@ class Budget:
     network_numbers: int = 100_000_000  # weights; MixNet-L has 7 million
     network_multiply_adds: int = 50_000_000_000  # for one image; MixNet-L at 1024 px: 12 billion
     activation_bytes: int = 1 << 30  # of the largest layer; MixNet-L at 1024 px: 200 million
+    plan_bytes: int = 4 << 30  # of the fast path's arrays; MixNet-L at 1024 px: 550 million
     weights_file_bytes: int = 1 << 30
     layer_bytes: int = 1 << 29  # of one layer of a dump, unpacked
     dump_layers: int = 20_000  # arrays in a dump; other files in a folder count, too

@@ -68,7 +68,7 @@ def _check_range(x: Array) -> None:
     if low < -64 or high > 320:
         raise InputError(f"pixels: expected values 0..255, found {low:g}..{high:g}")
     if low < high <= 2 and not _is_dark_photo(x, low, high):
-        warnings.warn(f"pixels: values {low:g}..{high:g}, is that 0..1 for 0..255?", stacklevel=4)
+        warnings.warn(f"pixels: values {low:g}..{high:g}, is that 0..1 for 0..255?", stacklevel=6)
 
 
 def _is_dark_photo(x: Array, low: float, high: float) -> bool:

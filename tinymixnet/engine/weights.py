@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymixnet.engine.architecture import VARIANTS, Architecture, mixnet
+from tinymixnet.engine.architecture import VARIANTS, Architecture, check_input_size, mixnet
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.hdf5 import DEFLATE, SHUFFLE, SIGNATURE, Hdf5File
 from tinymixnet.engine.hdf5_structure import Dataset
@@ -187,10 +187,7 @@ def check_size(architecture: Architecture, metadata: Metadata) -> None:
     numbers = sum(map(prod, architecture.tensor_shapes().values()))
     budget.check("network_numbers", numbers, "the network of its block strings")
     size = metadata.input_size
-    at = f"the network at {size} x {size} pixels"
-    largest = max(map(prod, architecture.layer_shapes(size, size).values()))
-    budget.check("activation_bytes", 4 * largest, f"a layer of {at}")
-    budget.check("network_multiply_adds", architecture.multiply_adds(size, size), at)
+    check_input_size(architecture, size, size)
     crop = metadata.preset_parameters.get("crop", 1)
     budget.check("preset_pixels", (size / crop) ** 2, f"input_size {size} over crop {crop}")
 

@@ -6,6 +6,7 @@ import unicodedata
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tinymixnet.engine.weights import LARGEST_LABEL
 from tinymixnet.errors import CheckpointError
@@ -31,15 +32,56 @@ def read_labels(path: str | os.PathLike[str] | None, classes: int) -> tuple[str,
         if classes != 1000:
             return ()
         path = IMAGENET
+    labels = tuple(line.strip() for line in _lines(Path(path), classes))
     try:
-        lines = re.split("\r\n|\n|\r", _decode(_read(Path(path), classes)).rstrip())
-        labels = tuple(line.strip() for line in lines)
         check_labels(labels, classes)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return labels
+
+
+def _lines(path: Path, most: int) -> list[str]:
+    """Return the lines of a text file that should have so many; empty ones at its end are gone."""
+    try:
+        lines = re.split("\r\n|\n|\r", _decode(_read(path, most)))
+        while lines and not lines[-1].strip():
+            lines.pop()
+        return lines or [""]
     except (OSError, ValueError, MemoryError) as error:  # ValueError: not text in this encoding
         raise CheckpointError(f"{path}: labels cannot be read ({error})") from None
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    return labels
+
+
+def read_classes(path: str | os.PathLike[str] | None, classes: int) -> dict[str, Any]:
+    """Return what a file says of the classes, as fields of `Metadata`.
+
+    A .tsv is a table with a first row of names. Its column `label` has the labels, and where there
+    are columns `wordnet_id` and `imagenet_index`, these are read as well; a column `class` has to
+    count from 0. Any other file has labels alone, as `read_labels` takes them. Raises
+    CheckpointError.
+    """
+    if path is None or Path(path).suffix != ".tsv":
+        return {"labels": read_labels(path, classes)}
+    header, *rows = (line.split("\t") for line in _lines(Path(path), classes + 1))
+    if "label" not in header or any(len(row) != len(header) for row in rows):
+        raise CheckpointError(
+            f"{path}: expected a table with a column `label`, and in each row {len(header)} fields "
+            "with a tab between them"
+        )
+    columns = {name: tuple(row[i] for row in rows) for i, name in enumerate(header)}
+    numbers = tuple(map(str, range(classes)))
+    try:
+        check_labels(columns["label"], classes)
+        if columns.get("class", numbers) != numbers:
+            raise CheckpointError(f"the column `class` does not count from 0 to {classes - 1}")
+        return {
+            "labels": columns["label"],
+            "wordnet_ids": columns.get("wordnet_id", ()),
+            "imagenet_indices": tuple(map(int, columns.get("imagenet_index", ()))),
+        }
+    except (CheckpointError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def check_labels(labels: Iterable[str], classes: int) -> None:
