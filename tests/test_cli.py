@@ -1,6 +1,5 @@
 """The installed commands, as a user types them."""
 
-import argparse
 import configparser
 import contextlib
 import doctest
@@ -25,10 +24,8 @@ from PIL import Image
 import tinymixnet
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tests.weights_tools.test_convert import state_dict
-from tinymixnet import cli
-from tinymixnet.cli import Parser, bundled_photos, main, nearest
+from tinymixnet.cli import Parser, bundled_photos, main
 from tinymixnet.cli import run as run_parser
-from tinymixnet.debug.names.choose import MAPS
 from tinymixnet.debug.strict_json import write_json
 from tinymixnet.debug.traces import open_trace
 from tinymixnet.engine.architecture import mixnet
@@ -37,8 +34,7 @@ from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import BUNDLED, Weights
 from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import LONGEST_TEXT, InputError, printable
-from tinymixnet.report.explanation_words import text
-from weights_tools import __main__ as weights_tools_main
+from tinymixnet.report import explanation_words
 
 ROOT = Path(__file__).parents[1]
 CAT = BUNDLED.parent / "cat.jpg"
@@ -164,37 +160,6 @@ def test_output_that_the_terminal_cannot_show(tiny, tmp_path):
     )
     assert code == 0
     assert "\\xfc" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["classify"], "IMAGE"),
-        (["classify", "x.jpg", "--top", "0"], "whole number from 1"),
-        (["classify", "x.jpg", "--top", "many"], "whole number from 1"),
-        (["classify", "x.jpg", "--preset", "none"], "'none' is not one of tf, timm, omz"),
-        (["classify", "x.jpg", "--weights", "none.h5"], "none.h5: no such weights file"),
-        (["classify", "x.jpg", "--weights", __file__], "not a weights file"),
-        (["summary", "--weights", "mixnet-s"], "python -m weights_tools fetch mixnet-s"),
-        (["nonsense"], "no command 'nonsense': expected one of demo, classify, "),
-        (["clasify", "x.jpg"], "no command 'clasify': did you mean classify? (see"),
-        (["DIAGNOSE"], "did you mean diagnose?"),
-        (["classify", "x.jpg", "--preset", "Timm"], "omz"),
-        (["classify", "x.jpg", "--preset", "Timm"], "did you mean timm?"),
-        (["compare", "x", "y", "--layout", "nchw"], "not one of NHWC, NCHW: did you mean NCHW?"),
-        (["classify", "x.jpg", "--tpo=3"], "no option '--tpo': did you mean --top?"),
-        (["classify", "x.jpg", "--tpo", "3"], "see tinymixnet classify --help"),
-        (["--vresion"], "no option '--vresion': did you mean --version?"),
-        (["summary", "--qqqqq"], "no option '--qqqqq' (see tinymixnet summary --help)"),
-        (["summary", "x"], "unexpected 'x'"),
-    ],
-)
-def test_a_mistake_is_one_line(tmp_path, arguments, message):
-    code, out, err = run(MODULE, *arguments, TINYMIXNET_HOME=str(tmp_path))
-    assert code == 2
-    assert out == ""
-    assert message in err
-    assert len(err.splitlines()) == 1
 
 
 def test_summary_counts_what_the_architecture_counts(tiny):
@@ -528,99 +493,7 @@ def test_no_note_before_an_error_nor_for_a_program(tiny):
     assert run(MODULE, "classify", CAT, *weights)[2] == ""
 
 
-# -- help, and exit codes -------------------------------------------------------------------------
-
-PROGRAMS = {"tinymixnet": cli.parser, "weights_tools": weights_tools_main.parser}
-
-
-def commands_of(program):
-    """The parsers of a program by the words that call them: the program's own first."""
-    top = PROGRAMS[program]()
-    [action] = [a for a in top._actions if isinstance(a, argparse._SubParsersAction)]
-    return {top.prog: top} | {f"{top.prog} {name}": sub for name, sub in action.choices.items()}
-
-
-HELPS = [(program, words) for program in PROGRAMS for words in commands_of(program)]
-
-
-@pytest.mark.parametrize(("program", "words"), HELPS)
-def test_every_help_has_an_example_and_the_exit_codes(program, words, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    parser = commands_of(program)[words]
-    text = parser.format_help()
-    assert parser.prog == words
-    assert max(map(len, text.splitlines())) <= 80
-    assert text.isascii()
-    head, example, codes = re.fullmatch(
-        r"(.*)\n\nexample:\n  (.*)\n\nexit codes:\n(.*)\n", text, re.DOTALL
-    ).groups()
-    assert "\n" not in example
-    assert example.startswith(words)
-    first = head.split("\n\n")[1]  # after the usage, a sentence
-    assert first[0].isupper()
-    assert first.endswith(".")
-    expected = {"0", "2", "130"} | ({"1"} if words in RETURN_1 else set())
-    assert {line.split()[0] for line in codes.splitlines()} == expected
-    for action in parser._actions:
-        explained = action.help or isinstance(action, argparse._SubParsersAction)
-        assert explained, f"{words}: {action.dest} is not explained"
-
-
-RETURN_1 = {"tinymixnet", "tinymixnet compare", "tinymixnet diagnose"}
-
-
-@pytest.mark.parametrize(("program", "words"), HELPS)
-def test_every_example_can_be_parsed(program, words):
-    top, *_ = commands_of(program).values()
-    arguments = commands_of(program)[words].example.removeprefix(top.prog).split()
-    assert top.parse_args(arguments).run
-
-
-def test_the_module_tells_the_exit_codes():
-    codes = {cli.DONE, cli.DIFFERENT, cli.FAILED, cli.STOPPED}
-    assert {int(code) for code in re.findall(r"^    (\d+) ", cli.__doc__, re.MULTILINE)} == codes
-
-
-def test_the_help_of_names_lists_the_maps():
-    text = " ".join(commands_of("tinymixnet")["tinymixnet compare"].format_help().split())
-    for name in MAPS:
-        assert name in text[text.index("whose names") :]
-
-
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_nothing_prints_the_help(program):
-    code, out, err = run([sys.executable, "-m", program])
-    assert (code, err) == (0, "")
-    assert (code, out, err) == run([sys.executable, "-m", program, "--help"])
-    assert out.startswith("usage: ")
-    assert "example:\n" in out
-
-
-@pytest.mark.parametrize(
-    ("mistake", "message"),
-    [
-        (["fetch", "mixnet_l"], "did you mean mixnet-l?"),
-        (["fech", "mixnet-l"], "no command 'fech': did you mean fetch?"),
-        (["convert", "x", "-o", "y", "--preset", "time"], "did you mean timm?"),
-        (["convert", "x", "-o", "y", "--input-size", "big"], "expected a whole number from 1 on"),
-        (["inspect", "x", "--jsn"], "(see python -m weights_tools inspect --help)"),
-    ],
-)
-def test_a_mistake_in_weights_tools_is_one_line(mistake, message, capsys):
-    assert run_parser(weights_tools_main.parser(), mistake) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("python -m weights_tools")
-    assert message in err
-    assert len(err.splitlines()) == 1
-
-
-def test_nearest():
-    assert doctest.testmod(cli).failed == 0
-    assert nearest("", ["classify"]) == ""
-    assert nearest("x" * 100_000, ["classify"]) == ""
-    assert nearest("classify", []) == ""
-
+# -- exit codes -----------------------------------------------------------------------------------
 
 MISSING = {
     "classify": "classify NONE",
@@ -640,8 +513,6 @@ MISSING = {
 def test_a_missing_photo_has_one_exit_code(command, tiny, trace, tmp_path):
     """With a real process, as a script sees it."""
     words = MISSING[command].split()
-    if f"tinymixnet {words[0]}" not in commands_of("tinymixnet"):
-        pytest.skip("there is no such command yet")
     missing = tmp_path / "missing.jpg"
     files = {"NONE": missing, "CAT": CAT, "DUMP": trace, "NEW": tmp_path / "new"}
     arguments = [files.get(word, word) for word in words]
@@ -762,10 +633,13 @@ def test_demo_names_what_is_in_the_bundled_photos_and_shows_why(tmp_path):
     model = tinymixnet.load()
     expected = []
     for photo in photos:
-        why = [f"  {line}".rstrip() for line in text(model.explain(photo)).splitlines()]
+        why = [
+            f"  {line}".rstrip()
+            for line in explanation_words.text(model.explain(photo)).splitlines()
+        ]
         page = str(Path("pages", f"{photo.stem}.html"))
         expected += [*shown(photo.name, model.classify(photo)), "", *why, "", page, ""]
-        assert (tmp_path / page).read_text("utf-8").startswith("<!doctype html>")
+        assert (tmp_path / page).read_text("utf-8").startswith("<!DOCTYPE html>")
     assert done.stdout.splitlines() == expected
     assert {path.stem for path in (tmp_path / "pages").iterdir()} == {p.stem for p in photos}
 
