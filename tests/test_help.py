@@ -78,7 +78,7 @@ def test_nothing_prints_the_help(program):
     assert "example:\n" in out
 
 
-# -- mistakes ---------------------------------------------------------------------------------------
+# -- mistakes --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,9 @@ def test_nothing_prints_the_help(program):
         (["classify", "x.jpg", "--tpo", "3"], "see tinymixnet classify --help"),
         (["--vresion"], "no option '--vresion': did you mean --version?"),
         (["summary", "--qqqqq"], "no option '--qqqqq' (see tinymixnet summary --help)"),
-        (["summary", "x"], "unexpected 'x'"),
+        (["trace", "a", "b", "-o", "c"], "unexpected 'b' (see tinymixnet trace --help)"),
+        (["summary", "x"], "unexpected 'x' (see tinymixnet summary --help)"),
+        (["classify", "a", "--json", "b"], "unexpected 'b': name every IMAGE side by side"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, arguments, message):

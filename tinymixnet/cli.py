@@ -96,7 +96,11 @@ class Parser(argparse.ArgumentParser):
                 near = nearest(option, self._option_string_actions)
                 self.error(f"no option {option!r}" + (f": did you mean {near}?" if near else ""))
         if unknown:
-            self.error(f"unexpected {unknown[0]!r}: options go before or after all other words")
+            message = f"unexpected {unknown[0]!r}"
+            for action in self._get_positional_actions():
+                if action.nargs == "+":  # argparse takes one run of them
+                    message += f": name every {action.metavar} side by side, no option in between"
+            self.error(message)
         return known, unknown
 
 
@@ -131,9 +135,9 @@ def parser() -> Parser:
     demo = commands.add_parser(
         "demo",
         parents=[weights],
-        help="name what is in the photos that come with this program, and show why",
-        description="Name what is in the photos that come with this program, and show which parts "
-        "of them speak for it.",
+        help="name what is in the photos that came along, and show why",
+        description="Name what is in the photos that came along with this program, and show which "
+        "of their parts speak for it.",
         example="tinymixnet demo -o pages",
     )
     demo.add_argument("-o", "--output", metavar="DIR", help="a folder for a page about each photo")
