@@ -165,6 +165,24 @@ def _origin(model: Model, arguments: argparse.Namespace, image: str) -> tuple[st
     return os.path.basename(image), preset
 
 
+def _trace_json(output: str) -> dict[str, Any]:
+    """Return what has just been written, as its manifest says."""
+    from tinymixnet.debug.traces import open_trace
+
+    manifest = open_trace(output).manifest
+    assert manifest is not None  # `record` writes one
+    return {
+        "output": output,
+        "image": manifest.image_name,
+        "preset": manifest.preprocessing or None,
+        "network": manifest.weights_name or manifest.architecture.variant,
+        "input": manifest.image_shape,
+        "layers": [
+            {"name": name, "shape": shape, "dtype": dtype} for name, shape, dtype in manifest.layers
+        ],
+    }
+
+
 def run_trace(arguments: argparse.Namespace) -> int:
     from tinymixnet.debug.traces import record
 
@@ -186,24 +204,6 @@ def run_trace(arguments: argparse.Namespace) -> int:
     else:
         print(f"{printable(arguments.output)}: {count} layers")
     return 0
-
-
-def _trace_json(output: str) -> dict[str, Any]:
-    """Return what has just been written, as its manifest says."""
-    from tinymixnet.debug.traces import open_trace
-
-    manifest = open_trace(output).manifest
-    assert manifest is not None  # `record` writes one
-    return {
-        "output": output,
-        "image": manifest.image_name,
-        "preset": manifest.preprocessing or None,
-        "network": manifest.weights_name or manifest.architecture.variant,
-        "input": manifest.image_shape,
-        "layers": [
-            {"name": name, "shape": shape, "dtype": dtype} for name, shape, dtype in manifest.layers
-        ],
-    }
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
