@@ -425,6 +425,16 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.parametrize("version", ["\x1b[2J\n", "1\u2028", 2, None])
+def test_a_version_from_a_file_is_shown_in_one_line(tmp_path: Path, version: object) -> None:
+    write_trace(tmp_path / "x", [("stem/conv", np.zeros(3, "f4"))], manifest_of(MODEL, PIXELS))
+    path = tmp_path / "x" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "version": version}))
+    with pytest.raises(TraceError, match="expected version 1, found ") as caught:
+        open_trace(tmp_path / "x")
+    assert str(caught.value).isprintable()
+
+
 @fuzz
 @given(data=st.data())
 def test_any_manifest(data: st.DataObject) -> None:

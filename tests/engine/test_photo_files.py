@@ -171,7 +171,7 @@ def test_memory_and_time_of_large_photos(tmp_path: Path, name: str) -> None:
     assert "Traceback" not in answer
     if name == "RGBA":
         assert "to decode it asks for" in answer
-        assert run.returncode == 1
+        assert run.returncode == 2
     else:
         assert "%" in answer
         assert run.returncode == 0

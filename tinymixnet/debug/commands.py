@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinymixnet.debug.strict_json import write_json
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.pixels import check_pixels
 from tinymixnet.errors import TraceError, printable
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from tinymixnet.debug.compare import Comparison
     from tinymixnet.debug.dumps import Dump
 
-IMAGE = "a photo, or .npy pixels (N, H, W, 3), 0..255, used as they are"
-DUMP = "a trace, or any folder of .npy, .npz or .h5 of another implementation's layers"
+IMAGE = "a photo, or a .npy file of pixels (N, H, W, 3), 0..255, which are used as they are"
+DUMP = "what another implementation's layers give: a folder of .npy files, a .npz or a .h5"
 
 
 def add_commands(
@@ -29,23 +30,55 @@ def add_commands(
     """Add the parsers of the three commands to those of `tinymixnet`."""
     picture, foreign = picture_options(), dump_options()
 
-    trace = commands.add_parser("trace", parents=[weights, picture], help="record every layer")
-    trace.add_argument("image", metavar="IMAGE", help=IMAGE)
-    trace.add_argument("-o", "--output", required=True, metavar="DIR", help="a folder, or FILE.npz")
-    trace.add_argument(
-        "--layers", nargs="+", action="extend", metavar="PATTERN", help="only these: 'blocks_3/*'"
+    trace = commands.add_parser(
+        "trace",
+        parents=[weights, picture],
+        help="record what every layer gives for an image",
+        description="Run the network on IMAGE and write what every layer gives, as .npy files.",
+        example="tinymixnet trace photo.jpg -o OURS",
     )
-    trace.add_argument("--force", action="store_true", help="replace any FILE.npz")
+    trace.add_argument("image", metavar="IMAGE", help=IMAGE)
+    trace.add_argument(
+        "-o", "--output", required=True, metavar="DIR", help="a new folder, or FILE.npz"
+    )
+    trace.add_argument(
+        "--layers",
+        nargs="+",
+        action="extend",
+        metavar="PATTERN",
+        help="only the layers of these names, such as 'blocks_3/*'",
+    )
+    trace.add_argument("--json", action="store_true", help="print one JSON object")
+    trace.add_argument("--force", action="store_true", help="replace FILE.npz whatever it is")
     trace.set_defaults(run=run_trace)
 
     compare = commands.add_parser(
-        "compare", parents=[weights, picture, foreign], help="find the first layer that differs"
+        "compare",
+        parents=[weights, picture, foreign],
+        help="find the first layer where another implementation differs",
+        description="Compare every layer of another implementation with ours, and name the first "
+        "that differs.",
+        example="tinymixnet compare photo.jpg DUMP --isolated",
+        exit_codes={
+            0: "done; every layer is alike",
+            1: "a layer differs, or a standard stream is closed or full",
+        },
     )
-    compare.add_argument("reference", metavar="REFERENCE", help="a trace of ours, or an image")
-    compare.add_argument("other", metavar="OTHER", help=DUMP)
-    compare.add_argument("--tolerance", type=_tolerance, default=1e-4, metavar="T", help="(1e-4)")
     compare.add_argument(
-        "--isolated", action="store_true", help="feed each layer of ours their inputs"
+        "reference", metavar="REFERENCE", help="what `tinymixnet trace` has written, or an image"
+    )
+    compare.add_argument("other", metavar="OTHER", help=DUMP)
+    compare.add_argument(
+        "--tolerance",
+        type=_tolerance,
+        default=1e-4,
+        metavar="T",
+        help="a layer differs if its error, as a share of its largest value, is above this (1e-4)",
+    )
+    compare.add_argument(
+        "--isolated",
+        action="store_true",
+        help="give each layer of ours the input that theirs had, so that only its own error shows",
     )
     compare.add_argument("--json", action="store_true", help="one JSON object")
     compare.add_argument("--html", metavar="FILE", help="write a page as well")
@@ -53,21 +86,34 @@ def add_commands(
     compare.set_defaults(run=run_compare)
 
     diagnose = commands.add_parser(
-        "diagnose", parents=[weights, picture, foreign], help="name the bug behind the difference"
+        "diagnose",
+        parents=[weights, picture, foreign],
+        help="name the mistake that makes another implementation differ",
+        description="Find the mistakes that make another implementation give other values than "
+        "ours, and name them.",
+        example="tinymixnet diagnose photo.jpg DUMP",
+        exit_codes={
+            0: "done; no mistake was found",
+            1: "a mistake was found, or a standard stream is closed or full",
+        },
     )
     diagnose.add_argument("image", metavar="IMAGE", help=IMAGE)
     diagnose.add_argument("other", metavar="OTHER", help=DUMP)
     diagnose.add_argument(
-        "--raw-weights", metavar="F", help="not the moving averages (extract --raw), to try as well"
+        "--raw-weights",
+        metavar="F",
+        help="weights made with `extract --raw`: tells whether theirs are not the moving averages",
     )
-    diagnose.add_argument("--json", action="store_true", help="one JSON object")
+    diagnose.add_argument("--json", action="store_true", help="print one JSON object")
     diagnose.set_defaults(run=run_diagnose)
 
 
 def picture_options() -> argparse.ArgumentParser:
     """Return the options of every command that takes IMAGE."""
     picture = argparse.ArgumentParser(add_help=False)
-    picture.add_argument("--preset", choices=PRESETS, help="how to crop and resize the photo")
+    picture.add_argument(
+        "--preset", choices=PRESETS, help="how to crop and resize (as the weights want it)"
+    )
     return picture
 
 
@@ -75,10 +121,24 @@ def dump_options() -> argparse.ArgumentParser:
     """Return the options of every command that takes OTHER."""
     foreign = argparse.ArgumentParser(add_help=False)
     foreign.add_argument(
-        "--names", metavar="MAP", help="how the layers of OTHER are named: a shipped map or a .json"
+        "--names",
+        metavar="MAP",
+        help="whose names the layers of OTHER have: canonical (ours), tensorflow, timm, onnx, or "
+        "those of your own .json file (mostly, the names tell)",
     )
-    foreign.add_argument("--layout", choices=("NHWC", "NCHW"), help="where shapes leave it open")
+    foreign.add_argument(
+        "--layout",
+        choices=("NHWC", "NCHW"),
+        help="the order of axes in OTHER (mostly, the shapes tell)",
+    )
     return foreign
+
+
+def positive(text: str) -> int:
+    """Return the number that an argument stands for, for a parser's `type`: 1 or more."""
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:  # int() has a limit of digits, too
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+    return int(text)
 
 
 def _tolerance(text: str) -> float:
@@ -111,6 +171,24 @@ def _origin(model: Model, arguments: argparse.Namespace, image: str) -> tuple[st
     return os.path.basename(image), preset
 
 
+def _trace_json(output: str) -> dict[str, Any]:
+    """Return what has just been written, as its manifest says."""
+    from tinymixnet.debug.traces import open_trace
+
+    manifest = open_trace(output).manifest
+    assert manifest is not None  # `record` writes one
+    return {
+        "output": output,
+        "image": manifest.image_name,
+        "preset": manifest.preprocessing or None,
+        "network": manifest.weights_name or manifest.architecture.variant,
+        "input": manifest.image_shape,
+        "layers": [
+            {"name": name, "shape": shape, "dtype": dtype} for name, shape, dtype in manifest.layers
+        ],
+    }
+
+
 def run_trace(arguments: argparse.Namespace) -> int:
     from tinymixnet.debug.traces import record
 
@@ -127,7 +205,10 @@ def run_trace(arguments: argparse.Namespace) -> int:
         inputs=[arguments.image, arguments.weights],
         force=arguments.force,
     )
-    print(f"{printable(arguments.output)}: {count} layers")
+    if arguments.json:
+        print(write_json(_trace_json(arguments.output)))
+    else:
+        print(f"{printable(arguments.output)}: {count} layers")
     return 0
 
 

@@ -83,13 +83,12 @@ def table(comparison: Comparison) -> str:
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """Return the same as `table` as values that JSON has, for programs.
 
-    JSON has no infinity and no NaN. They become the texts "Infinity", "-Infinity" and "NaN", which
-    Python's float() and JavaScript's Number() understand.
+    JSON has no infinity and no NaN: they become null.
     """
 
     def plain(value: Any) -> Any:
         if isinstance(value, float) and not isfinite(value):
-            return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+            return None
         return list(map(plain, value)) if isinstance(value, tuple) else value
 
     result = comparison._asdict()

@@ -1,7 +1,6 @@
 """The commands `report` and `explain`, which draw what the network does with a photo."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +12,9 @@ from tinymixnet.debug.commands import (
     dump_options,
     picture_of,
     picture_options,
+    positive,
 )
+from tinymixnet.debug.strict_json import write_json
 from tinymixnet.errors import printable
 from tinymixnet.model import load
 
@@ -26,6 +27,8 @@ def add_commands(
         "report",
         parents=[weights, picture_options(), dump_options()],
         help="a page that shows every layer",
+        description="Write a page that shows every layer for IMAGE, and beside it that of OTHER.",
+        example="tinymixnet report photo.jpg -o report.html",
     )
     report.add_argument("image", metavar="IMAGE", help=IMAGE)
     report.add_argument("other", nargs="?", metavar="OTHER", help=DUMP)
@@ -55,19 +58,23 @@ def add_explain(
         "explain",
         parents=[weights, picture_options()],
         help="show which parts of a photo speak for its label",
+        description="Show which parts of a photo speak for its label, and which against it.",
+        example="tinymixnet explain photo.jpg -o page.html",
     )
-    explain.add_argument("image", metavar="PHOTO", help="a photo, or - for stdin")
+    explain.add_argument("image", metavar="PHOTO", help="a photo, or - for standard input")
     explain.add_argument(
         "-o", "--output", metavar="FILE", help="write a page.html or a picture.png"
     )
-    explain.add_argument("--label", metavar="L", help="explain this one: a name or an index")
+    explain.add_argument(
+        "--label", metavar="L", help="explain this label, a name or an index (the best)"
+    )
     explain.add_argument(
         "--size",
-        type=int,
+        type=positive,
         metavar="S",
         help="pixels a side (those of the weights, at which they answer best)",
     )
-    explain.add_argument("--json", action="store_true", help="one JSON object")
+    explain.add_argument("--json", action="store_true", help="print one JSON object")
     explain.set_defaults(run=run_explain)
 
 
@@ -85,7 +92,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
     if arguments.output:
         files.write_explanation(explanation, arguments.image, arguments.output, inputs)
     if arguments.json:
-        print(json.dumps({"image": arguments.image, **explanation.as_json()}))
+        print(write_json({"image": arguments.image, **explanation.as_json()}))
     elif arguments.output:
         print(sentence(explanation), printable(arguments.output), sep="\n")
     else:
