@@ -9,9 +9,9 @@ import pytest
 
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.debug.dumps import Dump, open_dump
-from tinymixnet.debug.names import choose as name_maps
 from tinymixnet.debug.names.candidates import layouts_of
 from tinymixnet.debug.names.canonical import nearest
+from tinymixnet.debug.names.timm import timm_blocks
 from tinymixnet.debug.traces import write_dump
 from tinymixnet.engine.architecture import Architecture, mixnet, parse_block_string
 from tinymixnet.errors import TraceError
@@ -491,7 +491,7 @@ def test_timm_one_block_only(tmp_path: Path) -> None:
 def test_stages_of_published_networks() -> None:
     """timm's stages have 1, 2, 4, 4, 4, 4 blocks in L (and M), 1, 2, 4, 3, 3, 3 in S."""
     for variant, counts in (("mixnet-l", [1, 2, 4, 4, 4, 4]), ("mixnet-s", [1, 2, 4, 3, 3, 3])):
-        pairs = name_maps._timm_blocks(mixnet(variant))
+        pairs = timm_blocks(mixnet(variant))
         assert pairs == [(stage, n) for stage, count in enumerate(counts) for n in range(count)]
 
 

@@ -279,7 +279,7 @@ def test_an_older_trace_is_replaced_whole(path: Path) -> None:
 
 def test_anything_else_is_not_replaced(path: Path) -> None:
     def refused() -> None:
-        with pytest.raises(TraceError, match="something else") as caught:
+        with pytest.raises(TraceError, match=r"something else|is a folder") as caught:
             write_trace(path, LAYERS.items(), MANIFEST)
         assert str(caught.value).startswith(str(path))
 
@@ -446,7 +446,7 @@ def test_a_file_with_a_hole_is_not_allocated(tmp_path: Path) -> None:
     with open(tmp_path / "x.npy", "wb") as file:
         file.write(crafted("<f4", (1 << 30, 2)))
         file.truncate(file.tell() + (1 << 33))
-    assert_refused(tmp_path, "more than a layer has")
+    assert_refused(tmp_path, "a layer asks for 8,589,934,592")
 
 
 def test_a_bomb_in_a_zip(tmp_path: Path) -> None:
@@ -504,7 +504,7 @@ def test_hostile_archives(tmp_path: Path) -> None:
         ),
         ({"architecture": None}, "architecture: expected dict"),
         ({"epsilon": "NaN"}, "epsilon: expected float"),
-        ({"epsilon": float("nan")}, "epsilon: expected float"),
+        ({"epsilon": float("nan")}, "not JSON"),
         ({"mean": [1, 2]}, "mean: expected 3"),
         ({"mean": [1, 2, None]}, "mean: expected float"),
         ({"image_shape": [1, 0, 3, 3]}, "image_shape"),
@@ -567,8 +567,10 @@ def test_network_of_a_manifest_is_checked(path: Path) -> None:
         ({"block_strings": good["block_strings"] * 50}, "blocks"),
         ({"classes": 0}, "classes"),
         ({"classes": True}, "classes: expected int"),
-        ({"stem_filters": 10**400}, "stem_filters: expected int"),
-        ({"multiplier": float("inf")}, "multiplier"),
+        ({"stem_filters": 10**12}, "stem_filters: expected int"),
+        ({"stem_filters": 10**400}, "not JSON"),
+        ({"multiplier": float("inf")}, "not JSON"),
+        ({"multiplier": 1e300}, "multiplier"),
     ):
         changed = {**manifest, "architecture": {**good, **change}}
         replace_manifest(path, json.dumps(changed).encode())
@@ -582,7 +584,7 @@ def test_what_is_no_trace(tmp_path: Path) -> None:
     assert_refused(tmp_path / "no", "no such file")
     for name, data in (("a.npz", b"x"), ("b.h5", b"\x89HDF\r\n\x1a\nx"), ("c", b"")):
         (tmp_path / name).write_bytes(data)
-        assert_refused(tmp_path / name, "not a trace|cannot be read")
+        assert_refused(tmp_path / name, "not a trace|cannot be read|damaged")
     (tmp_path / "x.npy").write_bytes(npy(np.zeros(3)))
     assert_refused(tmp_path / "x.npy", "give the folder")
     with pytest.raises(TraceError, match="no layer 'y'"):

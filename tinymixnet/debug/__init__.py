@@ -1,1 +1,1 @@
-"""For whoever ports MixNet: record layers, compare two runs, find the mistake behind an error."""
+"""Debug a port of MixNet: record layers, compare two runs, name the mistake behind an error."""

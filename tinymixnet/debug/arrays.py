@@ -1,14 +1,15 @@
-"""Arrays in files that nobody vouches for: .npy in a folder or a .npz, datasets in a .h5.
+"""Read arrays from files that nobody vouches for: .npy in a folder or a .npz, datasets in a .h5.
 
-Read strictly and never unpickled: nothing is allocated before the size that a header promises is
-the size there is, and whatever goes wrong is a TraceError of one line.
+Nothing is unpickled, and no size is believed: before anything is allocated, the size that a header
+promises must be the size that is there, and the budget must allow it. Whatever goes wrong is a
+TraceError of one line.
 """
 
 import ast
+import io
 import os
 import re
 import stat
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from math import prod
@@ -17,38 +18,53 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from tinymixnet.debug.strict_json import LARGEST_JSON
+from tinymixnet.engine.budget import budget
 from tinymixnet.engine.hdf5 import SIGNATURE, Hdf5File, Header
 from tinymixnet.engine.hdf5_structure import INFLATION
-from tinymixnet.errors import TinyMixNetError, TraceError
+from tinymixnet.errors import InputError, TinyMixNetError, TraceError, printable
 
 MANIFEST = "manifest.json"
-LARGEST = 1 << 32  # bytes of a layer
-LARGEST_MANIFEST = 1 << 22  # bytes
+LARGEST_NUMBER = 1 << 32  # of a side of a shape, and of any number in a manifest
 LONGEST_HEADER = 4096  # bytes of a .npy's header
-MOST_FILES = 50_000  # in a folder: more, and it is not a dump but somebody's disk
+LONGEST_NAME = 512  # characters; TensorFlow's longest names of MixNet have about 100
+MOST_BRACKETS = 100  # of one kind in a .npy's header: Python's parser has trouble with thousands
 CHUNK = 1 << 20  # bytes read or written at once
 DTYPES = {f"float{bits}" for bits in (16, 32, 64)}
 DTYPES |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+MEMBER = b"PK\x01\x02"  # begins the entry of each member in the directory of a zip
+LONGEST_MEMBER = 4096  # bytes of such an entry
 
 Open = Callable[[str], AbstractContextManager[tuple[IO[bytes], int]]]  # a stream and its size
 
 
+def as_path(path: object) -> Path:
+    """Return a path as a `Path`; anything else raises InputError."""
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise InputError(f"expected a path, found {type(path).__name__}")
+    return Path(path)
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Whatever goes wrong inside becomes a TraceError of one line that begins with the path."""
+    """Turn whatever goes wrong inside into a TraceError of one line that begins with the path."""
+    place = printable(str(path))
     try:
         yield
     except TinyMixNetError as error:
-        raise TraceError(f"{path}: {error}") from None
+        raise TraceError(f"{place}: {error}") from None
     except FileNotFoundError:
-        raise TraceError(f"{path}: no such file or folder") from None
-    except Exception as error:  # zipfile, zlib, json, HDF5 raise nearly any type on damaged files
-        what = " ".join(str(getattr(error, "strerror", "") or error).split())
-        raise TraceError(f"{path}: cannot be read ({what[:200] or type(error).__name__})") from None
+        raise TraceError(f"{place}: no such file or folder") from None
+    except MemoryError:
+        raise TraceError(f"{place}: there is not enough memory to read it") from None
+    except Exception as error:  # zipfile, zlib, HDF5 raise nearly any type on damaged files
+        reason = " ".join(str(getattr(error, "strerror", "") or error).split())
+        reason = printable(reason[:200]) or type(error).__name__
+        raise TraceError(f"{place}: cannot be read ({reason})") from None
 
 
 def open_arrays(path: Path) -> "NpyFiles | Hdf5Arrays":
-    """Where the layers lie, by what the path is."""
+    """Open a folder of .npy files, a .npz or a .h5; the file's content decides which it is."""
     with reading(path):
         if path.is_dir():
             return NpyFiles(*_folder(path))
@@ -65,31 +81,75 @@ def open_arrays(path: Path) -> "NpyFiles | Hdf5Arrays":
 
 
 def _folder(path: Path) -> tuple[list[str], Open]:
-    """The files of a folder and all below it, hidden ones left out; links to folders too."""
-    found: list[str] = []
-    folders = [path]
-    for folder in folders:  # grows as it goes
-        with os.scandir(folder) as entries:
+    """List the .npy files and the manifest of a folder and of all folders in it.
+
+    Hidden files are left out. Links to files are followed, links to folders are not: they may lead
+    back to where they are.
+    """
+    files: list[str] = []
+    folders = [""]
+    entries_seen = 0
+    for prefix in folders:  # grows while it is read
+        with os.scandir(path / prefix) as entries:
             for entry in entries:
+                entries_seen += 1
+                if entries_seen > budget.dump_layers:
+                    budget.check("dump_layers", entries_seen, "a folder of so many files")
                 if entry.name.startswith("."):
                     continue
+                name = prefix + entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    folders.append(Path(entry.path))
-                elif entry.is_file():
-                    found.append(os.path.relpath(entry.path, path).replace(os.sep, "/"))
-                if len(found) + len(folders) > MOST_FILES:
-                    raise TraceError(f"refused, more than {MOST_FILES} files and folders")
+                    folders.append(f"{name}/")
+                elif (name.endswith(".npy") or name == MANIFEST) and _is_file(entry):
+                    files.append(name)
 
     @contextmanager
     def opened(file: str) -> Iterator[tuple[IO[bytes], int]]:
-        with open(path / file, "rb") as stream:
-            yield stream, os.fstat(stream.fileno()).st_size
+        with open(path / file, "rb", opener=_open_now) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise TraceError("not a file any more")
+            yield stream, status.st_size
 
-    return sorted(found, key=natural), opened
+    return sorted(files, key=natural), opened
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _open_now(path: str, flags: int) -> int:
+    """Open a file without waiting, should it have become a FIFO since it was listed."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+class _CountedFile(io.BufferedReader):
+    """A file for zipfile that counts the members of a zip while their list is read.
+
+    zipfile reads the list at once and makes an object of each entry, which takes ten times the
+    memory. So counting these objects would be too late.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        rest = os.fstat(self.fileno()).st_size - self.tell()
+        size = rest if size is None or size < 0 else min(size, rest)
+        most = LONGEST_MEMBER * budget.dump_layers
+        if size > most:
+            raise TraceError(f"refused, its directory has {size:,} bytes, at most {most:,}")
+        data = super().read(size)
+        budget.check("dump_layers", data.count(MEMBER), "an archive of so many files")
+        return data
 
 
 def _archive(path: Path) -> tuple[list[str], Open]:
-    """The members of a .npz."""
+    """List the members of a .npz."""
+    import zipfile  # slow to import, and not every command needs it
+
+    with _CountedFile(io.FileIO(path)) as file, zipfile.ZipFile(file):
+        pass  # not too many members
     archive = zipfile.ZipFile(path)
     members = {info.filename: info for info in archive.infolist()}
     if len(members) < len(archive.infolist()):
@@ -110,26 +170,26 @@ def _archive(path: Path) -> tuple[list[str], Open]:
 
 
 def natural(name: str) -> str:
-    """A key that sorts numbers inside names by value: layer_2 before layer_10."""
+    """Return a key that sorts numbers inside names by value: layer_2 before layer_10."""
     return re.sub("[0-9]+", lambda digits: digits[0].zfill(20), name)
 
 
 class NpyFiles:
-    """Layers that are .npy files, wherever those are opened from."""
+    """Layers that are .npy files, of a folder or of a .npz."""
 
     def __init__(self, files: list[str], opened: Open) -> None:
         self.files = [file for file in files if file.endswith(".npy")]
         self.manifest: bytes | None = None
         self._open = opened
+        self._parsed: dict[str, NpyHeader] = {}
         if MANIFEST in files:
             with opened(MANIFEST) as (stream, size):
-                if size > LARGEST_MANIFEST:
+                if size > LARGEST_JSON:
                     raise TraceError(f"{MANIFEST}: refused, {size:,} bytes")
                 self.manifest = stream.read(size)
 
-        self._parsed: dict[str, NpyHeader] = {}
-
     def header(self, file: str) -> Header:
+        """Return shape and type of a layer, without reading its values."""
         return self._parse(file).header
 
     def _parse(self, file: str) -> "NpyHeader":
@@ -139,11 +199,12 @@ class NpyFiles:
         return self._parsed[file]
 
     def read(self, file: str) -> np.ndarray:
+        """Return the values of a layer."""
         (shape, dtype), fortran, start = self._parse(file)
         with self._open(file) as (stream, size):
             if size - start != prod(shape) * dtype.itemsize:
                 raise TraceError("changed while it was read")
-            stream.read(start)  # not seek: zipfile would give up comparing the checksum
+            stream.read(start)  # not seek: then zipfile would not compare the checksum
             flat = np.empty(prod(shape), dtype)
             left = flat.view(np.uint8).data
             while len(left):
@@ -151,7 +212,7 @@ class NpyFiles:
                 if not count:
                     raise TraceError("truncated")
                 left = left[count:]
-            if stream.read(1):  # also makes zipfile compare the checksum
+            if stream.read(1):  # this also makes zipfile compare the checksum
                 raise TraceError("longer than its header says")
         return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
 
@@ -165,22 +226,22 @@ class NpyHeader(NamedTuple):
 
 
 def read_header(stream: IO[bytes], size: int) -> NpyHeader:
-    """The header of a .npy file of `size` bytes.
+    """Return the header of a .npy file of `size` bytes. Raises TinyMixNetError.
 
-    Nothing is believed: the size that shape and type ask for has to be the size there is. The
-    layout of the header is NumPy's (NEP 1).
+    The layout of the header is NumPy's (NEP 1). Its shape and type must ask for exactly the bytes
+    that follow it, and for no more than the budget allows.
     """
     start = stream.read(8)
     if start[:6] != b"\x93NUMPY":
         raise TraceError("not a .npy file: write it with numpy.save")
-    wide = start[6:7] != b"\x01"  # from version 2 on the length has four bytes
+    wide = start[6:7] != b"\x01"  # from version 2 on, the length has four bytes
     field = stream.read(4 if wide else 2)
     length = int.from_bytes(field, "little")
     if length > LONGEST_HEADER:
         raise TraceError(f"refused, its header has {length:,} bytes")
     text = stream.read(length).decode("latin1")
     try:
-        if "\\" in text or len(text) < length:
+        if "\\" in text or len(text) < length or max(map(text.count, "([{+-~")) > MOST_BRACKETS:
             raise ValueError
         parts = ast.literal_eval(text.strip())
         descr, fortran, shape = parts["descr"], parts["fortran_order"], parts["shape"]
@@ -189,16 +250,16 @@ def read_header(stream: IO[bytes], size: int) -> NpyHeader:
     except Exception:  # a crafted header can make the parser raise nearly anything
         raise TraceError("damaged, its header is not that of a .npy file") from None
     if not isinstance(descr, str) or not re.fullmatch(r"[<>|=]?(f[248]|[iu][1248])", descr):
-        raise TraceError(f"refused, of type {str(descr)[:40]}; expected floats or whole numbers")
-    if len(shape) > 16 or not all(type(n) is int and 0 <= n <= LARGEST for n in shape):
-        raise TraceError(f"damaged, of shape {str(shape)[:80]}")
+        kind = printable(str(descr)[:40])
+        raise TraceError(f"refused, of type {kind}; expected floats or whole numbers")
+    if len(shape) > 16 or not all(type(n) is int and 0 <= n <= LARGEST_NUMBER for n in shape):
+        raise TraceError(f"damaged, of shape {printable(str(shape)[:80])}")
     dtype = np.dtype(descr)
     start_of_values = 8 + len(field) + length
     nbytes, stored = prod(shape) * dtype.itemsize, size - start_of_values
     if nbytes != stored:
         raise TraceError(f"damaged, {shape} {dtype} takes {nbytes:,} bytes, there are {stored:,}")
-    if nbytes > LARGEST:
-        raise TraceError(f"refused, {nbytes:,} bytes are more than a layer has")
+    budget.check("layer_bytes", nbytes, "a layer")
     return NpyHeader(Header(shape, dtype), fortran, start_of_values)
 
 
@@ -217,8 +278,7 @@ class Hdf5Arrays:
         header = self._file.header(file)
         if header.dtype.name not in DTYPES:
             raise TraceError("refused, neither floats nor whole numbers")
-        if prod(header.shape) * header.dtype.itemsize > LARGEST:
-            raise TraceError(f"refused, {header.shape} {header.dtype} is more than a layer has")
+        budget.check("layer_bytes", prod(header.shape) * header.dtype.itemsize, "a layer")
         return header
 
     def read(self, file: str) -> np.ndarray:

@@ -1,37 +1,42 @@
-"""What a diagnosis consists of: causes, each a mistake by name, with the evidence for it."""
+"""The result of `diagnose`: causes, each a mistake by name, with the evidence for it."""
 
+from math import isfinite
 from typing import Any, NamedTuple
-
-import numpy as np
 
 
 class Cause(NamedTuple):
-    """A mistake that explains what they computed, where it shows and how well it explains it."""
+    """A mistake that explains their tensors: where it is, and how well it explains them.
 
-    slug: str
-    place: str  # the first layer
-    places: tuple[str, ...]
-    before: float  # error at the layer where it first shows, fed their input
-    after: float  # the same, with the mistake made here as well
-    sentence: str
+    `before` and `after` are errors relative to what our layer computes from their inputs.
+    """
+
+    slug: str  # the mistake's name, for programs
+    place: str  # the first layer that has the mistake
+    places: tuple[str, ...]  # all layers that have it
+    before: float  # error of the layer where the mistake first shows
+    after: float  # error of the same layer if ours makes the same mistake
+    sentence: str  # the mistake and its remedy, for people
 
 
 class Diagnosis(NamedTuple):
-    """What `diagnose` found."""
+    """All causes that `diagnose` found."""
 
     causes: tuple[Cause, ...]  # in the network's order; none for a correct port
-    layers: int  # compared
+    layers: int  # how many layers were compared
     first: str | None  # the first of them that differs
 
     @property
     def alike(self) -> bool:
+        """Whether the port is correct."""
         return not self.causes
 
     @property
     def slugs(self) -> list[str]:
+        """The names of the causes; ["none"] for a correct port."""
         return [cause.slug for cause in self.causes] or ["none"]
 
     def as_json(self) -> dict[str, Any]:
+        """Return the diagnosis as values that JSON has; infinity becomes null."""
         causes = [
             {**cause._asdict(), "before": _number(cause.before), "after": _number(cause.after)}
             for cause in self.causes
@@ -39,7 +44,7 @@ class Diagnosis(NamedTuple):
         return {"alike": self.alike, "layers": self.layers, "first": self.first, "causes": causes}
 
     def text(self) -> str:
-        """The first line is for programs, the rest for people."""
+        """Return the diagnosis as text. The first line is for programs, the rest for people."""
         lines = [f"cause: {', '.join(self.slugs)}"]
         if self.alike:
             lines.append(f"all {self.layers} layers that could be compared agree with ours")
@@ -54,4 +59,4 @@ class Diagnosis(NamedTuple):
 
 
 def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None  # JSON has no infinity
+    return value if isfinite(value) else None

@@ -1,6 +1,6 @@
-"""The commands for whoever ports MixNet: trace, compare and diagnose.
+"""The commands for debugging a port: trace, compare and diagnose.
 
-Each imports what it needs when it runs, so that they do not slow down the start of `classify`.
+Each imports what it needs when it runs, so that `classify` starts quickly.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import numpy as np
 
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.pixels import check_pixels
-from tinymixnet.errors import TraceError
+from tinymixnet.errors import TraceError, printable
 from tinymixnet.model import Model, load
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ DUMP = "a trace, or any folder of .npy, .npz or .h5 of another implementation's 
 def add_commands(
     commands: "argparse._SubParsersAction[Any]", weights: argparse.ArgumentParser
 ) -> None:
-    """Add the three parsers to those of the `tinymixnet` command."""
+    """Add the parsers of the three commands to those of `tinymixnet`."""
     picture, foreign = picture_options(), dump_options()
 
     trace = commands.add_parser("trace", parents=[weights, picture], help="record every layer")
@@ -35,6 +35,7 @@ def add_commands(
     trace.add_argument(
         "--layers", nargs="+", action="extend", metavar="PATTERN", help="only these: 'blocks_3/*'"
     )
+    trace.add_argument("--force", action="store_true", help="replace any FILE.npz")
     trace.set_defaults(run=run_trace)
 
     compare = commands.add_parser(
@@ -48,6 +49,7 @@ def add_commands(
     )
     compare.add_argument("--json", action="store_true", help="one JSON object")
     compare.add_argument("--html", metavar="FILE", help="write a page as well")
+    compare.add_argument("--force", action="store_true", help="replace any FILE")
     compare.set_defaults(run=run_compare)
 
     diagnose = commands.add_parser(
@@ -63,14 +65,14 @@ def add_commands(
 
 
 def picture_options() -> argparse.ArgumentParser:
-    """The options of every command that takes IMAGE."""
+    """Return the options of every command that takes IMAGE."""
     picture = argparse.ArgumentParser(add_help=False)
     picture.add_argument("--preset", choices=PRESETS, help="how to crop and resize the photo")
     return picture
 
 
 def dump_options() -> argparse.ArgumentParser:
-    """The options of every command that takes OTHER."""
+    """Return the options of every command that takes OTHER."""
     foreign = argparse.ArgumentParser(add_help=False)
     foreign.add_argument(
         "--names", metavar="MAP", help="how the layers of OTHER are named: a shipped map or a .json"
@@ -90,12 +92,12 @@ def _tolerance(text: str) -> float:
 
 
 def picture_of(model: Model, arguments: argparse.Namespace, image: str) -> np.ndarray:
-    """The pixels of IMAGE, checked."""
+    """Return the pixels of IMAGE, (N, H, W, 3) float32, checked."""
     return check_pixels(model.pixels(image, arguments.preset)).astype(np.float32)
 
 
 def dump_of(model: Model, pixels: np.ndarray, arguments: argparse.Namespace) -> "Dump":
-    """OTHER, as layers of this network for these pixels."""
+    """Open OTHER as layers of this network for these pixels."""
     from tinymixnet.debug.dumps import open_dump
 
     n, h, w, _ = pixels.shape
@@ -104,7 +106,7 @@ def dump_of(model: Model, pixels: np.ndarray, arguments: argparse.Namespace) -> 
 
 
 def _origin(model: Model, arguments: argparse.Namespace, image: str) -> tuple[str, str]:
-    """For a manifest: the image's name, and the preset ("" for pixels, which come as they are)."""
+    """Return the image's name and its preset for a manifest; .npy pixels have the preset ""."""
     preset = "" if image.endswith(".npy") else arguments.preset or model.metadata.preset
     return os.path.basename(image), preset
 
@@ -115,55 +117,72 @@ def run_trace(arguments: argparse.Namespace) -> int:
     model = load(arguments.weights)
     pixels = picture_of(model, arguments, arguments.image)
     image_name, preset = _origin(model, arguments, arguments.image)
-    count = record(model, pixels, arguments.output, arguments.layers or ["*"], image_name, preset)
-    print(f"{arguments.output}: {count} layers")
+    count = record(
+        model,
+        pixels,
+        arguments.output,
+        arguments.layers or ["*"],
+        image_name,
+        preset,
+        inputs=[arguments.image, arguments.weights],
+        force=arguments.force,
+    )
+    print(f"{printable(arguments.output)}: {count} layers")
     return 0
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
     from tinymixnet.debug import tables
+    from tinymixnet.engine.files import begins_with, check_output
 
     reference = arguments.reference
-    if os.path.isdir(reference) or reference.endswith((".npz", ".h5", ".hdf5")):
-        found = _compare_trace(arguments, reference)
-    else:
-        found = _compare_image(arguments, reference)
     if arguments.html:
-        _write_page(arguments.html, tables.html(found))
-    print(json.dumps(tables.as_json(found)) if arguments.json else tables.table(found))
-    return 0 if found.alike else 1
+        check_output(
+            arguments.html,
+            inputs=[reference, arguments.other, arguments.names, arguments.weights],
+            own=begins_with(tables.PAGE_START.encode()),
+            force=arguments.force,
+        )
+    if os.path.isdir(reference) or reference.endswith((".npz", ".h5", ".hdf5")):
+        comparison = _compare_trace(arguments, reference)
+    else:
+        comparison = _compare_image(arguments, reference)
+    if arguments.html:
+        _write_page(arguments.html, tables.html(comparison))
+    print(json.dumps(tables.as_json(comparison)) if arguments.json else tables.table(comparison))
+    return 0 if comparison.alike else 1
 
 
 def _compare_trace(arguments: argparse.Namespace, path: str) -> "Comparison":
-    """With what was recorded earlier; only --isolated runs the network, on the recorded image."""
+    """Compare with a trace of ours. Only --isolated runs the network, on the recorded image."""
     from tinymixnet.debug.compare import compare, isolated
     from tinymixnet.debug.dumps import open_dump
     from tinymixnet.debug.traces import open_trace, weights_hash
 
     trace = open_trace(path)
-    about = trace.manifest
-    if about is None:
+    manifest = trace.manifest
+    if manifest is None:
         raise TraceError(
             f"{path}: no manifest.json, so not a trace of ours; make one with "
             "`tinymixnet trace IMAGE -o DIR`, or name the image itself"
         )
-    n, h, w, _ = about.image_shape
+    n, h, w, _ = manifest.image_shape
     names, layout = arguments.names, arguments.layout
-    dump = open_dump(arguments.other, about.architecture, n, h, w, names, layout)
+    dump = open_dump(arguments.other, manifest.architecture, n, h, w, names, layout)
     if not arguments.isolated:
         layers = ((name, trace[name]) for name in trace.names)
-        return compare(layers, dump, arguments.tolerance, about)
+        return compare(layers, dump, arguments.tolerance, manifest)
     model = load(arguments.weights)
-    if weights_hash(model) != about.weights_sha256:
-        wanted = about.weights_name or "others"
+    if weights_hash(model) != manifest.weights_sha256:
+        wanted = manifest.weights_name or "others"
         raise TraceError(f"{path}: --isolated needs its weights ({wanted}): say --weights F")
     if "image" not in trace.names:
         raise TraceError(f"{path}: --isolated needs its layer `image`; or name the image itself")
-    return isolated(model, trace["image"], dump, arguments.tolerance, about)
+    return isolated(model, trace["image"], dump, arguments.tolerance, manifest)
 
 
 def _compare_image(arguments: argparse.Namespace, image: str) -> "Comparison":
-    """With a run of ours on the image."""
+    """Compare with a run of ours on the image."""
     from tinymixnet.debug.compare import compare, isolated
     from tinymixnet.debug.traces import manifest_of
 
@@ -171,7 +190,7 @@ def _compare_image(arguments: argparse.Namespace, image: str) -> "Comparison":
     pixels = picture_of(model, arguments, image)
     dump = dump_of(model, pixels, arguments)
     manifest = None
-    if dump.trace.manifest:  # a trace of ours says what it is of: so will this run
+    if dump.trace.manifest:  # a trace of ours: then pixels and weights can be compared
         manifest = manifest_of(model, pixels, *_origin(model, arguments, image))
     if arguments.isolated:
         return isolated(model, pixels, dump, arguments.tolerance, manifest)
@@ -182,20 +201,20 @@ def _write_page(path: str, text: str) -> None:
     from tinymixnet.engine.files import atomic_write
 
     try:
-        with atomic_write(path) as beside:
-            beside.write_text(text, encoding="utf-8", errors="backslashreplace")
+        with atomic_write(path) as new:
+            new.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise TraceError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def run_diagnose(arguments: argparse.Namespace) -> int:
-    from tinymixnet.debug import diagnose as diagnosing
+    from tinymixnet.debug.diagnose import diagnose
 
     model = load(arguments.weights)
     raw = load(arguments.raw_weights) if arguments.raw_weights else None
     pixels = picture_of(model, arguments, arguments.image)
     dump = dump_of(model, pixels, arguments)
     photo = None if arguments.image.endswith(".npy") else arguments.image
-    found = diagnosing.diagnose(model, pixels, dump, photo=photo, raw=raw, progress=True)
-    print(json.dumps(found.as_json()) if arguments.json else found.text())
-    return 0 if found.alike else 1
+    diagnosis = diagnose(model, pixels, dump, photo=photo, raw=raw, progress=True)
+    print(json.dumps(diagnosis.as_json()) if arguments.json else diagnosis.text())
+    return 0 if diagnosis.alike else 1

@@ -1,7 +1,7 @@
 """Compare two runs of the network layer by layer and name the first layer that differs.
 
-`compare` reads both sides as they come, one layer of each in memory; `isolated` also feeds every
-layer of ours their inputs, so that what a layer adds stands beside what it inherits.
+`compare` holds one layer of each side in memory. `isolated` also feeds each of our layers with
+*their* inputs, to separate the error that a layer adds from the error that it inherits.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,29 +22,29 @@ from tinymixnet.debug.comparison_warnings import (
 )
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.measure import Row, format_shape, join_names, measure
-from tinymixnet.debug.traces import Manifest
+from tinymixnet.debug.traces import Manifest, expect
 from tinymixnet.engine.kernels import Array
 from tinymixnet.engine.network import forward
 from tinymixnet.engine.pixels import check_pixels
-from tinymixnet.errors import TraceError
+from tinymixnet.errors import InputError, TraceError
 from tinymixnet.model import Model
 
-HALF_TOLERANCE = 2e-3  # float16 rounds by up to 2^-11 of a value; batch norm can widen that
-ANOTHER_ORDER = 0.01  # from this error on, sorted values tell another order from mere noise
+HALF_TOLERANCE = 2e-3  # float16 rounds by up to 2^-11 of a value; batch norm can enlarge that
+ANOTHER_ORDER = 0.01  # error above which we look whether the values are only in another order
 
 
 class Comparison(NamedTuple):
-    """What `compare` found: a row for each layer that both sides have, in the network's order."""
+    """The result of `compare`: a row for each layer that both sides have, in order."""
 
     rows: list[Row]
     warnings: list[str]
     tolerance: float
-    missing: list[str]  # layers of the reference that the dump has not
-    unmatched: dict[str, str | None]  # names in the dump without a place, with the nearest layer
+    missing: list[str]  # layers of the reference that the dump lacks
+    unmatched: dict[str, str | None]  # names in the dump that are no layer -> the nearest layer
 
     @property
     def first(self) -> str | None:
-        """The first layer past the tolerance or of another shape."""
+        """The first layer beyond the tolerance or of another shape."""
         return next((row.layer for row in self.rows if row.status != "ok"), None)
 
     @property
@@ -67,18 +67,25 @@ def compare(
     tolerance: float = 1e-4,
     reference_manifest: Manifest | None = None,
 ) -> Comparison:
-    """Compare a run of ours, as (name, tensor) in order, with a dump of another implementation.
+    """Compare a run of ours, as pairs (name, tensor), with a dump of another implementation.
 
-    An error is relative to the largest value of our layer (to 1 where ours is all zeros), never to
-    single values near zero. Layers the dump stores as float16 get a tolerance of 2e-3 or more.
-    Raises TraceError when the two have no layer to compare in common.
+    An error is relative to the largest value of our layer (to 1 if ours is all zeros), so a tiny
+    difference between tiny values does not count. Layers that the dump stores as float16 get a
+    tolerance of 2e-3 or more. Raises TraceError if the two have no layer in common, and InputError
+    for arguments of a wrong type.
+
+    >>> dump = open_dump("theirs.npz", model.architecture, 1, 224, 224)
+    >>> compare(model.layers(pixels), dump).first
+    'blocks_3/se_expand'
     """
+    expect(dump, Dump, "dump")
+    _check_tolerance(tolerance)
     rows: list[Row] = []
     missing: list[str] = []
     seen: dict[str, tuple[Fingerprint, Fingerprint]] = {}
     reordered, known = [], set(dump.names)
     with np.errstate(all="ignore"):  # NaN and infinity in a dump are results, not accidents
-        for name, ours in reference:
+        for name, ours in _pairs(reference):
             if name in dump.mismatched:
                 rows.append(_unlike(name, ours.shape, dump.mismatched[name][0], tolerance))
             elif name not in known or not ours.size:  # an empty batch compares to nothing
@@ -112,13 +119,15 @@ def isolated(
     tolerance: float = 1e-4,
     reference_manifest: Manifest | None = None,
 ) -> Comparison:
-    """As `compare` with the model's own run, and what each layer adds when fed their tensors.
+    """Compare as `compare` does, with a run of the model, and say what error each layer adds.
 
-    `added` is relative to the largest value that our layer computes from their inputs. Where the
-    dump lacks the layers between, it is what all of them add together. It is NaN where their inputs
-    make ours not finite, too: nobody can tell then.
+    `added` is relative to the largest value that our layer computes from their inputs. If the dump
+    lacks the layers before a layer, it is what all of them add together. It is NaN if their inputs
+    make our layer infinite or NaN, too: then nobody can tell.
     """
+    expect(model, Model, "model")
     images = check_pixels(pixels).astype(np.float32)
+    expect(dump, Dump, "dump")
     settings = images, model.architecture, model.tensors, model.metadata
     own, fed = forward(*settings), forward(*settings)
     known, added = set(dump.names), dict[str, float]()
@@ -130,14 +139,33 @@ def isolated(
             theirs = np.ascontiguousarray(dump[name], np.float32) if name in known else None
             if theirs is not None and theirs.shape != ours.shape:
                 shapes = format_shape(theirs.shape), format_shape(ours.shape)
-                raise TraceError(f"{name}: of {shapes[0]}, not {shapes[1]} as here")
+                raise TraceError(f"{name}: expected {shapes[1]}, found {shapes[0]}")
             if theirs is not None and ours.size:
                 finite = isfinite(float(computed.min())) and isfinite(float(computed.max()))
                 added[name] = measure(name, computed, theirs, 0).error if finite else nan
             yield name, ours
 
-    found = compare(lockstep(), dump, tolerance, reference_manifest)
-    return found._replace(rows=[r._replace(added=added.get(r.layer)) for r in found.rows])
+    comparison = compare(lockstep(), dump, tolerance, reference_manifest)
+    rows = [row._replace(added=added.get(row.layer)) for row in comparison.rows]
+    return comparison._replace(rows=rows)
+
+
+def _pairs(reference: Iterable[tuple[str, Array]]) -> Iterator[tuple[str, Array]]:
+    for pair in expect(reference, Iterable, "reference"):  # type: ignore[type-abstract]
+        try:
+            name, tensor = pair
+        except (TypeError, ValueError):
+            name, tensor = None, None
+        if not isinstance(name, str) or not isinstance(tensor, np.ndarray):
+            found = type(pair).__name__
+            raise InputError(f"reference: expected pairs of name and array, found {found}")
+        yield name, tensor
+        del tensor, pair  # or two layers would be in memory at once
+
+
+def _check_tolerance(tolerance: float) -> None:
+    if not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
+        raise InputError(f"tolerance: expected a number from 0 to 1, found {tolerance!r:.40}")
 
 
 def _unlike(layer: str, shape: tuple[int, ...], found: tuple[int, ...], tolerance: float) -> Row:

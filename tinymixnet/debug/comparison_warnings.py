@@ -1,4 +1,4 @@
-"""What `compare` warns of: everything about a dump that makes its rows hard to believe."""
+"""The warnings of `compare`: signs that a dump is not what it seems to be."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from tinymixnet.debug.traces import Manifest
 from tinymixnet.engine.kernels import Array
 
 SAMPLE = 1024  # values of a layer that are kept, to recognise it under another name
-LOOKS_LIKE = 0.03  # RMS distance of two samples relative to the layer's RMS: cosine 0.9995
+LOOKS_LIKE = 0.03  # RMS distance of two samples / RMS of the layer; about a cosine of 0.9995
 CLASSES = ("logits", "probabilities")
 
 
 class Fingerprint(NamedTuple):
-    """What is kept of a tensor, to recognise it again."""
+    """What we keep of a tensor to recognise it later."""
 
     digest: bytes
     sample: Array
@@ -27,7 +27,7 @@ class Fingerprint(NamedTuple):
 
 
 def fingerprint(x: Array) -> Fingerprint:
-    """Hash, range and a sample of a tensor; the sample is at the same places in one shape."""
+    """Return hash, range and a sample of a tensor. Tensors of one shape are sampled alike."""
     flat = x.reshape(-1)
     places = np.random.default_rng(0).integers(x.size, size=SAMPLE) if x.size > SAMPLE else ...
     digest = hashlib.sha1(np.ascontiguousarray(flat).data, usedforsecurity=False).digest()
@@ -37,16 +37,16 @@ def fingerprint(x: Array) -> Fingerprint:
 
 
 def same_values(ours: Array, theirs: Array, tolerance: float) -> bool:
-    """Whether two tensors hold the same values, though in another order."""
+    """Whether two tensors hold the same values in another order."""
     a, b = ours.reshape(-1), theirs.reshape(-1).astype(np.float32, copy=False)
     within = max(tolerance, 1e-5) * float(np.abs(a).max())
     if abs(float(a.min() - b.min())) > within or abs(float(a.max() - b.max())) > within:
-        return False  # most that differ do already here, which saves the sorting
+        return False  # most tensors that differ end here, without the slow sorting
     return float(np.abs(np.sort(a) - np.sort(b)).max()) <= within
 
 
 def manifest_warnings(ours: Manifest | None, theirs: Manifest | None) -> Iterator[str]:
-    """Two of our own traces say what they are of."""
+    """Warn if two traces of ours are of different pixels or weights."""
     if ours is None or theirs is None:
         return
     if ours.image_sha256 != theirs.image_sha256:
@@ -63,7 +63,7 @@ def manifest_warnings(ours: Manifest | None, theirs: Manifest | None) -> Iterato
 def value_warnings(
     rows: list[Row], seen: dict[str, tuple[Fingerprint, Fingerprint]], reordered: list[str]
 ) -> Iterator[str]:
-    """Layers whose values alone say that something is wrong."""
+    """Warn of layers whose values alone show that something is wrong."""
     strange = [row.layer for row in rows if row.nans or row.infs]
     if strange:
         yield f"NaN or infinity in OTHER, first in {strange[0]} ({len(strange)} layers in all)"
@@ -84,11 +84,11 @@ def value_warnings(
 def name_warnings(
     rows: list[Row], seen: dict[str, tuple[Fingerprint, Fingerprint]]
 ) -> Iterator[str]:
-    """One tensor under several names, and tensors under each other's names."""
+    """Warn of one tensor under several names, and of tensors under each other's names."""
     copies: dict[tuple[bytes, tuple[int, ...]], list[str]] = {}
     shapes = {row.layer: row.shape for row in rows if row.layer in seen}
     for name, (_, theirs) in seen.items():
-        if theirs.low < theirs.high:  # those of one value or with NaN are warned of already
+        if theirs.low < theirs.high:  # constants and NaN have a warning already
             copies.setdefault((theirs.digest, shapes[name]), []).append(name)
     for names in copies.values():
         if len({seen[name][0].digest for name in names}) > 1:
@@ -108,7 +108,10 @@ def name_warnings(
 def _lookalikes(
     name: str, candidates: list[str], seen: dict[str, tuple[Fingerprint, Fingerprint]]
 ) -> list[str]:
-    """The layers of ours that theirs of this name is much nearer to than ours of this name is."""
+    """Return our layers that their layer of this name looks like, the nearest first.
+
+    It must be ten times nearer to them than to our layer of this name.
+    """
     theirs = seen[name][1].sample
 
     def distance(layer: str) -> float:
@@ -117,12 +120,13 @@ def _lookalikes(
         return float(np.linalg.norm(theirs - ours)) / size if size else inf
 
     limit = min(LOOKS_LIKE, 0.1 * distance(name))
-    found = {layer: far for layer in candidates if (far := distance(layer)) < limit}
-    return sorted(found, key=lambda layer: found[layer])
+    distances = {layer: distance(layer) for layer in candidates}
+    near = [layer for layer in candidates if distances[layer] < limit]
+    return sorted(near, key=lambda layer: distances[layer])
 
 
 def storage_warnings(rows: list[Row], dump: Dump) -> Iterator[str]:
-    """What the dump's types, layouts and shapes leave open."""
+    """Warn of what the dump's types, layouts and shapes leave open."""
     compared = {row.layer: row for row in rows}
     if half := [
         n for n, row in compared.items() if row.status != "shape" and stored_as_half(dump, n)

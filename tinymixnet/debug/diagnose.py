@@ -1,11 +1,13 @@
-"""Why does another implementation of MixNet answer differently? Try the known mistakes and see.
+"""Name the mistakes that make another implementation of MixNet answer differently.
 
-Every layer of ours is fed *their* tensors. So an error is found at the layer that makes it, however
-many others there are before it. For each such layer the search (`search.py`) computes what the
-suspects (known mistakes, `suspects/`) would have made of the same input, and the one that gives
-their output is the cause. Layers that they did not dump are computed on the way. So a dump of block
-outputs alone will do as well; then more suspects come into question for each tensor.
+Each of our layers is fed *their* tensors. So an error shows at the layer that makes it, however
+many other errors come before. For each such layer the search (`search.py`) tries the suspects
+(known mistakes, `suspects/`) on the same input, and the one that gives their output is the cause.
+Layers that are not in the dump are computed on the way. So a dump of the blocks' outputs is enough,
+but then more suspects must be tried for each tensor.
 """
+
+from typing import Any
 
 import numpy as np
 
@@ -19,14 +21,17 @@ from tinymixnet.debug.search import Search
 from tinymixnet.debug.suspects import SUSPECTS
 from tinymixnet.debug.suspects.context import Suspect
 from tinymixnet.debug.suspects.from_data import other_pixels, raw_weights
+from tinymixnet.debug.traces import expect
 from tinymixnet.engine.images import PRESETS, Source, read_image
 from tinymixnet.engine.kernels import Array
-from tinymixnet.errors import TraceError
+from tinymixnet.engine.pixels import check_pixels
+from tinymixnet.errors import InputError, TraceError
 from tinymixnet.model import Model
 
-TOLERANCE = 1e-4  # of a whole run
+TOLERANCE = 1e-4  # largest error of a whole run of a correct port, as in `compare`
 
 
+@np.errstate(all="ignore")  # NaN and infinity in a dump are results, not accidents
 def diagnose(
     model: Model,
     pixels: Array,
@@ -35,17 +40,25 @@ def diagnose(
     raw: Model | None = None,
     progress: bool = False,
 ) -> Diagnosis:
-    """Find the mistakes that make our network compute what is in a dump of another one.
+    """Return the mistakes that make our network compute what a dump of another one holds.
 
-    pixels (N, H, W, 3) float32, 0..255, as theirs should have been; photo, where they come from,
-    to try other ways of resizing; raw, the same network with the raw weights, to try these.
-    progress draws a bar on a terminal's standard error. Raises TraceError when the dump has no
-    layer of this network's.
+    pixels: (N, H, W, 3), 0..255, the input that theirs should have had. photo: the file of the
+    pixels, to try other ways of resizing. raw: the same network with its raw weights, to try them.
+    progress: draw a bar if standard error is a terminal. Raises TraceError if the dump has no layer
+    of this network, and InputError for arguments of a wrong type.
+
+    >>> diagnose(model, pixels, open_dump("theirs.npz", model.architecture, 1, 224, 224)).slugs
+    ['symmetric-padding']
     """
+    expect(model, Model, "model")
+    pixels = check_pixels(pixels).astype(np.float32)
+    expect(dump, Dump, "dump")
+    if raw is not None and expect(raw, Model, "raw").architecture != model.architecture:
+        raise InputError("raw: expected weights of the same network")
     theirs = TheirTensors(dump)
     causes = theirs.correct_dump_errors(model, pixels)
     if not set(theirs.names) - {"image"}:
-        shapes = [f"{name} is {is_so}, not {due}" for name, (is_so, due) in dump.mismatched.items()]
+        shapes = [f"{name} is {its}, not {due}" for name, (its, due) in dump.mismatched.items()]
         why = shapes[0] if shapes else "no name is known: --names says which is which"
         raise TraceError(f"{dump.trace.path}: no layer could be compared ({why})")
     differing = _different(model, pixels, theirs)
@@ -64,10 +77,10 @@ def diagnose(
     if rounded:
         causes.append(search.rounding(*rounded))
     if not causes and differing[0] in dump.mismatched:
-        found, due = dump.mismatched[differing[0]]
-        sentence = f"no known mistake; its shape is {found}, not {due}"
+        shape, due = dump.mismatched[differing[0]]
+        sentence = f"no known mistake; its shape is {shape}, not {due}"
         causes.append(Cause("unknown", differing[0], (differing[0],), np.inf, np.inf, sentence))
-    elif not causes:  # no layer is wrong by itself, and yet they drift apart
+    elif not causes:  # no layer is wrong by itself, and yet the runs drift apart
         sentence = "every layer is right, but rounding adds up: is there less than float32 in it?"
         causes.append(Cause("low-precision", differing[0], (differing[0],), 0, 0, sentence))
     merged: dict[str, Cause] = {}
@@ -80,10 +93,10 @@ def diagnose(
 
 
 def _different(model: Model, pixels: Array, theirs: TheirTensors) -> list[str]:
-    """The layers past the tolerance in a whole run, or of another shape.
+    """Return the layers beyond the tolerance in a whole run, or of another shape.
 
-    Not what is before the first convolution, if that agrees: everybody may keep an image as he
-    likes. Raw pixels, say, or blue first, and turned round later.
+    Ports store the image in different forms: as raw pixels, say, or with blue first. So differences
+    before the first convolution are ignored if that agrees.
     """
     tolerance = HALF_TOLERANCE if theirs.half else TOLERANCE
     right: dict[str, bool] = {}
@@ -100,22 +113,22 @@ def _different(model: Model, pixels: Array, theirs: TheirTensors) -> list[str]:
 
 
 def resized(model: Model, photo: Source, pixels: Array) -> list[Suspect]:
-    """The photo brought to the same size by other presets, and by a plain resize or crop."""
+    """Return suspects that resize the photo by other presets, or by a plain resize or crop."""
     from PIL import Image
 
     image, (_, height, width, _) = read_image(photo), pixels.shape
-    found = {}
+    images: dict[str, Any] = {}  # how -> pixels (H, W, 3)
     for preset in PRESETS:
-        found[f"the preset {preset}"] = model.pixels(photo, preset)[0]
+        images[f"the preset {preset}"] = model.pixels(photo, preset)[0]
     short = min(image.size)
     left, top = (image.width - short) // 2, (image.height - short) // 2
     square = image.crop((left, top, left + short, top + short))
     for how in ("NEAREST", "BILINEAR", "BICUBIC", "LANCZOS"):
         method, name = Image.Resampling[how], how.lower()
-        found[f"squashing the whole photo, {name}"] = image.resize((width, height), method)
-        found[f"a central square, all of it, {name}"] = square.resize((width, height), method)
+        images[f"squashing the whole photo, {name}"] = image.resize((width, height), method)
+        images[f"a central square, all of it, {name}"] = square.resize((width, height), method)
     suspects = []
-    for how, other in found.items():
+    for how, other in images.items():
         x = np.asarray(other, np.float32)[np.newaxis]
         if x.shape == pixels.shape and not np.array_equal(x, pixels):
             suspects.append(other_pixels(how, x))

@@ -1,7 +1,7 @@
-"""Foreign dumps: whoever wrote them, as layers of our network, NHWC, under canonical names.
+"""Foreign dumps as layers of our network: NHWC, under canonical names.
 
-Two questions are answered from names, shapes and order alone, before any values are read: which
-stored tensor is which layer (`names/choose.py`), and how its axes are laid out.
+Two questions are answered from names, shapes and order alone, before any value is read: which
+stored tensor is which layer (`names/choose.py`), and in which layout it is stored.
 """
 
 import os
@@ -13,20 +13,21 @@ import numpy as np
 from tinymixnet.debug.names.candidates import Candidates, Names, Shape, layouts_of
 from tinymixnet.debug.names.canonical import nearest
 from tinymixnet.debug.names.choose import choose_names
-from tinymixnet.debug.traces import Trace, open_trace
+from tinymixnet.debug.traces import Trace, expect, open_trace
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.hdf5 import Header
-from tinymixnet.errors import TraceError
+from tinymixnet.errors import InputError, TraceError
 
-MOST_GUESSES = 200  # of what unmatched names may be: nobody reads more
+MOST_PIXELS = 1 << 20  # a side; no image is larger
+MOST_GUESSES = 50  # unmatched names for which the nearest layer is looked up: that is slow
 
 
 class Dump:
-    """The layers of a dump that fit our network; `open_dump` makes one.
+    """The layers of a dump that fit our network. `open_dump` makes one.
 
-    dump[name] is the layer `name` as (N, H, W, C) or (N, C), float32, or float64 where it is stored
-    so. dump.raw(name) is the layer as stored, also for mismatched ones. Both raise TraceError for a
-    layer that the dump lacks.
+    dump[name] returns a layer as (N, H, W, C) or (N, C), float64 if it is stored so, else float32.
+    dump.raw(name) returns it as it is stored, also if its shape does not fit. Both raise TraceError
+    for a layer that the dump lacks.
     """
 
     def __init__(
@@ -37,13 +38,13 @@ class Dump:
         places: Names,
         layout: str | None = None,
     ) -> None:
-        """places says which stored tensor is which layer; the first that fits a layer is taken."""
+        """places: stored name -> layer. Of several for one layer the first that fits is taken."""
         self.trace = trace
-        self.expected = dict(candidates.expected)  # canonical name -> (N, ...)
-        self.map = map_name  # which map of names was taken
+        self.expected = dict(candidates.expected)  # canonical name -> shape (N, ...)
+        self.map = map_name  # the map of names that was used
         self.headers: dict[str, Header] = {name: trace.header(name) for name in trace.names}
-        self.theirs: dict[str, str] = {}  # canonical -> stored name, of the layers that fit
-        self._misfits: dict[str, str] = {}  # the same of those that do not fit
+        self.theirs: dict[str, str] = {}  # canonical -> stored name, of layers that fit
+        self._misfits: dict[str, str] = {}  # the same, of layers that do not fit
         for stored, name in places.items():
             if not name:
                 continue
@@ -58,10 +59,11 @@ class Dump:
             if name in self._misfits
         }
         placed = {*self.theirs.values(), *self._misfits.values()}
-        left = [name for name in self.headers if name not in placed and places.get(name) != ""]
-        guesses = {name: nearest(name, self.missing) for name in left[:MOST_GUESSES]}
-        # stored name -> the nearest canonical one
-        self.unmatched: dict[str, str | None] = {name: guesses.get(name) for name in left}
+        others = [name for name in self.headers if name not in placed and places.get(name) != ""]
+        missing = self.missing
+        guesses = {name: nearest(name, missing) for name in others[:MOST_GUESSES]}
+        # stored name -> the nearest canonical name
+        self.unmatched: dict[str, str | None] = {name: guesses.get(name) for name in others}
         self.layouts: dict[str, str] = {}  # canonical -> NHWC or NCHW
         self.ambiguous: list[str] = []  # layers whose layout nothing decides
         self._decide_layouts(layout)
@@ -74,20 +76,20 @@ class Dump:
     @property
     def missing(self) -> list[str]:
         """The layers that the dump does not have, not even in another shape."""
-        there = {*self.theirs, *self.mismatched}
-        return [name for name in self.expected if name not in there]
+        known = {*self.theirs, *self.mismatched}
+        return [name for name in self.expected if name not in known]
 
     @property
     def half(self) -> bool:
-        """Whether any layer is stored as float16, so that finer differences are lost."""
+        """Whether any layer is stored as float16, so that small differences are lost."""
         return any(
             self.headers[name].dtype.itemsize == 2 and self.headers[name].dtype.kind == "f"
             for name in self.theirs.values()
         )
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.theirs:
-            raise TraceError(f"{self.trace.path}: no layer that fits {name}")
+        if not isinstance(name, str) or name not in self.theirs:
+            raise TraceError(f"{self.trace.path}: no layer that fits {name!s:.80}")
         x = self.raw(name)
         x = x.astype(
             np.float64 if x.dtype.itemsize == 8 and x.dtype.kind == "f" else np.float32, copy=False
@@ -99,14 +101,14 @@ class Dump:
         return np.ascontiguousarray(x.reshape(shape))
 
     def raw(self, name: str) -> np.ndarray:
-        """A layer as it is stored."""
+        """Return a layer as it is stored."""
         stored = {**self._misfits, **self.theirs}
-        if name not in stored:
-            raise TraceError(f"{self.trace.path}: no layer {name}")
+        if not isinstance(name, str) or name not in stored:
+            raise TraceError(f"{self.trace.path}: no layer {name!s:.80}")
         return self.trace[stored[name]]
 
     def _decide_layouts(self, wanted: str | None) -> None:
-        """Layers that fit both ways follow the majority of those that fit one way only."""
+        """Decide the layouts: layers that fit both ways follow the majority of all others."""
         fits = {
             n: layouts_of(self.headers[s].shape, self.expected[n]) for n, s in self.theirs.items()
         }
@@ -132,11 +134,19 @@ def open_dump(
     """Open a dump of `batch` images of height x width pixels as layers of a network.
 
     names: a shipped map (canonical, tensorflow, timm, onnx), a JSON file {their name: canonical
-    name}, or None for the shipped map that places most. layout, "NHWC" or "NCHW", is for shapes
-    that fit both ways. Raises TraceError.
+    name}, or None for the shipped map that places most tensors. layout, "NHWC" or "NCHW", is for
+    shapes that fit both ways. Raises TraceError for what cannot be read, and InputError for
+    arguments of a wrong type.
+
+    >>> open_dump("theirs.npz", load().architecture, 1, 224, 224)["stem/conv"].shape
+    (1, 112, 112, 32)
     """
-    if layout not in (None, "NHWC", "NCHW"):
-        raise TraceError(f"layout={layout!r}: expected 'NHWC' or 'NCHW'")
+    expect(architecture, Architecture, "architecture")
+    for what, number in (("batch", batch), ("height", height), ("width", width)):
+        if not isinstance(number, (int, np.integer)) or not 0 <= number <= MOST_PIXELS:
+            raise InputError(f"{what}={number!r:.40}: expected 0 to {MOST_PIXELS:,}")
+    if layout is not None and (not isinstance(layout, str) or layout not in ("NHWC", "NCHW")):
+        raise TraceError(f"layout={layout!r:.40}: expected 'NHWC' or 'NCHW'")
     trace = open_trace(path)
     shapes = architecture.layer_shapes(height, width)
     candidates = Candidates(

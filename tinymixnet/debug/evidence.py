@@ -1,6 +1,7 @@
-"""Their tensors, as evidence: read once, with the mistakes of the dump itself corrected first."""
+"""Their tensors, which are the evidence. Mistakes of the dump itself are corrected first."""
 
 from collections.abc import Iterator, Mapping
+from math import prod
 
 import numpy as np
 
@@ -16,8 +17,9 @@ from tinymixnet.debug.suspects.precision import to_bfloat16, to_float16, to_int8
 from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
 
-FINE = 1e-5  # error of one layer or block: what is below is rounding
-ROUNDING = {  # to a format: how, and what error a block may then have
+FINE = 1e-5  # largest error of one layer or block that rounding makes
+KEPT = 30  # tensors in memory
+ROUNDING = {  # format -> (function that rounds to it, largest error that it makes in a block)
     "float16": (to_float16, 4e-3),
     "bfloat16": (to_bfloat16, 3e-2),
     "8-bit integers": (to_int8, 5e-2),
@@ -25,20 +27,23 @@ ROUNDING = {  # to a format: how, and what error a block may then have
 
 
 class TheirTensors(Mapping[str, Array]):
-    """Their tensors by canonical name, float32; the last few are kept: they are asked for often."""
+    """Their tensors by canonical name, as float32. The last few stay in memory.
+
+    `correct_dump_errors` and `rounding` have to look at them before a search does.
+    """
 
     def __init__(self, dump: Dump) -> None:
         self.dump = dump
         self.half = dump.half
         self.fine = ROUNDING["float16"][1] if self.half else FINE
-        self.view = lambda x: x  # how a tensor of pixels must be read
-        self.extra: dict[str, Array] = {}  # set straight, in place of what the dump has
-        self.names = list(dump.names)  # and of what is extra
-        self._there = set(self.names)
+        self.view = lambda x: x  # corrects the order of axes of a map
+        self.extra: dict[str, Array] = {}  # corrected layers, used instead of those of the dump
+        self.names = list(dump.names)  # with those in `extra`
+        self._known = set(self.names)
         self._kept: dict[str, Array] = {}
 
     def __contains__(self, name: object) -> bool:
-        return name in self._there
+        return name in self._known
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -51,40 +56,43 @@ class TheirTensors(Mapping[str, Array]):
             x = self.extra[name] if name in self.extra else self.dump[name]
             if x.ndim == 4 and min(x.shape[1:]) > 1:
                 x = self.view(x)
-            while len(self._kept) > 30:
+            while len(self._kept) > KEPT:
                 del self._kept[next(iter(self._kept))]
-            self._kept[name] = np.ascontiguousarray(x, np.float32)
+            with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
+                self._kept[name] = np.ascontiguousarray(x, np.float32)
         return self._kept[name]
 
     def correct_dump_errors(self, model: Model, pixels: Array) -> list[Cause]:
-        """See to mistakes of the dump itself, which hide all others; say which there were."""
-        found = self._labels(model, pixels), self._order(model, pixels)
-        return [cause for cause in found if cause]
+        """Correct mistakes of the dump itself, which would hide all others, and return them."""
+        causes = self._labels(model, pixels), self._order(model, pixels)
+        return [cause for cause in causes if cause]
 
     def _labels(self, model: Model, pixels: Array) -> Cause | None:
-        """One class too many: a background class stands before or behind the others."""
+        """Remove a background class before or behind the other classes."""
         classes, cause = model.architecture.classes, None
         for name in ("logits", "probabilities"):
-            found, _ = self.dump.mismatched.get(name, ((), ()))
-            if np.prod(found, dtype=int) != len(pixels) * (classes + 1):
+            shape, _ = self.dump.mismatched.get(name, ((), ()))
+            if prod(shape) != len(pixels) * (classes + 1):
                 continue
-            values = self.dump.raw(name).reshape(-1, classes + 1).astype(np.float32)
+            with np.errstate(over="ignore"):
+                values = self.dump.raw(name).reshape(-1, classes + 1).astype(np.float32)
             if cause is None:
                 ours = _layer(model, pixels, name)
-                ahead = cosine(values[:, 1:], ours) >= cosine(values[:, :-1], ours)
-                where = "ahead of" if ahead else "behind"
+                first = cosine(values[:, 1:], ours) >= cosine(values[:, :-1], ours)
+                where = "ahead of" if first else "behind"
                 sentence = f"there is one class too many, {where} the others: drop it"
                 cause = Cause("label-offset", name, (name,), np.inf, 0.0, sentence)
-            values = values[:, 1:] if ahead else values[:, :-1]
+            values = values[:, 1:] if first else values[:, :-1]
             if name == "probabilities":
-                values = values / values.sum(axis=1, keepdims=True)
+                with np.errstate(all="ignore"):
+                    values = values / values.sum(axis=1, keepdims=True)
             self.extra[name] = values
             self.names.append(name)
-            self._there.add(name)
+            self._known.add(name)
         return cause
 
     def _order(self, model: Model, pixels: Array) -> Cause | None:
-        """Tensors dumped in an order that is not what their shape says."""
+        """Correct tensors whose values are in another order than their shape says."""
         views = {
             "tensors in NHWC order are dumped as NCHW": memory_as_nhwc,
             "tensors in NCHW order are dumped as NHWC": memory_as_nchw,
@@ -117,16 +125,19 @@ class TheirTensors(Mapping[str, Array]):
         return Cause("transposed-layout", places[0], tuple(places), before, after, sentence)
 
     def rounding(self) -> tuple[str, list[str]] | None:
-        """The format with fewer digits than float32 that most of their tensors are of, and which
-        these are; errors of that size are then fine."""
+        """Return a format with few digits, and the layers whose values are all of that format.
+
+        None if they are less than half of the layers. Otherwise `fine` becomes the error that such
+        rounding makes.
+        """
         kinds: dict[str, list[str]] = {name: [] for name in ROUNDING}
-        asked = 0
+        examined = 0
         for name in self.names:
             x = self[name].ravel()[:20_000]
             values = np.unique(x[x != 0])
             if name in ("image", "normalize") or values.size < 16 or not np.isfinite(x).all():
                 continue
-            asked += 1
+            examined += 1
             if x.size > 2000 and values.size < 256:
                 kinds["8-bit integers"].append(name)
             elif np.array_equal(to_bfloat16(values), values):
@@ -134,7 +145,7 @@ class TheirTensors(Mapping[str, Array]):
             elif not self.half and np.array_equal(to_float16(values), values):
                 kinds["float16"].append(name)
         how = max(kinds, key=lambda kind: len(kinds[kind]))
-        if 2 * len(kinds[how]) <= asked or not asked:
+        if 2 * len(kinds[how]) <= examined or not examined:
             return None
         self.fine = ROUNDING[how][1]
         return how, kinds[how]

@@ -1,4 +1,4 @@
-"""Describe in words what the difference of two tensors looks like."""
+"""Describe in words what the difference between two tensors looks like."""
 
 from itertools import product
 
@@ -11,34 +11,40 @@ SPREAD = "the error is spread over all pixels and channels, like noise"
 
 
 def pattern(ours: Array, theirs: Array, block: Block | None) -> str:
-    """Put in words where an unexplained error is, and what of: (N, H, W, C) or (N, C)."""
+    """Return words for an error that no suspect explains: where it is and what it looks like.
+
+    ours and theirs: (N, H, W, C) or (N, C).
+    """
     bad = int((~np.isfinite(theirs)).sum())
     if bad:
         return f"{bad} of their {theirs.size} values are NaN or infinite"
+    if not np.isfinite(ours).all():
+        return "with their input, ours has NaN or infinity and theirs has not"
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     wrong = float(np.square(b - a).sum())
 
-    def left(explained: Array) -> float:
+    def remains(explained: Array) -> float:
+        """Return which part of the error stays if `explained` is what theirs should be."""
         return float(np.square(b - explained).sum()) / wrong
 
     factor = float((a * b).sum() / (np.square(a).sum() or 1))
-    if left(a * factor) < 0.01:
+    if remains(a * factor) < 0.01:
         return f"a constant factor: theirs is ours times {factor:.4g}"
     offset = float((b - a).mean())
-    if left(a + offset) < 0.01:
+    if remains(a + offset) < 0.01:
         return f"a constant offset: theirs is ours plus {offset:.4g}"
     if where := _channels(np.square(b - a), block):
         return where
     axes = tuple(range(a.ndim - 1))
     pixels = a.size // a.shape[-1]
     if pixels >= 8:
-        if left(a * ((a * b).sum(axes) / np.maximum(np.square(a).sum(axes), 1e-30))) < 0.01:
+        if remains(a * ((a * b).sum(axes) / np.maximum(np.square(a).sum(axes), 1e-30))) < 0.01:
             return "each channel of theirs is ours times a factor of its own"
-        if left(a + (b - a).mean(axes)) < 0.01:
+        if remains(a + (b - a).mean(axes)) < 0.01:
             return "each channel of theirs is ours plus an offset of its own"
     if a.ndim == 4 and min(a.shape[1:3]) > 4 and (where := _pixels(a, b)):
         return where
-    if pixels >= 16 and left(a + (b - a).mean(axes)) < 0.5:
+    if pixels >= 16 and remains(a + (b - a).mean(axes)) < 0.5:
         return (
             "the error is spread over all pixels, and an offset in each channel for the most part"
         )
@@ -46,7 +52,7 @@ def pattern(ours: Array, theirs: Array, block: Block | None) -> str:
 
 
 def _pixels(a: Array, b: Array) -> str:
-    """Name a shift by one pixel, or the borders, if they hold nearly all of the error."""
+    """Name a shift by one pixel, or the borders, if that is nearly all of the error; else ""."""
     inside = np.s_[:, 2:-2, 2:-2]
     wrong, inner = np.square(b - a).sum(), np.square(b - a)[inside].sum()
     for dy, dx in product((-1, 0, 1), repeat=2):
@@ -58,7 +64,7 @@ def _pixels(a: Array, b: Array) -> str:
 
 
 def _channels(squares: Array, block: Block | None) -> str:
-    """Name the channels that hold all of the error, if these are few; else nothing."""
+    """Name the channels that hold all of the error, if they are few; else ""."""
     c = squares.shape[-1]
     energy = squares.reshape(-1, c).sum(axis=0)
     bad = np.flatnonzero(energy > 1e-4 * energy.max())

@@ -1,4 +1,4 @@
-"""Run parts of our network on their tensors, with suspects at work in some layers."""
+"""Run parts of our network on their tensors, with a suspected mistake made in some layers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from tinymixnet.model import Model
 
 
 class Change(NamedTuple):
-    """A suspect at work in some layers."""
+    """A suspected mistake and the layers that make it."""
 
     suspect: Suspect
     layers: tuple[str, ...]
 
 
 class PartRunner:
-    """Runs parts of our network on their tensors, with suspects at work."""
+    """Runs parts of our network (the stem, a block, the head) on their tensors."""
 
     def __init__(self, model: Model, pixels: Array, theirs: TheirTensors) -> None:
         self.model = model
@@ -30,12 +30,12 @@ class PartRunner:
         self.theirs = theirs
         self.parts = model.architecture.parts()
         self.order = [layer for part in self.parts for layer in part.layers]
-        self.tensors_of: dict[str, list[str]] = {}
+        self.tensors_of: dict[str, list[str]] = {}  # layer -> the names of its weights
         for name in model.tensors:
             self.tensors_of.setdefault(name.rsplit("/", 1)[0], []).append(name)
 
     def start_of(self, layer: str) -> int:
-        """The part to start with, so as to reach a layer: what comes before it they dumped."""
+        """Return the nearest part at or before `layer` whose input is known: it is in the dump."""
         i = next(i for i, part in enumerate(self.parts) if layer in part.layers)
         while i > 0 and self._last_of(i - 1) not in self.theirs:
             i -= 1
@@ -47,10 +47,10 @@ class PartRunner:
     def run(
         self, start: int, last: str, changes: Sequence[Change] = ()
     ) -> Iterator[tuple[str, Array]]:
-        """From part number `start` to layer `last`: what we make of their tensors, layer by layer.
+        """Yield (layer, what ours computes) from part number `start` to the layer `last`.
 
-        A layer that they dumped feeds the next with their tensor; but not the image, which
-        everybody keeps as he likes.
+        Each layer that is in the dump is replaced by their tensor before the next layer runs, so
+        errors do not add up. The image is the exception: ports keep it in different forms.
         """
         tensors = dict(self.model.tensors)
         for suspect, layers in changes:
@@ -67,11 +67,18 @@ class PartRunner:
                 kind = layer.split("/")[1] if part.block else layer
                 for suspect, layers in changes:
                     if suspect.output and layer in layers:
-                        about = self.model.metadata
-                        at = LayerContext(
-                            layer, kind, x, value, entry, seen, part.block, tensors, about
+                        context = LayerContext(
+                            layer=layer,
+                            kind=kind,
+                            x=x,
+                            value=value,
+                            entry=entry,
+                            seen=seen,
+                            block=part.block,
+                            tensors=tensors,
+                            metadata=self.model.metadata,
                         )
-                        changed = suspect.output(at)
+                        changed = suspect.output(context)
                         value = value if changed is None else changed
                 yield layer, value
                 if layer == last:
@@ -84,24 +91,24 @@ class PartRunner:
                     break
 
     def _steps(self, part: Part, x: Array, tensors: Mapping[str, Array]) -> Layers:
-        about = self.model.metadata
+        metadata = self.model.metadata
         if part.block:
-            return mixnet_block(x, part.block, tensors, about.epsilon)
+            return mixnet_block(x, part.block, tensors, metadata.epsilon)
         if part.name == "stem":
-            return stem(x, tensors, about)
-        return head(x, tensors, about.epsilon)
+            return stem(x, tensors, metadata)
+        return head(x, tensors, metadata.epsilon)
 
-    def errors(
-        self, start: int, last: str, changes: Sequence[Change] = ()
-    ) -> Iterator[tuple[str, Array, Error]]:
-        """The layers of `run` that they dumped, with the distance from theirs."""
-        for layer, ours in self.run(start, last, changes):
-            if layer in self.theirs:
-                yield layer, ours, error(ours, self.theirs[layer])
-
-    def result(self, start: int, layer: str, changes: Sequence[Change]) -> Error:
-        """The error of one layer."""
+    def result(self, start: int, layer: str, changes: Sequence[Change] = ()) -> Array:
+        """Return what ours computes for one layer."""
         with np.errstate(all="ignore"):
             for _, ours in self.run(start, layer, changes):  # noqa: B007  (the last one)
                 pass
-            return error(ours, self.theirs[layer])
+        return ours
+
+    def distance(self, start: int, layer: str, changes: Sequence[Change]) -> Error:
+        """Return how far ours is from theirs, relative to *theirs*.
+
+        Trials are ranked by this. Relative to ours, a trial that makes our values huge would look
+        good whatever theirs are.
+        """
+        return error(self.theirs[layer], self.result(start, layer, changes))

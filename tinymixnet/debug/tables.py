@@ -1,4 +1,4 @@
-"""What `compare` found, for three readers: a table for a terminal, JSON for programs, a page."""
+"""The result of `compare` for three readers: a table for a terminal, JSON for programs, a page."""
 
 from html import escape
 from math import inf, isfinite, log10
@@ -6,6 +6,7 @@ from typing import Any
 
 from tinymixnet.debug.compare import Comparison
 from tinymixnet.debug.measure import LISTED, format_shape, join_names
+from tinymixnet.errors import printable
 
 HEADINGS = "layer status shape error added dB cosine NaN Inf zero worst ch"
 LEGEND = (
@@ -14,7 +15,7 @@ LEGEND = (
 
 
 def _cells(comparison: Comparison) -> list[list[str]]:
-    """The table as text: headings, then a row a layer."""
+    """Return the table as text: a row of headings, then a row for each layer."""
     isolated = any(row.added is not None for row in comparison.rows)
     cells = [HEADINGS.split()]
     for row in comparison.rows:
@@ -36,21 +37,26 @@ def _cells(comparison: Comparison) -> list[list[str]]:
 
 
 def _summary(comparison: Comparison) -> list[str]:
-    """The answer, then what else there is to say, a sentence each."""
+    """Return the answer, then one line for each warning and each name without a layer.
+
+    Names of theirs are somebody else's text, so it is made safe to show.
+    """
     rows, first, guilty = comparison.rows, comparison.first, comparison.guilty
-    of = {row.layer: row for row in rows}
+    row_of = {row.layer: row for row in rows}
     if first is None:
         lines = [f"alike: {len(rows)} layers within {comparison.tolerance:g}"]
-    elif of[first].status == "shape":
-        shapes = f"expected {format_shape(of[first].shape)}, found {format_shape(of[first].found)}"
+    elif row_of[first].status == "shape":
+        row = row_of[first]
+        shapes = f"expected {format_shape(row.shape)}, found {format_shape(row.found)}"
         lines = [f"first difference: {first} ({shapes})"]
     else:
-        row = of[first]
+        row = row_of[first]
         worst = f"worst at {','.join(map(str, row.worst))}: ours {row.values[0]:.6g}, "
         worst += f"theirs {row.values[1]:.6g}; worst channel {row.channel}"
         lines = [f"first difference: {first} (error {_short(row.error)}, {worst})"]
     if guilty:
-        lines.append(f"first layer that adds an error: {guilty} ({_short(of[guilty].added or 0)})")
+        added = _short(row_of[guilty].added or 0)
+        lines.append(f"first layer that adds an error: {guilty} ({added})")
     lines += [f"warning: {warning}" for warning in comparison.warnings]
     if comparison.missing:
         absent = comparison.missing
@@ -60,11 +66,11 @@ def _summary(comparison: Comparison) -> list[str]:
         lines.append(f"no layer of ours: {name!r}" + (f" (meant as {guess}?)" if guess else ""))
     if len(comparison.unmatched) > LISTED:
         lines.append(f"and {len(comparison.unmatched) - LISTED} more names of theirs (see --json)")
-    return lines
+    return [printable(line) for line in lines]
 
 
 def table(comparison: Comparison) -> str:
-    """For a terminal: the first difference, the warnings, and a line a layer in 100 columns."""
+    """Return text for a terminal: the answer, the warnings, and a line of 100 columns a layer."""
     lines = _cells(comparison)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = (
@@ -75,10 +81,10 @@ def table(comparison: Comparison) -> str:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """For programs: the same as `table`, as values that JSON has.
+    """Return the same as `table` as values that JSON has, for programs.
 
-    What is no number in JSON is text: "Infinity", "-Infinity", "NaN", which Python's float() and
-    JavaScript's Number() read.
+    JSON has no infinity and no NaN. They become the texts "Infinity", "-Infinity" and "NaN", which
+    Python's float() and JavaScript's Number() understand.
     """
 
     def plain(value: Any) -> Any:
@@ -86,14 +92,17 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
         return list(map(plain, value)) if isinstance(value, tuple) else value
 
-    found = comparison._asdict()
-    found["rows"] = [{k: plain(v) for k, v in row._asdict().items()} for row in comparison.rows]
+    result = comparison._asdict()
+    result["rows"] = [{k: plain(v) for k, v in row._asdict().items()} for row in comparison.rows]
     summary = {"alike": comparison.alike, "first": comparison.first, "guilty": comparison.guilty}
-    return summary | found
+    return summary | result
 
 
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>tinymixnet compare</title>
+# begins every page, so that the command knows its own
+PAGE_START = (
+    '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>tinymixnet compare</title>'
+)
+PAGE = """{start}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
 :root {{ color-scheme: light dark; --heat: 221, 107, 0 }}
@@ -120,11 +129,11 @@ tbody tr {{ border-top: 1px solid #8884 }}
 
 
 def html(comparison: Comparison) -> str:
-    """For a browser: the same as `table`, as one page that needs nothing else."""
+    """Return the same as `table` as one page for a browser that needs no other file."""
     head, *lines = [[*map(escape, line)] for line in _cells(comparison)]
     rows = []
     for row, (name, *cells) in zip(comparison.rows, lines, strict=True):
-        # from nothing at 1e-7, which rounding alone makes, to full at 1, where all is different
+        # no colour at 1e-7, which is rounding; full colour at 1, where nothing is alike
         heat = min(max(1 + log10(max(row.error, 1e-30)) / 7, 0), 1) if row.error < inf else 1
         columns = "".join(f"<td>{cell}</td>" for cell in cells)
         style = f"background: rgba(var(--heat), {heat / 2:.2f})"
@@ -133,7 +142,7 @@ def html(comparison: Comparison) -> str:
     headings = "".join(f'<th scope="col">{heading}</th>' for heading in head)
     paragraphs = "\n".join(f"<p>{note}</p>" for note in notes)
     parts = {"headings": headings, "rows": "\n".join(rows), "legend": escape(LEGEND)}
-    return PAGE.format(answer=answer, notes=paragraphs, **parts)
+    return PAGE.format(start=PAGE_START, answer=answer, notes=paragraphs, **parts)
 
 
 def _short(x: float) -> str:

@@ -1,4 +1,4 @@
-"""Pair two sequences without changing the order of either."""
+"""Pair the items of two sequences without changing the order of either."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,11 @@ from tinymixnet.debug.names.candidates import Names
 
 
 def align(stored: Sequence[str], layers: Sequence[str], weigh: Callable[[str, str], int]) -> Names:
-    """The heaviest set of pairs in which both sides go forward; of equal ones the latest."""
+    """Return the pairs of the largest total weight in which both sides go forward.
+
+    weigh(stored, layer) is the weight of a pair; 0 means that the two cannot be paired. Among equal
+    choices the last layers win. Time and memory grow with the product of the two lengths.
+    """
     best = [[0] * (len(layers) + 1)]
     for name in stored:
         above, row = best[-1], [0]

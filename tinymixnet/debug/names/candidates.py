@@ -1,4 +1,4 @@
-"""The two sides that names have to pair: the tensors of a dump, and the layers of the network."""
+"""The two sides that must be paired: the tensors of a dump and the layers of the network."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -6,26 +6,26 @@ from math import prod
 from typing import NamedTuple
 
 Shape = tuple[int, ...]
-Names = dict[str, str]  # stored name -> canonical name; "" for a tensor that is no layer of its own
+Names = dict[str, str]  # stored name -> canonical name; "" for a tensor that is known not to be one
 
 
 class Candidates(NamedTuple):
-    """The tensors that a dump has, and the layers that they may be, both in their order."""
+    """The tensors of a dump and the layers that they may be, each side in its own order."""
 
     shapes: Mapping[str, Shape]  # by stored name
     expected: Mapping[str, Shape]  # by canonical name: (N, H, W, C) or (N, C)
 
     def fits(self, stored: str, name: str) -> bool:
-        """Whether a stored tensor can be a layer, by its shape."""
+        """Whether the shape of a stored tensor is one that the layer can have."""
         return bool(layouts_of(self.shapes[stored], self.expected[name]))
 
 
 @lru_cache(1 << 16)
 def layouts_of(shape: Shape, expected: Shape) -> tuple[str, ...]:
-    """The layouts in which a tensor of this shape can be the layer; none: it cannot be.
+    """Return the layouts in which a tensor of this shape can be the layer, or ().
 
-    expected is (N, H, W, C) or (N, C). Where N is 1 the batch axis may be missing, and a map of
-    one pixel may be a vector: then and in a square of equal sides either layout fits.
+    expected is (N, H, W, C) or (N, C). If N is 1 the batch axis may be missing, and a map of one
+    pixel may be stored as a vector. Both layouts fit such a vector, and a map with H = W = C.
     """
     n, *spatial, c = expected
     vector = prod(spatial) == 1

@@ -1,6 +1,5 @@
-"""Decide which tensor of a dump is which layer, by one of our maps or by the user's own."""
+"""Choose the map of names for a dump: one of ours, or the user's own."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +9,10 @@ from tinymixnet.debug.names.canonical import by_canonical, nearest, plain
 from tinymixnet.debug.names.order import by_order
 from tinymixnet.debug.names.tensorflow import by_tensorflow
 from tinymixnet.debug.names.timm import by_timm
+from tinymixnet.debug.strict_json import LARGEST_JSON, read_json
 from tinymixnet.engine.architecture import Architecture
-from tinymixnet.errors import TraceError
+from tinymixnet.errors import InputError, TraceError
 
-LARGEST_MAP = 1 << 22  # bytes of a user's JSON map
 MAPS: dict[str, Callable[[Candidates, Architecture], Names]] = {
     "canonical": by_canonical,
     "tensorflow": by_tensorflow,
@@ -25,53 +24,56 @@ MAPS: dict[str, Callable[[Candidates, Architecture], Names]] = {
 def choose_names(
     candidates: Candidates, architecture: Architecture, names: str | os.PathLike[str] | None
 ) -> tuple[str, Names]:
-    """The map of names to use, by what it is called, and the layer that it gives each tensor.
+    """Return the name of the map that is used, and the layer that it gives each tensor.
 
     names: a shipped map, a JSON file {their name: canonical name}, or None for the shipped map that
-    places most. Raises TraceError for a file that is no such map.
+    places most tensors. Raises TraceError for a file that is no such map.
     """
     canonical = by_canonical(candidates, architecture)
     if names is None:
-        found = {n: {**canonical, **MAPS[n](candidates, architecture)} for n in MAPS if n != "onnx"}
-        best = max(found, key=lambda name: _fitting(candidates, found[name]))
-        if 4 * _fitting(candidates, found[best]) >= len(candidates.shapes):
-            return best, found[best]  # names say more than order and shapes
-        ordered = by_order(candidates, architecture)
-        if _fitting(candidates, ordered) > _fitting(candidates, found[best]):
-            return "onnx", ordered
-        return best, found[best]
+        maps = {n: {**canonical, **MAPS[n](candidates, architecture)} for n in MAPS if n != "onnx"}
+        placed = {name: _count_placed(candidates, places) for name, places in maps.items()}
+        best = max(placed, key=lambda name: placed[name])
+        if 4 * placed[best] < len(candidates.shapes):  # these names say little: try the order
+            ordered = by_order(candidates, architecture)
+            if _count_placed(candidates, ordered) > placed[best]:
+                return "onnx", ordered
+        return best, maps[best]
+    if not isinstance(names, (str, os.PathLike)):
+        raise InputError(f"names: expected a path or a name, found {type(names).__name__}")
     if os.fspath(names) in MAPS:
         chosen = str(names)
         places = MAPS[chosen](candidates, architecture)
         return chosen, places if chosen == "onnx" else {**canonical, **places}
-    given = _read_map(
-        Path(names), candidates
-    )  # comes before our own names, should both name a layer
+    given = _read_map(Path(names), candidates)
+    # The user's map comes first, because of two tensors for one layer the first one is taken.
     return os.fspath(names), {**given, **canonical, **given}
 
 
-def _fitting(candidates: Candidates, places: Names) -> int:
-    """How many layers a map gives a tensor that fits."""
+def _count_placed(candidates: Candidates, places: Names) -> int:
+    """Return how many layers get a tensor that fits."""
     return len({name for stored, name in places.items() if name and candidates.fits(stored, name)})
 
 
 def _read_map(path: Path, candidates: Candidates) -> Names:
-    if not path.is_file():
-        raise TraceError(f"{path}: neither a file nor one of {', '.join(MAPS)}")
+    """Read a user's map; a tensor whose name is not in it may match one as file names keep it."""
     try:
-        if path.stat().st_size > LARGEST_MAP:
-            raise TraceError(f"{path}: refused, too large for a map of names")
-        entries = json.loads(path.read_bytes())
+        if not path.is_file():
+            raise TraceError(f"neither a file nor one of {', '.join(MAPS)}")
+        if path.stat().st_size > LARGEST_JSON:
+            raise TraceError("refused, too large for a map of names")
+        entries = read_json(path.read_bytes())
+        if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):
+            raise TraceError("expected an object of names, {theirs: canonical}")
+        for name in entries.values():
+            if name not in candidates.expected:
+                guess = nearest(name, list(candidates.expected))
+                hint = f", is it {guess}?" if guess else ""
+                raise TraceError(f"no layer {name[:80]!r}{hint}")
     except OSError as error:
         raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise TraceError(f"{path}: not JSON ({error})") from None
-    if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):
-        raise TraceError(f"{path}: expected an object of names, {{theirs: canonical}}")
-    for name in entries.values():
-        if name not in candidates.expected:
-            guess = nearest(name, list(candidates.expected))
-            raise TraceError(f"{path}: no layer {name!r}" + (f", is it {guess}?" if guess else ""))
+    except (TraceError, ValueError) as error:  # ValueError: a path with a null byte
+        raise TraceError(f"{path}: {error}") from None
     exact = {stored: entries[stored] for stored in candidates.shapes if stored in entries}
     plain_entries = {plain(theirs): name for theirs, name in entries.items()}
     lossy = {s: plain_entries[plain(s)] for s in candidates.shapes if plain(s) in plain_entries}

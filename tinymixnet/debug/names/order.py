@@ -1,4 +1,4 @@
-"""Graphs whose names say little (ONNX, OpenVINO): pair nodes and layers by order and shape."""
+"""Pair nodes whose names say little (ONNX, OpenVINO) with layers by their order and shape."""
 
 import re
 from collections.abc import Sequence
@@ -8,9 +8,10 @@ from tinymixnet.debug.names.candidates import Candidates, Names
 from tinymixnet.debug.names.canonical import by_canonical, plain
 from tinymixnet.engine.architecture import Architecture
 
-MOST_NODES = 4000  # that are matched by their order: the time grows with the square
+MOST_NODES = 4000  # that are paired by order: the time grows with their number times 280 layers
+LAST_WORDS = 200  # characters at the end of a name in which its operation is looked for
 
-OPERATIONS = {  # what a node's name tells of its kind; the last one in the name counts
+OPERATIONS = {  # what a name may say of a node's kind; the last one in the name counts
     "batch_?norm": "bn",
     "convolution": "convolution",  # OpenVINO's: the bias is added by a node of its own
     "conv|concat": "conv",
@@ -27,7 +28,8 @@ OPERATIONS = {  # what a node's name tells of its kind; the last one in the name
     "div": "division",
     "input|image": "input",
 }
-KINDS = {  # the layers that such a node may be, by the last word of their names
+OPERATION = re.compile("|".join(f"({words})" for words in OPERATIONS))
+KINDS = {  # kind of node -> the last words of the names of the layers that it may be
     "bn": "bn",
     "convolution": "conv",
     "conv": "conv reduce expand",
@@ -42,18 +44,18 @@ KINDS = {  # the layers that such a node may be, by the last word of their names
     "softmax": "probabilities",
     "inner": "",
     "division": "normalize",
-    "input": "image normalize",  # who normalises outside calls the result the image too
+    "input": "image normalize",  # some graphs take an image that is normalised already
 }
 
 
 def by_order(candidates: Candidates, architecture: Architecture) -> Names:
-    """Nodes in the order in which they are computed (ONNX, OpenVINO), whatever they are called.
+    """Pair nodes in the order in which they are computed, whatever they are called.
 
-    The longest run of pairs (tensor, layer) in which both go forward and every shape fits. Where
-    several layers of one shape follow each other and the dump has fewer of them, operations in the
-    tensors' names decide (Conv, BatchNormalization, Relu, Mul, Sigmoid, Add, ...); where they do
-    not, the last layers of the run are taken. A Conv that no BatchNormalization follows has it
-    folded in, and so is our bn.
+    Takes the longest list of pairs (tensor, layer) in which both sides go forward and every shape
+    fits. If several layers of one shape follow each other and the dump has fewer of them, the
+    operations in the tensors' names decide (Conv, BatchNormalization, Relu, Mul, ...). If they do
+    not, the last of these layers are taken. A Conv without a BatchNormalization after it has it
+    folded in, so it is our bn.
     """
     stored = list(candidates.shapes)
     if len(stored) > MOST_NODES:
@@ -69,7 +71,7 @@ def by_order(candidates: Candidates, architecture: Architecture) -> Names:
         known = kinds[name]
         if not candidates.fits(name, layer) or (known is not None and words[layer] not in known):
             return 0
-        if known is None:  # a network that ends in one such tensor has no softmax
+        if known is None:  # the last tensor is rather the logits than the probabilities
             return 1 if layer == "probabilities" else 2
         return 4
 
@@ -77,7 +79,10 @@ def by_order(candidates: Candidates, architecture: Architecture) -> Names:
 
 
 def _kinds(candidates: Candidates, stored: Sequence[str]) -> dict[str, Sequence[str] | None]:
-    """Which words a layer's name may end in, by the tensor's name and that of the next one."""
+    """Return for each tensor the words that its layer's name may end in; None if all may.
+
+    The names of the tensors before and after it count, too.
+    """
     operations = [_last_operation(name) for name in stored]
     kinds: dict[str, Sequence[str] | None] = {}
     for i, name in enumerate(stored):
@@ -95,6 +100,5 @@ def _kinds(candidates: Candidates, stored: Sequence[str]) -> dict[str, Sequence[
 
 
 def _last_operation(name: str) -> str | None:
-    pattern = "|".join(f"({words})" for words in OPERATIONS)
-    found = [match.lastindex for match in re.finditer(pattern, plain(name))]
-    return list(OPERATIONS.values())[found[-1] - 1] if found and found[-1] else None
+    kinds = [match.lastindex for match in OPERATION.finditer(plain(name)[-LAST_WORDS:])]
+    return list(OPERATIONS.values())[kinds[-1] - 1] if kinds and kinds[-1] else None

@@ -1,38 +1,36 @@
-"""The names of the nodes in the original TensorFlow graph."""
-
-import re
+"""Pair the names of the nodes in the original TensorFlow graph."""
 
 from tinymixnet.debug.names.alignment import align
 from tinymixnet.debug.names.candidates import Candidates, Names
-from tinymixnet.debug.names.canonical import plain
+from tinymixnet.debug.names.canonical import is_number, plain, words_of
 from tinymixnet.engine.architecture import Architecture
+
+INNER = ("split", "sigmoid", "mul", "identity", "conv2d", "depthwise", "matmul", "concat")
 
 
 def by_tensorflow(candidates: Candidates, architecture: Architecture) -> Names:
-    """Nodes of the original graph (.../blocks_3/se/conv2d_10/BiasAdd) and its endpoints (block_3).
+    """Pair nodes of the original graph (.../blocks_3/se/conv2d_10/BiasAdd), and its endpoints.
 
-    Within a scope the nodes of one kind are in the order of their numbers; those numbers count
-    over the whole graph, so only their order says anything.
+    TensorFlow numbers its nodes over the whole graph, so a number says nothing by itself. But
+    within one scope, nodes of one kind are in the order of their numbers.
     """
-    scoped = re.compile(r"(?:.*?_)?(?:blocks?_(\d+)|(stem|head))((?:_se)?)(?:_(.*))?")
-    scopes: dict[str, list[tuple[tuple[int, ...], str]]] = {}
+    # "scope:operation" -> the numbers in the names of such nodes, and the names
+    nodes_of: dict[str, list[tuple[tuple[int, ...], str]]] = {}
     for stored in candidates.shapes:
-        if found := scoped.fullmatch(plain(stored)):
-            rest = found[4] or ""
-            numbers = tuple(int(n) for n in re.findall(r"(?<![a-z0-9])\d{1,9}(?![a-z0-9])", rest))
-            scope = (f"blocks_{found[1]}" if found[1] else found[2]) + found[3].replace("_", "/")
-            scopes.setdefault(f"{scope}:{_operation(rest)}", []).append((numbers, stored))
+        if split := _split(words_of(stored)):
+            scope, rest = split
+            numbers = tuple(int(word) for word in rest if is_number(word))
+            nodes_of.setdefault(f"{scope}:{_operation(rest)}", []).append((numbers, stored))
     places: Names = {}
     for scope, layers in _tensorflow_layers(architecture).items():
-        nodes = [stored for _, stored in sorted(scopes.get(scope, []))]
+        nodes = [stored for _, stored in sorted(nodes_of.get(scope, []))]
         if scope.endswith(":mul") and len(nodes) == 2 * len(layers):
             nodes = nodes[1::2]  # swish multiplies by its constant 1 first
         for stored, layer in _in_order(candidates, nodes, layers).items():
             places[stored] = "" if layer in places.values() else layer
-    inner = ("split", "sigmoid", "mul", "identity", "conv2d", "depthwise", "matmul", "concat")
-    for scope, nodes_of_one in scopes.items():
-        for _, stored in nodes_of_one:
-            if stored not in places and scope.endswith(inner):
+    for scope, named in nodes_of.items():
+        for _, stored in named:
+            if stored not in places and scope.endswith(INNER):
                 places[stored] = ""
     endpoints = {"global_pool": f"{architecture.blocks[-1].name}/output", "truediv": "normalize"}
     tails = {
@@ -42,10 +40,26 @@ def by_tensorflow(candidates: Candidates, architecture: Architecture) -> Names:
     return {**{s: tail for s, tail in tails.items() if tail}, **places}
 
 
-def _operation(rest: str) -> str:
-    """The kind of node that the part of its name after the scope tells."""
-    words = re.findall(r"(?<![a-z0-9])[a-z][a-z0-9]*", rest) or [""]
-    if "norm" in rest:
+def _split(words: list[str]) -> tuple[str, list[str]] | None:
+    """Return the scope of a node (stem, head, blocks_3, blocks_3/se) and the words after it.
+
+    A scope that stands after something else (mixnet_model/stem) counts before one at the start.
+    """
+    for i in [*range(1, len(words)), 0]:
+        if words[i] in ("stem", "head"):
+            scope, rest = words[i], words[i + 1 :]
+        elif words[i] in ("block", "blocks") and i + 1 < len(words) and is_number(words[i + 1]):
+            scope, rest = f"blocks_{words[i + 1]}", words[i + 2 :]
+        else:
+            continue
+        return (f"{scope}/se", rest[1:]) if rest[:1] == ["se"] else (scope, rest)
+    return None
+
+
+def _operation(rest: list[str]) -> str:
+    """Return the kind of a node, as the words after its scope tell it."""
+    words = [word for word in rest if not word[0].isdecimal()] or [""]
+    if any("norm" in word for word in words):
         return "norm" if "norm" in words[-1] or words[-1] in ("add", "normalization") else "split"
     if "depthwise" in words:
         return "depthwise"
@@ -54,7 +68,10 @@ def _operation(rest: str) -> str:
 
 
 def _tensorflow_layers(architecture: Architecture) -> dict[str, list[str]]:
-    """scope:operation -> the layers that such nodes are, in order; the best source first."""
+    """Return "scope:operation" -> the layers that such nodes are, in order.
+
+    Where several kinds of nodes hold the same layer, the best of them comes first.
+    """
     layers: dict[str, list[str]] = {}
 
     def add(scope: str, operations: str, *names: str) -> None:
@@ -93,7 +110,7 @@ def _tensorflow_layers(architecture: Architecture) -> dict[str, list[str]]:
 
 
 def _in_order(candidates: Candidates, stored: list[str], layers: list[str]) -> Names:
-    """One tensor a layer where there are as many, else by shape."""
+    """Pair one to one if there are as many nodes as layers, else by order and shape."""
     if len(stored) == len(layers):
         return dict(zip(stored, layers, strict=True))
     return align(stored, layers, lambda s, n: int(candidates.fits(s, n)))

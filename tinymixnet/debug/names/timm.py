@@ -1,13 +1,13 @@
 """The names of timm's PyTorch modules."""
 
-import re
 from collections import Counter
+from itertools import pairwise
 
 from tinymixnet.debug.names.candidates import Candidates, Names
-from tinymixnet.debug.names.canonical import plain
+from tinymixnet.debug.names.canonical import is_number, words_of
 from tinymixnet.engine.architecture import Architecture, parse_block_string
 
-TIMM = {  # timm's batch norms apply the activation too, where one follows
+TIMM = {  # a batch norm of timm applies the activation as well, if one follows
     "conv_stem": "stem/conv",
     "bn1": "stem/act",
     "conv_head": "head/conv",
@@ -36,41 +36,62 @@ TIMM_BLOCK_0 = {  # without expansion
     "bn2": "project_bn",
     **{name: layer for name, layer in TIMM_BLOCK.items() if name[:2] in ("", "se")},
 }
-TIMM_INNER = re.compile(
-    r"(.*_)?(conv_\w+_\d+|bn\d_(drop|act)|aa|drop_path|global_pool_\w+|blocks(_\d+)?)"
-)
 
 
 def by_timm(candidates: Candidates, architecture: Architecture) -> Names:
-    """Modules of timm's tf_mixnet: conv_stem, blocks.1.0.conv_pw, blocks.1.0 (its output), ...
+    """Pair the modules of timm's tf_mixnet: conv_stem, blocks.1.0.conv_pw, blocks.1.0 (its output).
 
-    A batch norm's output before the activation is not to be had there: those layers are missing.
-    Ignored are groups of a convolution (conv_pw.0), the parts of a batch norm (bn1.drop, bn1.act)
-    and containers (blocks.1).
+    timm has no module for a batch norm without its activation, so those layers are missing. Groups
+    of a convolution (conv_pw.0), parts of a batch norm (bn1.drop, bn1.act) and containers
+    (blocks.1) are no layers.
     """
-    top = "|".join(TIMM)
-    module = re.compile(rf"(?:.*?_)??(?:blocks_(\d+)_(\d+)(?:_(.+))?|({top}))")
-    parsed = {stored: module.fullmatch(plain(stored)) for stored in candidates.shapes}
-    seen = {(int(m[1]), int(m[2])) for m in parsed.values() if m and m[1]}
-    order = sorted(seen) if len(seen) == len(architecture.blocks) else _timm_blocks(architecture)
+    modules = {stored: _module(words_of(stored)) for stored in candidates.shapes}
+    seen = {(module[0], module[1]) for module in modules.values() if isinstance(module, tuple)}
+    order = sorted(seen) if len(seen) == len(architecture.blocks) else timm_blocks(architecture)
+    numbers = {place: number for number, place in enumerate(order)}
     places = {}
-    for stored, found in parsed.items():
-        if TIMM_INNER.fullmatch(plain(stored)):
+    for stored, module in modules.items():
+        if _is_inner(words_of(stored)):
             places[stored] = ""
-        elif found and found[1] and (key := (int(found[1]), int(found[2]))) in order:
-            block = architecture.blocks[order.index(key)]
+        elif isinstance(module, str):
+            places[stored] = TIMM[module]
+        elif module is not None and module[:2] in numbers:
+            block = architecture.blocks[numbers[module[:2]]]
             names = TIMM_BLOCK if block.expand_groups else TIMM_BLOCK_0
-            if layer := names.get(found[3] or ""):
+            if layer := names.get(module[2]):
                 places[stored] = f"{block.name}/{layer}"
-        elif found and found[4] in TIMM:
-            places[stored] = TIMM[found[4]]
     return {
         stored: name for stored, name in places.items() if not name or name in candidates.expected
     }
 
 
-def _timm_blocks(architecture: Architecture) -> list[tuple[int, int]]:
-    """(stage, place in it) of every block: timm's stages are the first block string, then pairs."""
+def _module(words: list[str]) -> tuple[int, int, str] | str | None:
+    """Return (stage, block in it, module in that), or the name of a module outside the blocks."""
+    for i, word in enumerate(words):
+        if word == "blocks" and len(words) > i + 2 and all(map(is_number, words[i + 1 : i + 3])):
+            return int(words[i + 1]), int(words[i + 2]), "_".join(words[i + 3 :])
+        if len(words) - i <= 2 and (rest := "_".join(words[i:])) in TIMM:
+            return rest
+    return None
+
+
+def _is_inner(words: list[str]) -> bool:
+    """Whether a module is a part of a layer, or holds several layers."""
+    last, before = words[-1], words[-2] if len(words) > 1 else ""
+    if last in ("aa", "blocks") or (before == "drop" and last == "path"):
+        return True
+    if is_number(last) and (before == "blocks" or "conv" in words[:-2]):
+        return True
+    if before[:2] == "bn" and before[2:].isdecimal() and last in ("drop", "act"):
+        return True
+    return ("global", "pool") in pairwise(words[:-1])  # and something after it
+
+
+def timm_blocks(architecture: Architecture) -> list[tuple[int, int]]:
+    """Return (stage, place in it) of each block.
+
+    The first stage of timm is the first block string, each further stage is a pair of them.
+    """
     stages = Counter(
         (index + 1) // 2
         for index, text in enumerate(architecture.block_strings)

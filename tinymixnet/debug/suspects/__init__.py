@@ -1,4 +1,4 @@
-"""The mistakes people make when they port MixNet, one module for each part of the network."""
+"""Mistakes that people make when they port MixNet: one module for each part of the network."""
 
 from tinymixnet.debug.suspects.activation import ACTIVATION
 from tinymixnet.debug.suspects.convolution import CONVOLUTION

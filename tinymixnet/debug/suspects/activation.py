@@ -24,7 +24,7 @@ def where_relu(function: Callable[[Array], Array]) -> Callable[[LayerContext], A
 def pooled(
     kind: str, function: Callable[..., Array] = np.mean
 ) -> Callable[[LayerContext], Array | None]:
-    """Squeeze-and-excite that looks at another layer's output, if that has as many channels."""
+    """Squeeze-and-excite that pools another layer's output, if that has as many channels."""
 
     def output(at: LayerContext) -> Array | None:
         x = at.entry if kind == "entry" else at.seen.get(kind)
@@ -36,7 +36,7 @@ def pooled(
 
 
 def fewer_units(share: int) -> Callable[[LayerContext], Array | None]:
-    """Only the first of the squeezed units have any effect."""
+    """Only the first units of the squeezed layer have any effect: one in `share`."""
     return lambda at: np.where(
         np.arange(at.value.shape[-1]) < at.value.shape[-1] // share, at.value, 0
     )
@@ -45,7 +45,7 @@ def fewer_units(share: int) -> Callable[[LayerContext], Array | None]:
 def residual_before_norm(at: LayerContext) -> Array:
     if at.kind == "output":
         return at.x
-    return batch_norm(at.x + at.entry, *statistics(at.layer, at.tensors), at.about.epsilon)
+    return batch_norm(at.x + at.entry, *statistics(at.layer, at.tensors), at.metadata.epsilon)
 
 
 def where_residual(

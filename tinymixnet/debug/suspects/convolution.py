@@ -1,4 +1,4 @@
-"""Mistakes in convolutions: padding, kernels that lie the wrong way, groups in another order."""
+"""Mistakes in convolutions: padding, flipped kernels, groups of channels in another order."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -23,8 +23,10 @@ from tinymixnet.errors import InputError
 
 
 def symmetric_padding(at: LayerContext) -> Array | None:
-    """Stride 2 with as many zeros before as after: every other pixel of the same with stride 1,
-    whose SAME padding is symmetric."""
+    """Pad stride 2 with as many zeros before as after.
+
+    SAME padding is symmetric for stride 1, so this is every other pixel of the result for stride 1.
+    """
     stride = at.block.stride if at.block else 2
     if stride == 1:
         return None
@@ -36,12 +38,15 @@ def mix_or_conv(at: LayerContext, kernels: list[Array], stride: int) -> Array:
 
 
 def flipped(change: Callable[[Array], Array]) -> Callable[[str, Array], Array]:
-    """Change how a kernel lies over the pixels."""
+    """Apply a change to kernels, and to no other weights."""
     return lambda name, tensor: change(tensor) if "/kernel" in name else tensor
 
 
 def kernel_memory(name: str, tensor: Array, back: bool = False) -> Array:
-    """A kernel in TensorFlow's order of memory, taken for PyTorch's (or, with back, vice versa)."""
+    """Read the memory of a kernel in TensorFlow's order as if it were in PyTorch's order.
+
+    back: the other way round.
+    """
     if "/kernel" not in name:
         return tensor
     order = (1, 0) if tensor.ndim == 2 else (2, 3, 0, 1) if "depthwise" in name else (3, 2, 0, 1)
@@ -52,19 +57,19 @@ def kernel_memory(name: str, tensor: Array, back: bool = False) -> Array:
 
 
 def arranged(order: Callable[[int], list[int]]) -> Callable[[Array, Sequence[int]], list[Array]]:
-    """Cut channels into groups of such sizes; of G groups, they lie there as order(G) says."""
+    """Return a function that cuts channels into groups which lie in the order order(G)."""
 
     def cut(x: Array, sizes: Sequence[int]) -> list[Array]:
-        there = order(len(sizes))
-        ends = np.cumsum([sizes[group] for group in there])
-        parts = dict(zip(there, np.split(x, ends[:-1], axis=-1), strict=True))
+        groups = order(len(sizes))
+        ends = np.cumsum([sizes[group] for group in groups])
+        parts = dict(zip(groups, np.split(x, ends[:-1], axis=-1), strict=True))
         return [parts[group] for group in range(len(sizes))]
 
     return cut
 
 
 def interleaved(x: Array, sizes: Sequence[int]) -> list[Array]:
-    """Group g of G has the channels g, g + G, ..."""
+    """Cut channels into groups: of G groups, group g has the channels g, g + G, ..."""
     return [x[..., group :: len(sizes)] for group in range(len(sizes))]
 
 
@@ -78,7 +83,7 @@ ORDERS = {
 
 
 def regrouped(taken: str, put: str) -> Callable[[LayerContext], Array | None]:
-    """The groups' channels taken, and their outputs put, in such an order."""
+    """Take the groups' inputs in one order of channels and put their outputs in another."""
 
     def output(at: LayerContext) -> Array | None:
         kernels = kernels_of(at)
@@ -96,7 +101,7 @@ def regrouped(taken: str, put: str) -> Callable[[LayerContext], Array | None]:
             places = ORDERS[put](result, [part.shape[-1] for part in done])
             for place, part in zip(places, done, strict=True):
                 place[:] = part
-        except (InputError, ValueError):  # groups of different sizes do not fit one another's
+        except (InputError, ValueError):  # groups of different sizes cannot change places
             return None
         return result
 
@@ -104,12 +109,12 @@ def regrouped(taken: str, put: str) -> Callable[[LayerContext], Array | None]:
 
 
 def group_orders() -> Iterator[Suspect]:
-    """Another order of what the groups take, or of what they give, or of both: of the kernels."""
+    """Yield suspects with another order of the groups' inputs, of their outputs, or of both."""
     right, *wrong = ORDERS
     for order in wrong:
         for taken, put in ((order, right), (right, order), (order, order)):
-            found = f"their channels are taken {taken}, their outputs put {put}"
-            sentence = f"the channel groups are in another order: {found}; both belong in order"
+            orders = f"their channels are taken {taken}, their outputs put {put}"
+            sentence = f"the channel groups are in another order: {orders}; both belong in order"
             yield Suspect("group-order", GROUPED, sentence, regrouped(taken, put))
 
 

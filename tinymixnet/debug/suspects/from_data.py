@@ -1,4 +1,4 @@
-"""Suspects that need something at hand: the raw weights, or the photo resized in another way."""
+"""Suspects that need data: the raw weights, or the photo resized in another way."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,7 +7,10 @@ from tinymixnet.engine.kernels import Array
 
 
 def raw_weights(raw: Mapping[str, Array]) -> list[Suspect]:
-    """The values as trained, in place of their moving averages: all, or these or those alone."""
+    """Return suspects that take raw weights in place of their moving averages.
+
+    All of them, batch norm's statistics alone, or all but the statistics.
+    """
 
     def taken(moving: tuple[bool, ...]) -> Callable[[str, Array], Array]:
         return lambda name, tensor: raw[name] if ("/moving_" in name) in moving else tensor
@@ -26,6 +29,6 @@ def raw_weights(raw: Mapping[str, Array]) -> list[Suspect]:
 
 
 def other_pixels(how: str, pixels: Array) -> Suspect:
-    """The photo, brought to size in another way."""
+    """Return the suspect that the photo was resized as `how` says, to these pixels."""
     sentence = f"the photo is cropped or resized in another way: as by {how}"
     return Suspect("other-resize", "image", sentence, lambda at: pixels)

@@ -9,23 +9,23 @@ from tinymixnet.engine.kernels import Array, conv2d, normalize
 
 
 def colours(change: Callable[[Array, Array, Array], Array]) -> Callable[[LayerContext], Array]:
-    """Another normalisation: (image of 0..255, mean, deviation) to what comes out."""
+    """Return another normalisation. change: (image of 0..255, mean, deviation) -> result."""
 
     def output(at: LayerContext) -> Array:
-        mean, std = (np.asarray(v, at.x.dtype) for v in (at.about.mean, at.about.std))
+        mean, std = (np.asarray(v, at.x.dtype) for v in (at.metadata.mean, at.metadata.std))
         return change(at.x, mean, std)
 
     return output
 
 
 def memory_as_nchw(x: Array) -> Array:
-    """The numbers of an NHWC array in their order in memory, taken for NCHW; back as NHWC."""
+    """Read the memory of an NHWC array as if it were NCHW, and return that as NHWC."""
     n, h, w, c = x.shape
     return x.reshape(n, c, h, w).transpose(0, 2, 3, 1)
 
 
 def memory_as_nhwc(x: Array) -> Array:
-    """The numbers of an array that lies in memory as NCHW, taken for NHWC."""
+    """Store an NHWC array as NCHW, and read that memory as if it were NHWC."""
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2)).reshape(x.shape)
 
 
@@ -35,8 +35,8 @@ def rows_and_columns_exchanged(x: Array) -> Array | None:
 
 
 def pad_before_normalization(at: LayerContext) -> Array:
-    """SAME's zeros put round the image: black, which normalisation then turns to -mean / std."""
-    black = normalize(np.zeros(3, at.x.dtype), at.about.mean, at.about.std)
+    """Pad the image instead of the normalised image: with black, which becomes -mean / std."""
+    black = normalize(np.zeros(3, at.x.dtype), at.metadata.mean, at.metadata.std)
     kernel = at.tensors["stem/conv/kernel"]
     return conv2d(at.x - black, kernel, stride=2) + black @ kernel.sum((0, 1))
 

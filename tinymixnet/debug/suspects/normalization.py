@@ -10,25 +10,21 @@ from tinymixnet.engine.network import Statistics, statistics
 
 
 def norm_with(
-    change: Callable[[LayerContext, Statistics], tuple[Statistics, float]],
+    change: Callable[[LayerContext, Statistics], Statistics], epsilon: float | None = None
 ) -> Callable[[LayerContext], Array]:
-    """The batch norm with other statistics or another epsilon."""
+    """Return the output of a batch norm with other statistics or another epsilon."""
 
     def output(at: LayerContext) -> Array:
-        vectors, epsilon = change(at, statistics(at.layer, at.tensors))
-        with np.errstate(invalid="ignore", divide="ignore"):  # without epsilon, it may divide by 0
-            return batch_norm(at.x, *vectors, epsilon)
+        changed = change(at, statistics(at.layer, at.tensors))
+        with np.errstate(invalid="ignore", divide="ignore"):  # without epsilon it may divide by 0
+            used = at.metadata.epsilon if epsilon is None else epsilon
+            return batch_norm(at.x, *changed, used)
 
     return output
 
 
-def of_this_batch(at: LayerContext, s: Statistics) -> tuple[Statistics, float]:
-    mean, variance = at.x.mean((0, 1, 2)), at.x.var((0, 1, 2))
-    return Statistics(s.gamma, s.beta, mean, variance), at.about.epsilon
-
-
-def epsilon_of(value: float) -> Callable[[LayerContext], Array]:
-    return norm_with(lambda at, s: (s, value))
+def of_this_batch(at: LayerContext, s: Statistics) -> Statistics:
+    return s._replace(mean=at.x.mean((0, 1, 2)), variance=at.x.var((0, 1, 2)))
 
 
 NORMALIZATION = [
@@ -37,7 +33,7 @@ NORMALIZATION = [
             "bn-epsilon",
             NORMS,
             f"batch norm's epsilon is {value:g}: MixNet's is 1e-3, PyTorch's default 1e-5",
-            epsilon_of(value),
+            norm_with(lambda at, s: s, epsilon=value),
         )
         for value in (1e-5, 1e-4, 1e-2, 0.0)
     ),
@@ -51,13 +47,13 @@ NORMALIZATION = [
         "missing-bias",
         NORMS,
         "the bias that folding batch norm gives (beta - mean * scale) is dropped",
-        norm_with(lambda at, s: (s._replace(beta=s.beta * 0, mean=s.mean * 0), at.about.epsilon)),
+        norm_with(lambda at, s: s._replace(beta=s.beta * 0, mean=s.mean * 0)),
     ),
     Suspect(
         "missing-bias",
         NORMS,
         "batch norm's mean is not subtracted",
-        norm_with(lambda at, s: (s._replace(mean=s.mean * 0), at.about.epsilon)),
+        norm_with(lambda at, s: s._replace(mean=s.mean * 0)),
     ),
     Suspect(
         "missing-scale",
@@ -76,6 +72,8 @@ NORMALIZATION = [
         "bn-variance",
         NORMS,
         "batch norm divides by the variance: divide by its square root",
-        norm_with(lambda at, s: (s._replace(variance=(s.variance + at.about.epsilon) ** 2), 0.0)),
+        norm_with(
+            lambda at, s: s._replace(variance=(s.variance + at.metadata.epsilon) ** 2), epsilon=0.0
+        ),
     ),
 ]

@@ -20,13 +20,13 @@ def to_float16(x: Array) -> Array:
 
 
 def to_int8(x: Array, axes: tuple[int, ...] | None = None) -> Array:
-    """Round to 255 steps, as many up as down from zero, as large as the largest number needs."""
+    """Round to whole multiples of a step, -127 to 127 of them; the largest value is 127 steps."""
     step = np.abs(x).max(axes, keepdims=True) / np.float32(127)
     return np.round(x / np.where(step > 0, step, 1)) * step
 
 
 def to_int8_by_channel(x: Array) -> Array:
-    """As `to_int8`, with steps of its own for each output channel (depthwise: its one channel)."""
+    """Round as `to_int8`, with a step of its own for each output channel."""
     if x.ndim == 1:
         return to_int8(x)
     axes = (0, 1) if x.ndim == 4 and x.shape[-1] == 1 else tuple(range(x.ndim - 1))
