@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import tinymixnet
 from tinymixnet.engine.images import read_image
 from tinymixnet.engine.weights import BUNDLED
+from tinymixnet.report.colours import PALE, STRONG
 
 PHOTO = BUNDLED.parent / "cat.jpg"
 OUTPUT = Path(__file__).parent / "answer.png"
@@ -28,7 +29,7 @@ def make_picture() -> None:
     middle.imshow(model.pixels(PHOTO)[0] / 255)
     middle.set_title("what the network sees")
     middle.axis("off")
-    colours = ["#b8c4d0"] * 4 + ["#0b6e99"]
+    colours = [PALE] * 4 + [STRONG]
     bars = right.barh(
         [a.label for a in answers], [100 * a.probability for a in answers], color=colours
     )

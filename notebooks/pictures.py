@@ -21,13 +21,12 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from tinymixnet.report import colours as style
+
 WIDTH = 11.0  # inches of every figure: 1210 pixels
-SIZES = "cividis"  # colours for values from small to large
-SIGNS = LinearSegmentedColormap.from_list(  # colours for values on both sides of zero
-    "blue_orange", ["#08407e", "#4f94cd", "#f7f7f7", "#f0973a", "#9c4a00"]
-)
-STRONG, PALE = "#0b6e99", "#b8c4d0"  # the bar that matters, and the others
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+SIZES = "cividis"  # colours for values from small to large: the ramp style.SIZES
+SIGNS = LinearSegmentedColormap.from_list("blue_orange", style.SIGNS)  # on both sides of zero
+STRONG, PALE, COLOURS = style.STRONG, style.PALE, style.COLOURS
 
 plt.rcParams.update(
     {

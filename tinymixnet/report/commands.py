@@ -70,7 +70,8 @@ def run_report(arguments: argparse.Namespace) -> int:
     inputs = [arguments.image, arguments.other, arguments.names, arguments.weights]
     if arguments.output:
         check_page(arguments.output, inputs, arguments.force)
-    model, pixels, dump = _choose_size(load(arguments.weights), arguments)
+    loaded = load(arguments.weights)
+    model, pixels, dump = _choose_size(loaded, arguments)
     data = write_report(
         model,
         arguments.image,
@@ -81,6 +82,7 @@ def run_report(arguments: argparse.Namespace) -> int:
         inputs=inputs,
         force=arguments.force,
         progress=True,
+        preferred=loaded.metadata.input_size if _photo(arguments.image) else None,
     )
     print(json.dumps(as_json(data)) if arguments.json else printable(arguments.output))
     return 0

@@ -64,6 +64,7 @@ class ReportData(NamedTuple):
     image: str  # what to call the photo
     pixels: Array  # (H, W, 3), of the image that is shown
     images: int  # how many there were
+    preferred: int | None  # pixels a side for which the weights were made, if not these
     units: list[Unit]
     timing: Timing | None  # None: this machine is too busy to measure
     dump: "Dump | None"
@@ -90,14 +91,16 @@ def gather(
     comparison: "Comparison | None" = None,
     photo: "Source | None" = None,
     progress: bool = False,
+    preferred: int | None = None,
     visit: Visit | None = None,
 ) -> ReportData:
     """Measure what the report shows of `pixels` (N, H, W, 3), 0..255: the first of the images.
 
     With a dump each layer is shown for the image in which it differs most, and the mistake behind
     the first difference is looked for (`photo` and `progress` as for `diagnose`). comparison: of
-    this dump, if it is known already. visit(data, name, ours, theirs) is called for each layer, and
-    may draw it: (H, W, C) or (C,) each, theirs None where the dump lacks the layer.
+    this dump, if it is known already. preferred: the input size for which the weights were made,
+    pixels a side; the page says so if it is another. visit(data, name, ours, theirs) is called for
+    each layer, to draw it: (H, W, C) or (C,) each, theirs None where the dump lacks the layer.
     """
     pixels = check_pixels(pixels).astype(np.float32)
     if not len(pixels):
@@ -119,6 +122,7 @@ def gather(
             image=image,
             pixels=pixels[0],
             images=count,
+            preferred=None if preferred in (None, h) else preferred,
             units=units(model.architecture, h, w),
             timing=measure_times(model, pixels[0]),
             dump=dump,

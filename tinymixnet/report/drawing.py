@@ -13,14 +13,14 @@ from tinymixnet.report.text import format_number, format_seconds, format_shape
 
 # Sizes in pixels.
 COLUMN = 54  # the width of a part of the network
-LEFT = 66  # where the first part begins, to the right of the names of the rows
+LEFT = 62  # where the first part begins, to the right of the names of the rows
 ROW = 18  # from one line of text to the next
 BARS = 46  # the longest bar of a time
 LOWEST_BOX, HIGHEST_BOX = 26, 66
 ERROR_HEIGHT = 44  # of the longest bar of an error
 
 LOWEST_POWER, HIGHEST_POWER = -8, 1  # powers of ten that the chart of errors spans
-FACTS = ("channels", "expanded", "squeeze", "activation")
+FACTS = ("expanded", "squeeze", "channels", "activation")
 
 
 class Rows:
@@ -57,7 +57,7 @@ def drawing(data: ReportData) -> str:
     return (
         '<nav class="scroll network" tabindex="-1" aria-label="Parts of the network">'
         f'<svg width="{width}" height="{rows.bottom}" viewBox="0 0 {width} {rows.bottom}">'
-        f"{brackets(data, rows)}{texts}{error_scale(data, rows, width)}{columns}</svg></nav>"
+        f"{texts}{error_scale(data, rows, width)}{columns}{brackets(data, rows)}</svg></nav>"
     )
 
 
@@ -130,18 +130,17 @@ def facts(data: ReportData, unit: Unit) -> list[tuple[str, str]]:
     block, architecture = unit.block, data.model.architecture
     name, expanded, squeeze, activation = unit.name, "·", "·", "relu"
     if block:
-        name, channels = block.name[7:], f"{block.inputs}→{block.outputs}"
+        name, channels = block.name[7:], block.outputs
         expanded = str(block.expanded) if block.expand_groups else "·"
         squeeze = str(block.se_width or "·")
         activation = "swish" if block.swish else "relu"
     elif unit.name == "head":
-        channels = f"{architecture.blocks[-1].outputs}→{architecture.classes}"
+        channels = architecture.classes
         expanded = str(architecture.head_filters)
     else:
-        channels = f"3→{architecture.stem}"
-    narrow = ' class="narrow"' if len(channels) > 6 else ""
-    lines = [(channels, narrow), (expanded, ""), (squeeze, ""), (activation, "")]
-    return [*lines, (name, ' class="name"')]
+        channels = architecture.stem
+    lines = [expanded, squeeze, str(channels), activation]
+    return [*((line, "") for line in lines), (name, ' class="name"')]
 
 
 def aria_label(data: ReportData, unit: Unit) -> str:

@@ -5,6 +5,8 @@ it, (H, W). Theirs, the values of another implementation, can be anything: NaN, 
 large as a number can be.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tinymixnet.engine.architecture import Block, group_kernels
@@ -22,11 +24,12 @@ from tinymixnet.report.pictures import (
     to_shades,
     to_signed_shades,
 )
-from tinymixnet.report.text import format_number, format_seconds, format_shape
+from tinymixnet.report.text import format_number, format_seconds, format_shape, to_html
 
 CHANNELS = 24  # feature maps shown of a layer
 GROUP_CHANNELS = 8  # feature maps shown of each kernel size
 WORST_CHANNELS = 6  # in which ours and theirs are shown side by side
+LONGEST_LABEL = 40  # characters of a label in a caption
 POINTS = 200  # of a curve, at least; so many are enough for its width on the page
 COLOUR_NAMES = ("red", "green", "blue")  # the channels of the photo
 
@@ -100,7 +103,8 @@ def feature_maps(data: ReportData, name: str, x: Array) -> str:
     """
     h, w, c = x.shape
     if h * w == 1:
-        return vector_strip(x.ravel())
+        labels = data.model.labels if name in ("logits", "probabilities") else None
+        return vector_strip(x.ravel(), labels)
     if name in ("image", "normalize"):
         return colour_planes(name, x)
     block = block_of(data, name)
@@ -155,17 +159,24 @@ def colour_planes(name: str, x: Array) -> str:
     return beside_the_photo(drawn, caption)
 
 
-def vector_strip(values: Array) -> str:
-    """Return all values (C,) as a strip, and name the largest and the smallest."""
+def vector_strip(values: Array, labels: Sequence[str] | None) -> str:
+    """Return all values (C,) as a strip, and name the largest and the smallest.
+
+    labels: of the classes, if the values are not of channels.
+    """
+
+    def name(i: int) -> str:
+        return to_html(labels[i], LONGEST_LABEL) if labels else f"channel {i}"
+
     low, high = finite_range(values)
     order = np.argsort(np.nan_to_num(values), kind="stable")
     most, least = (
-        ", ".join(f"{format_number(float(values[i]))} (channel {i})" for i in places)
+        ", ".join(f"{name(i)} {format_number(float(values[i]))}" for i in places)
         for places in (order[::-1][:3], order[:2])
     )
     strip = strips([to_shades(values, low, high)], [], f"{len(values)} values as a strip")
     caption = (
-        f"All {len(values)} channels, dark {format_number(low)}, light {format_number(high)}. "
+        f"All {len(values)} {'classes' if labels else 'channels'}, dark {format_number(low)}, light {format_number(high)}. "
         f"Largest: {most}; smallest: {least}"
     )
     return f'<figure class="maps flat">{strip}<figcaption>{caption}</figcaption></figure>'

@@ -97,6 +97,7 @@
     }
     dialog.className = ["", "", "", "three", "four"][figures.length];
     dialog.firstElementChild.replaceChildren(...figures);
+    dialog.querySelector("p").textContent = group.getAttribute("aria-label");
     if (!dialog.open) dialog.showModal();
   }
 

@@ -53,12 +53,13 @@ def write_report(
     inputs: Iterable[Any] = (),
     force: bool = False,
     progress: bool = False,
+    preferred: int | None = None,
 ) -> ReportData:
     """Write the page about `pixels` (N, H, W, 3), 0..255, and return what it shows as data.
 
     image is what to call them. With a dump of another implementation the page shows where the two
-    differ and why; see `gather` for comparison, photo and progress. Only an earlier page of ours is
-    replaced, unless `force`; never one of the `inputs`. Without a path nothing is written.
+    differ and why. For comparison, photo, progress and preferred see `gather`. Only an earlier page
+    of ours is replaced, unless `force`; never one of the `inputs`. Without a path nothing is written.
     Raises InputError if `path` must not or cannot be written; then nothing has changed there.
     """
     if path is not None:
@@ -75,7 +76,15 @@ def write_report(
     name = os.path.basename(image) or image
     with np.errstate(all="ignore"):  # another implementation's values may be anything
         data = gather(
-            model, name, pixels, dump, comparison, photo, progress, visit if path else None
+            model,
+            name,
+            pixels,
+            dump,
+            comparison,
+            photo,
+            progress,
+            preferred,
+            visit if path else None,
         )
         text = page(data, cards, "".join(first)) if path else ""
     if path is not None:
@@ -123,7 +132,7 @@ def page(data: ReportData, cards: Mapping[str, str], first: str) -> str:
 <style>{style}</style></head><body>
 <header><h1>{title}</h1><p>{summary(data)}</p>{reading_aid(data)}</header>
 <main{start}>{"".join(parts)}</main>
-<dialog id="enlarged" aria-label="Enlarged"><div></div><form method="dialog">
+<dialog id="enlarged" aria-label="Enlarged"><div></div><form method="dialog"><p></p>
 <button>Close</button></form></dialog>
 <script>{script}</script></body></html>
 """
@@ -165,12 +174,15 @@ def answers(data: ReportData) -> str:
         meters = meter(answer.ours, "ours" if both else "")
         meters += meter(answer.theirs, "theirs") if answer.theirs is not None else ""
         rows += f"<dt>{to_html(answer.label)}</dt><dd>{meters}</dd>"
-    caption = f"{to_html(data.image)}, {format_shape(data.pixels.shape[:2])} pixels"
+    caption = f"{to_html(data.image)} as the network sees it, "
+    caption += f"{format_shape(data.pixels.shape[:2])} pixels"
     caption += f", the first of {data.images} images" if data.images > 1 else ""
+    if data.preferred:
+        caption += f". The weights were made for {data.preferred}: there the answer can differ"
     return (
         '<section class="answers" aria-label="Answers"><figure><span class="photo" role="img" '
         'aria-label="The image as the network sees it"></span>'
-        f"<figcaption>{caption}, as the network sees it</figcaption></figure>"
+        f"<figcaption>{caption}</figcaption></figure>"
         f"<div><h2>What it sees</h2><dl>{rows}</dl></div></section>"
     )
 

@@ -63,7 +63,7 @@ def block_steps(unit: Unit, block: Block) -> list[Step]:
         found.append(
             Step(
                 "Squeeze and excite",
-                f"average of each channel, {block.expanded} → {block.se_width} → {block.expanded} "
+                f"Average of each channel, {block.expanded} → {block.se_width} → {block.expanded} "
                 "gates from 0 to 1, one for each channel",
                 "Looks at the whole photo at once to decide which channels matter for it. Those "
                 "pass, the others are turned down.",
@@ -84,7 +84,7 @@ def block_steps(unit: Unit, block: Block) -> list[Step]:
         found.append(
             Step(
                 "Add the input",
-                f"the block's input plus its result, {shape}",
+                f"The block's input plus its result, {shape}",
                 "Keeps what was known before the block, so the block only has to learn what to "
                 "change.",
                 layers("output"),
@@ -107,7 +107,7 @@ def stem_steps(data: ReportData, unit: Unit) -> list[Step]:
         ),
         Step(
             "Normalise",
-            f"minus {means}, divided by the standard deviation of each colour",
+            f"Minus {means}, divided by the standard deviation of each colour",
             "Centres the values around zero, with a spread near one: the range for which the "
             "weights were trained.",
             ["normalize"],
@@ -134,7 +134,7 @@ def head_steps(data: ReportData, unit: Unit) -> list[Step]:
         ),
         Step(
             "Average",
-            f"the mean of each channel over all pixels, {filters} numbers",
+            f"The mean of each channel over all pixels, {filters} numbers",
             "Drops where each sign was seen, and keeps how much of it there is.",
             ["head/pool"],
         ),
@@ -146,7 +146,7 @@ def head_steps(data: ReportData, unit: Unit) -> list[Step]:
         ),
         Step(
             "Softmax",
-            "exp(score), divided by the sum over all classes",
+            "The exponential of each score, divided by the sum over all classes",
             "Turns scores into probabilities: none is negative, and they add up to 1.",
             ["probabilities"],
         ),
