@@ -6,9 +6,9 @@ Importing this sets matplotlib's defaults. Two levels:
     show_*(...)         a whole figure in one call, for a cell's last line
 
 No function returns a figure: at the end of a cell Jupyter shows each open figure by itself, and it
-would show a returned one twice. Colour-blind readers can tell all colours apart: cividis where
-values have a size, blue to orange where they have a sign, and the palette of Okabe and Ito for
-lines and bars.
+would show a returned one twice. The colours are those of the report (tinymixnet.report.colours),
+and colour-blind readers can tell them apart: dark to light where values have a size, blue to orange
+where they have a sign, and the palette of Okabe and Ito for lines and bars.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from matplotlib.patches import Rectangle
 from tinymixnet.report import colours as style
 
 WIDTH = 11.0  # inches of every figure: 1210 pixels
-SIZES = "cividis"  # colours for values from small to large: the ramp style.SIZES
+SIZES = LinearSegmentedColormap.from_list("dark_to_light", style.SIZES)  # small to large
 SIGNS = LinearSegmentedColormap.from_list("blue_orange", style.SIGNS)  # on both sides of zero
 STRONG, PALE, COLOURS = style.STRONG, style.PALE, style.COLOURS
 

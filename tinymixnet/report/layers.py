@@ -103,8 +103,8 @@ def feature_maps(data: ReportData, name: str, x: Array) -> str:
     """
     h, w, c = x.shape
     if h * w == 1:
-        labels = data.model.labels if name in ("logits", "probabilities") else None
-        return vector_strip(x.ravel(), labels)
+        classes = name in ("logits", "probabilities")
+        return vector_strip(x.ravel(), data.model.labels if classes else None)
     if name in ("image", "normalize"):
         return colour_planes(name, x)
     block = block_of(data, name)
@@ -176,8 +176,8 @@ def vector_strip(values: Array, labels: Sequence[str] | None) -> str:
     )
     strip = strips([to_shades(values, low, high)], [], f"{len(values)} values as a strip")
     caption = (
-        f"All {len(values)} {'classes' if labels else 'channels'}, dark {format_number(low)}, light {format_number(high)}. "
-        f"Largest: {most}; smallest: {least}"
+        f"All {len(values)} {'classes' if labels else 'channels'}, dark {format_number(low)}, "
+        f"light {format_number(high)}. Largest: {most}; smallest: {least}"
     )
     return f'<figure class="maps flat">{strip}<figcaption>{caption}</figcaption></figure>'
 

@@ -59,7 +59,7 @@ def write_report(
 
     image is what to call them. With a dump of another implementation the page shows where the two
     differ and why. For comparison, photo, progress and preferred see `gather`. Only an earlier page
-    of ours is replaced, unless `force`; never one of the `inputs`. Without a path nothing is written.
+    of ours is replaced, unless `force`; never one of the `inputs`. Without a path none is written.
     Raises InputError if `path` must not or cannot be written; then nothing has changed there.
     """
     if path is not None:
