@@ -14,6 +14,7 @@ where they have a sign, and the palette of Okabe and Ito for lines and bars.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,6 +29,7 @@ SIZES = LinearSegmentedColormap.from_list("dark_to_light", style.SIZES)  # small
 SIGNS = LinearSegmentedColormap.from_list("blue_orange", style.SIGNS)  # on both sides of zero
 STRONG, PALE, COLOURS = style.STRONG, style.PALE, style.COLOURS
 
+matplotlib.colormaps.register(SIZES, force=True)  # by name, as the defaults want it
 plt.rcParams.update(
     {
         "figure.dpi": 110,
@@ -43,7 +45,7 @@ plt.rcParams.update(
         "axes.spines.right": False,
         "axes.prop_cycle": plt.cycler(color=COLOURS),
         "lines.linewidth": 2,
-        "image.cmap": SIZES,
+        "image.cmap": SIZES.name,
         "image.interpolation": "nearest",
     }
 )

@@ -18,7 +18,7 @@ from tinymixnet.debug.commands import (
     run_compare,
 )
 from tinymixnet.engine.pixels import SMALLEST_INPUT
-from tinymixnet.errors import printable
+from tinymixnet.errors import InputError, printable
 from tinymixnet.model import Model, load
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def add_commands(
     )
     report.add_argument("--json", action="store_true", help="what the page shows, as one object")
     report.add_argument("--force", action="store_true", help="replace any FILE.html")
-    report.set_defaults(run=run_report, parser=report)
+    report.set_defaults(run=run_report)
 
     compare = commands.choices["compare"]
     compare.add_argument("--html", metavar="FILE", help="write a report as well")
@@ -66,7 +66,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     from tinymixnet.report.page import check_page, write_report
 
     if not arguments.output and not arguments.json:
-        arguments.parser.error("say where the page goes, -o FILE.html, or --json")
+        raise InputError("report: expected -o FILE.html, where the page goes, or --json")
     inputs = [arguments.image, arguments.other, arguments.names, arguments.weights]
     if arguments.output:
         check_page(arguments.output, inputs, arguments.force)

@@ -74,9 +74,10 @@ def cause_text(cause: Cause) -> str:
     if cause.slug != UNKNOWN:
         evidence += f"; with the same mistake, {format_number(cause.after)}"
     sentence = to_html(cause.sentence, LONGEST_TEXT)
+    sentence = sentence[:1].upper() + sentence[1:] + "." * (sentence[-1:] not in ".?!")
     return (
         f'<p class="cause"><b>{to_html(cause.slug)}</b> at <a href="#{cause.place}">{cause.place}'
-        f"</a>{more}</p><p>{sentence[:1].upper()}{sentence[1:]}.<br>"
+        f"</a>{more}</p><p>{sentence}<br>"
         f'<span class="soft">{evidence}.</span></p>'
     )
 
