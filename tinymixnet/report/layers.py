@@ -171,7 +171,7 @@ def vector_strip(values: Array, labels: Sequence[str] | None) -> str:
     low, high = finite_range(values)
     order = np.argsort(np.nan_to_num(values), kind="stable")
     most, least = (
-        ", ".join(f"{name(i)} {format_number(float(values[i]))}" for i in places)
+        ", ".join(f"{format_number(float(values[i]))} ({name(i)})" for i in places)
         for places in (order[::-1][:3], order[:2])
     )
     strip = strips([to_shades(values, low, high)], [], f"{len(values)} values as a strip")
