@@ -1,1 +1,1 @@
-"""How fast tinymixnet is, beside others and layer by layer: compare, layers and scaling."""
+"""How fast tinymixnet is: beside others (compare), by layer (layers), by input size (scaling)."""

@@ -1,9 +1,9 @@
 """tinymixnet beside other frameworks on the same weights: python -m benchmarks.compare
 
-Prints the machine, then two tables for README.md: the latency of one image on one thread and on
-all cores, and the best throughput. Before anything is timed, every side's logits are compared with
-tinymixnet's. Where this machine chooses OpenBLAS's kernels by environment variables, the tables
-come twice: with OpenBLAS choosing itself, and as the machine sets it.
+Prints the machine, then two tables for README.md: how long one image takes, on one thread and on
+all cores, and how many images a second each side manages at best. Before anything is timed, every
+side's logits are compared with tinymixnet's. Where environment variables choose the kernels of
+OpenBLAS, the tables are printed twice: with OpenBLAS's own choice, and with that of the machine.
 """
 
 import argparse
@@ -47,20 +47,20 @@ class Plan(NamedTuple):
     variant: str = "mixnet-l"
     size: int = 224
     rounds: int = 15
-    batch_rounds: int = 7  # of the throughput, where a turn takes longer
+    batch_rounds: int = 7  # for the throughput, where a turn takes longer
     calls: int = 5
-    most: int = 64  # the largest batch
+    largest_batch: int = 64
 
     def batches(self, peer: Peer) -> list[int]:
-        """The batch sizes to try; none is larger than `most`."""
-        return sorted({min(batch, self.most) for batch in peer.batches})
+        """Return the batch sizes to try with a side."""
+        return sorted({min(batch, self.largest_batch) for batch in peer.batches})
 
 
-QUICK = Plan("mixnet-s", 64, rounds=2, batch_rounds=2, calls=1, most=2)
+QUICK = Plan("mixnet-s", 64, rounds=2, batch_rounds=2, calls=1, largest_batch=2)
 
 
 class Result(NamedTuple):
-    """One variation of a side, measured."""
+    """The measurements of one variation of a side."""
 
     peer: Peer
     threads: int
@@ -72,8 +72,8 @@ class Result(NamedTuple):
 
 
 @contextmanager
-def started(peers: Sequence[Peer], plan: Plan, as_set: bool) -> Iterator["Bench"]:
-    """A process for each side, on one thread and on all cores, that all have the same weights."""
+def started(peers: Sequence[Peer], plan: Plan, as_set: bool) -> Iterator["Servers"]:
+    """Start two processes for each side, on one thread and on all cores, with the same weights."""
     cores = all_cores()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -84,46 +84,46 @@ def started(peers: Sequence[Peer], plan: Plan, as_set: bool) -> Iterator["Bench"
                 side = f"{peer.build.__module__}:{peer.build.__qualname__}"
                 server = Server(side, threads, folder / "weights.h5", as_set)
                 servers[peer, threads] = stack.enter_context(server)
-        yield Bench(servers, Model(*weights), plan)
+        yield Servers(servers, Model(*weights), plan)
 
 
-class Bench(NamedTuple):
-    """All sides, started."""
+class Servers(NamedTuple):
+    """The running processes of all sides."""
 
-    servers: dict[tuple[Peer, int], Server]  # by side and number of threads
-    model: Model  # in this process, to judge their logits by
+    by_side: dict[tuple[Peer, int], Server]  # (side, threads): its process
+    model: Model  # of this process; the logits of all sides must equal its own
     plan: Plan
 
     def latency(self) -> list[Result]:
         """Time one image on every side."""
-        wanted = [(*side, 1) for side in self.servers if side[0].latency]
+        wanted = [(*side, 1) for side in self.by_side if side[0].latency]
         return self.measure(wanted, self.plan.rounds)
 
     def throughput(self) -> list[Result]:
-        """Time each side's batch sizes on all cores."""
+        """Time every batch size of every side on all cores."""
         cores = all_cores()
-        sides = [peer for peer, threads in self.servers if threads == cores]
+        sides = [peer for peer, threads in self.by_side if threads == cores]
         wanted = [(peer, cores, batch) for peer in sides for batch in self.plan.batches(peer)]
         return self.measure(wanted, self.plan.batch_rounds)
 
     def measure(self, wanted: Sequence[tuple[Peer, int, int]], rounds: int) -> list[Result]:
-        """Check, then time in turns, each (side, threads, batch).
+        """Check the logits of each (side, threads, batch), then time them in turns.
 
-        Raises BenchmarkError when a side fails or its logits are not tinymixnet's.
+        Raises BenchmarkError where a side fails or its logits are not tinymixnet's.
         """
         size = self.plan.size
         largest = max(batch for _, _, batch in wanted)
         expected = self.model(pictures(largest, size))
         for peer, threads, batch in wanted:
-            found = self.servers[peer, threads].ask("prepare", size=size, batch=batch)["logits"]
-            check_logits(peer.label, np.array(found), expected[:batch])
-        jobs = [Job(self.servers[p, threads], size, batch) for p, threads, batch in wanted]
+            answer = self.by_side[peer, threads].ask("prepare", size=size, batch=batch)
+            check_logits(peer.label, np.array(answer["logits"]), expected[:batch])
+        jobs = [Job(self.by_side[p, threads], size, batch) for p, threads, batch in wanted]
         timings = in_turns(jobs, rounds, self.plan.calls)
         return [Result(*side, timing) for side, timing in zip(wanted, timings, strict=True)]
 
 
 def best_of(results: Sequence[Result]) -> dict[tuple[str, int], Result]:
-    """The fastest variation of each side (its memory format, batch size) a number of threads."""
+    """Return the fastest variation (memory format, batch size) of each (side, threads)."""
     best: dict[tuple[str, int], Result] = {}
     for result in results:
         key = result.peer.name, result.threads
@@ -140,7 +140,7 @@ def per_image(result: Result) -> float:
 
 
 def latency_table(results: Sequence[Result], skipped: Sequence[tuple[Peer, str]]) -> str:
-    """A row a side: milliseconds on each number of threads, and tinymixnet's as a multiple."""
+    """Return a table with each side's milliseconds, and how many times as long tinymixnet takes."""
     best = best_of(results)
     counts = sorted({threads for _, threads in best})
     header, rows = ["one image"], []
@@ -160,7 +160,7 @@ def latency_table(results: Sequence[Result], skipped: Sequence[tuple[Peer, str]]
 
 
 def throughput_table(results: Sequence[Result], skipped: Sequence[tuple[Peer, str]]) -> str:
-    """A row a side: the most images a second, how, and tinymixnet's as a multiple."""
+    """Return a table with each side's images a second, and how many times them tinymixnet does."""
     best = best_of(results)
     rows = []
     for (name, threads), result in best.items():
@@ -186,13 +186,13 @@ def images_a_second(result: Result) -> list[float]:
 
 
 def skipped_rows(skipped: Sequence[tuple[Peer, str]], columns: int) -> list[list[str]]:
-    """A row for each side that was left out, and why."""
+    """Return a row for each side that was left out, with the reason."""
     reasons = {peer.name if peer.needs else peer.label: reason for peer, reason in skipped}
     return [[label, f"skipped: {why}", *[""] * (columns - 2)] for label, why in reasons.items()]
 
 
 def cores_busy(results: Sequence[Result]) -> str:
-    """How many cores each side kept busy: that one thread was one, and what two were worth."""
+    """Say how many cores each side kept busy: whether one thread was one, and two were two."""
     best = best_of(results)
     names = dict.fromkeys(name for name, _ in best)
     parts = [
@@ -206,14 +206,13 @@ def cores_busy(results: Sequence[Result]) -> str:
 
 
 def report(peers: Sequence[Peer], plan: Plan, as_set: bool) -> None:
-    """Measure and print both tables."""
     skipped = [(peer, why) for peer in peers if (why := why_skipped(peer))]
     present = [peer for peer in peers if not why_skipped(peer)]
-    with started(present, plan, as_set) as bench:
-        results = bench.latency()
+    with started(present, plan, as_set) as servers:
+        results = servers.latency()
         print(latency_table(results, [s for s in skipped if s[0].latency]))
         print(f"\n{cores_busy(results)}\n", flush=True)
-        results = bench.throughput()
+        results = servers.throughput()
         print(throughput_table(results, [s for s in skipped if s[0].batches]), flush=True)
 
 
@@ -223,13 +222,13 @@ def main(arguments: Sequence[str] | None = None, peers: Sequence[Peer] = PEERS) 
     )
     parser.add_argument("--quick", action="store_true", help="a small network, to try the command")
     plan = QUICK if parser.parse_args(arguments).quick else Plan()
-    about = {
+    facts = {
         "network": f"{plan.variant}, {plan.size} px, float32, made-up weights",
         "threads": THREAD_SETTINGS,
         "figures": f"medians of {plan.rounds} rounds ({plan.batch_rounds} for many images) in "
         "which all sides take turns, and in brackets the quartiles; ratios are taken in each round",
     }
-    print(machine(all_cores(), PACKAGES, about))
+    print(machine(all_cores(), PACKAGES, facts))
     settings = [False, True] if any(name in os.environ for name in OWN_CHOICE) else [False]
     try:
         for as_set in settings:

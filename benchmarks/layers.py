@@ -1,9 +1,9 @@
 """Where the time goes, layer by layer and kernel by kernel: python -m benchmarks.layers
 
-Prints tables for README.md, by kind of layer, by kernel and by block, on one thread, so that no
-kernel waits for another core, and what each fast kernel gains over the readable one it equals.
---readable takes the path of `Model.layers` instead of the fast one, and --picture FILE draws the
-blocks as bars (needs the extra `pictures`).
+Prints tables for README.md by kind of layer, by kernel and by block, and one that says how much
+faster each fast kernel is than the readable one that it replaces. One thread computes, so that no
+kernel waits for another core. --readable measures `Model.layers` instead of the fast path, and
+--picture FILE draws the blocks as bars (needs the extra `pictures`).
 """
 
 import argparse
@@ -22,23 +22,21 @@ from benchmarks.weights import write_made_up_weights
 from tinymixnet.engine.architecture import Architecture, mixnet
 from tinymixnet.model import Model
 
-COLOURS = (  # Okabe and Ito's, which the colour-blind can tell apart
-    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442",
-)  # fmt: skip
+COLOURED = 6  # kernels with a colour of their own in the picture; the others share a grey
 GREY = "#999999"
 
 
 class Step(NamedTuple):
-    """One timed piece of work: part or all of a layer."""
+    """A layer, or one of the kernel calls that make up a layer, with the time it took."""
 
-    layer: str  # blocks_3/expand, or its canonical parts: blocks_3/expand_conv, ...
-    kernel: str  # the function that did it
+    layer: str  # blocks_3/expand on the fast path; blocks_3/expand_conv, ... on the readable one
+    kernel: str  # the name of the function that computed it
     seconds: float
 
 
 # -- measuring ------------------------------------------------------------------------------------
 
-FUNCTIONS = {  # the end of a layer's name: the function of tinymixnet/kernels.py that computes it
+FUNCTIONS = {  # the end of a layer's name: the function of engine/kernels.py that computes it
     "normalize": "normalize",
     "stem/conv": "conv2d",
     "head/conv": "pointwise_conv2d",
@@ -54,7 +52,10 @@ FUNCTIONS = {  # the end of a layer's name: the function of tinymixnet/kernels.p
 
 
 def function_of(layer: str, swish: set[str]) -> str:
-    """The function behind a layer of the readable path; swish names the blocks that use it."""
+    """Return the function that computes a layer of the readable path.
+
+    swish: the names of the blocks whose activation is swish.
+    """
     scope, _, last = layer.rpartition("/")
     if last.startswith("se_"):
         return "squeeze_excite"
@@ -64,7 +65,7 @@ def function_of(layer: str, swish: set[str]) -> str:
 
 
 def readable_steps(model: Model, pixels: np.ndarray) -> Iterator[Step]:
-    """Run the readable path once: the time from one layer to the next is that layer's."""
+    """Run the readable path once; a layer's time is that since the layer before it."""
     swish = {block.name for block in model.architecture.blocks if block.swish}
     before = perf_counter()
     for layer, _ in model.layers(pixels):
@@ -75,18 +76,14 @@ def readable_steps(model: Model, pixels: np.ndarray) -> Iterator[Step]:
 
 
 def fast_steps(model: Model, pixels: np.ndarray) -> Iterator[Step]:
-    """Run the compiled plan once, as `Plan.run` does, with a clock around each of its steps."""
+    """Run the compiled plan once, with a clock around each of its steps."""
     [image] = pixels
-    program = model.plan.program(*image.shape[:2])
-    program.image[:] = image
-    for step in program.steps:
-        before = perf_counter()
-        step.run()
-        yield Step(step.layer, step.kernel, perf_counter() - before)
+    for step, seconds in model.plan.profile(image):
+        yield Step(step.layer, step.kernel, seconds)
 
 
 def profile(model: Model, pixels: np.ndarray, rounds: int, readable: bool) -> list[Step]:
-    """Every step of one forward pass, each with its median over the rounds."""
+    """Return the steps of one forward pass, each with its median time over the rounds."""
     steps = readable_steps if readable else fast_steps
     runs = [list(steps(model, pixels)) for _ in range(rounds + 1)][1:]  # the first one warms up
     return [
@@ -99,18 +96,20 @@ def profile(model: Model, pixels: np.ndarray, rounds: int, readable: bool) -> li
 
 
 def part_of(layer: str) -> str:
-    """Where in the network: part_of("blocks_3/se_pool") -> "blocks_3"; else the stem or head."""
+    """Return a layer's part of the network: "blocks_3/se_pool" -> "blocks_3"; or stem, or head."""
     if layer.startswith("blocks_"):
         return layer.split("/")[0]
     return "stem" if layer.startswith(("image", "normalize", "stem")) else "head"
 
 
 def kind_of(layer: str) -> str:
-    """What a layer is for: kind_of("blocks_3/se_pool") -> "se"; its batch norm is part of it."""
+    """Return what a layer is for: "blocks_3/se_pool" -> "se", "blocks_3/expand_bn" -> "expand"."""
     if not layer.startswith("blocks_"):
         return part_of(layer)
     kind = layer.split("/")[1].split("_")[0]
-    return "project" if kind == "output" else kind  # the sum with the input is counted there
+    return (
+        "project" if kind == "output" else kind
+    )  # the sum with the block's input counts as project
 
 
 def longest_first(sums: dict[str, float]) -> dict[str, float]:
@@ -118,7 +117,7 @@ def longest_first(sums: dict[str, float]) -> dict[str, float]:
 
 
 def by_kernel(steps: Iterable[Step]) -> dict[str, float]:
-    """Seconds by kernel."""
+    """Return the seconds of each kernel, the longest first."""
     sums: dict[str, float] = defaultdict(float)
     for _, kernel, seconds in steps:
         sums[kernel] += seconds
@@ -126,7 +125,7 @@ def by_kernel(steps: Iterable[Step]) -> dict[str, float]:
 
 
 def by_kind(steps: Iterable[Step]) -> dict[str, float]:
-    """Seconds by kind of layer."""
+    """Return the seconds of each kind of layer, the longest first."""
     sums: dict[str, float] = defaultdict(float)
     for layer, _, seconds in steps:
         sums[kind_of(layer)] += seconds
@@ -134,7 +133,7 @@ def by_kind(steps: Iterable[Step]) -> dict[str, float]:
 
 
 def by_part(steps: Iterable[Step]) -> dict[str, dict[str, float]]:
-    """Seconds by part of the network and kernel, parts in the network's order."""
+    """Return the seconds of each kernel in each part of the network, parts in order."""
     sums: dict[str, dict[str, float]] = {}
     for layer, kernel, seconds in steps:
         sums.setdefault(part_of(layer), defaultdict(float))[kernel] += seconds
@@ -145,7 +144,7 @@ def by_part(steps: Iterable[Step]) -> dict[str, dict[str, float]]:
 
 
 def kind_table(steps: Sequence[Step], architecture: Architecture, size: int) -> str:
-    """A row a kind of layer: its time, its share, its multiply-adds and how fast it does them."""
+    """Return a table with the time, share, multiply-adds and speed of each kind of layer."""
     work: Counter[str] = Counter()
     for row in architecture.layers(size, size):
         work[kind_of(row.name)] += row.multiply_adds
@@ -164,7 +163,7 @@ def rate(multiply_adds: int, seconds: float) -> tuple[str, str]:
 
 
 def kernel_table(steps: Sequence[Step]) -> str:
-    """A row a kernel: its time, its share and how often it is called."""
+    """Return a table with the time, share and number of calls of each kernel."""
     calls = Counter(step.kernel for step in steps)
     seconds = by_kernel(steps)
     total = sum(seconds.values())
@@ -175,18 +174,18 @@ def kernel_table(steps: Sequence[Step]) -> str:
     return markdown(["kernel", "ms", "share", "calls"], rows)
 
 
-def block_table(steps: Sequence[Step], most: int = 5) -> str:
-    """A row a block, a column for each of the `most` kernels that take longest; milliseconds."""
-    columns = list(by_kernel(steps))[:most]
+def block_table(steps: Sequence[Step], kernels: int = 5) -> str:
+    """Return a table of milliseconds: a row for each block, a column for the longest kernels."""
+    columns = list(by_kernel(steps))[:kernels]
     rows = []
-    for part, kernels in by_part(steps).items():
-        rest = sum(s for kernel, s in kernels.items() if kernel not in columns)
-        cells = [*(kernels.get(kernel, 0) for kernel in columns), rest, sum(kernels.values())]
+    for part, times in by_part(steps).items():
+        rest = sum(s for kernel, s in times.items() if kernel not in columns)
+        cells = [*(times.get(kernel, 0) for kernel in columns), rest, sum(times.values())]
         rows.append([part, *(f"{1e3 * s:.2f}" if s else "" for s in cells)])
     return markdown(["ms", *columns, "others", "all"], rows)
 
 
-EQUALS = {  # kernels of the fast path: the readable one that they equal
+REPLACES = {  # kernels of the fast path: the readable one whose result they give
     ("depthwise_columns",): "mix_conv",
     ("depthwise_fourier",): "mix_conv",
     ("swish_of_half_to",): "swish",
@@ -196,9 +195,12 @@ EQUALS = {  # kernels of the fast path: the readable one that they equal
 
 
 def gains_table(fast: Sequence[Step], readable: Sequence[Step]) -> str:
-    """A row a fast kernel: its time and the readable one's, in the blocks where it is at work."""
+    """Return a table with each fast kernel's time beside that of the readable kernel it replaces.
+
+    Both are summed over the blocks in which the fast kernel is used.
+    """
     theirs, rows = by_part(readable), []
-    for kernels, function in EQUALS.items():
+    for kernels, function in REPLACES.items():
         ours = {
             part: sum(s for kernel, s in times.items() if kernel in kernels)
             for part, times in by_part(fast).items()
@@ -212,13 +214,15 @@ def gains_table(fast: Sequence[Step], readable: Sequence[Step]) -> str:
 
 
 def draw(steps: Sequence[Step], title: str, path: Path) -> None:
-    """A bar a block, cut by kernel: the longest seven in colour, all others in grey."""
+    """Draw a bar for each block, divided by kernel; the shorter kernels share one colour."""
     import matplotlib
 
-    matplotlib.use("agg")
+    matplotlib.use("agg")  # draws without a screen
     import matplotlib.pyplot as plt
 
-    parts, columns = by_part(steps), list(by_kernel(steps))[: len(COLOURS)]
+    from notebooks.pictures import COLOURS
+
+    parts, columns = by_part(steps), list(by_kernel(steps))[:COLOURED]
     names = [part.replace("blocks_", "block ") for part in parts]
     figure, axes = plt.subplots(figsize=(10, 0.32 * len(names) + 1.6), layout="constrained")
     end = np.zeros(len(names))
@@ -235,7 +239,6 @@ def draw(steps: Sequence[Step], title: str, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds")
     axes.set_title(title, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.06, y=0.01)
     axes.legend(frameon=False, loc="best")
     figure.savefig(path, dpi=110)
@@ -267,11 +270,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             readable = None if options.readable else measured(True, 5)
     path = "readable path" if options.readable else "fast path"
     what = f"{variant}, {path}, one image of {size} px"
-    about = {
+    facts = {
         "NumPy's BLAS kernels": chosen_kernels(as_set=False),
         "figures": f"{what}; of each step the median of {rounds} runs",
     }
-    print(machine(1, ["numpy"], about))
+    print(machine(1, ["numpy"], facts))
     for table in (kind_table(steps, mixnet(variant), size), kernel_table(steps)):
         print(f"\n{table}")
     print(f"\n{block_table(steps)}")

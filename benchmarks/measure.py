@@ -1,7 +1,7 @@
 """How to time several programs fairly: each in its own process, in turns, with the same settings.
 
-The machine's speed drifts, so all sides are timed in every round, in an order drawn anew, and
-ratios are taken within a round. A process that is not being timed waits for its next question.
+The machine's speed drifts. So every round times all sides, each round in another order, and a
+ratio compares two times of the same round. A process that is not being timed waits idly.
 """
 
 import ctypes
@@ -22,27 +22,30 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-SETTLE = 0.05  # seconds between turns: thread pools spin for a moment after their last task
-TOLERANCE = 1e-4  # largest difference of two sides' logits, of the largest logit
-OWN_CHOICE = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # unset, OpenBLAS decides
+SETTLE = 0.05  # seconds between turns: thread pools keep spinning for a moment after a task
+TOLERANCE = 1e-4  # how far two sides' logits may differ, relative to the largest logit
+OWN_CHOICE = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # where unset, OpenBLAS chooses
 
 
 class BenchmarkError(Exception):
-    """A side failed, or computes something else: there is nothing to compare."""
+    """A side failed or computes something else, so there is nothing to compare."""
 
 
 # -- processes ------------------------------------------------------------------------------------
 
 
 def environment(threads: int, as_set: bool) -> dict[str, str]:
-    """What a side's process finds set; as_set keeps this machine's choice of BLAS kernels."""
+    """Return the environment variables of a side's process.
+
+    as_set: keep the BLAS kernels that this machine's environment chooses.
+    """
     kept = {k: v for k, v in os.environ.items() if as_set or k not in OWN_CHOICE}
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     return kept | dict.fromkeys(names, str(threads)) | {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 class Server:
-    """A side's process, started and ready for questions; see server.py for what it answers."""
+    """A side in a process of its own; server.py lists the questions that it answers."""
 
     def __init__(self, side: str, threads: int, weights: Path, as_set: bool = False) -> None:
         self.side = side
@@ -58,14 +61,14 @@ class Server:
         )
 
     def ask(self, do: str, **question: Any) -> dict[str, Any]:
-        """Raises BenchmarkError, with the last that the process said, when it has died."""
+        """Return the answer; BenchmarkError, with the process's last words, where it has died."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
             self.process.stdin.write(json.dumps({"do": do, **question}) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it died: so there is no answer either
+            pass  # the process has died, and the missing answer below says so
         if answer := self.process.stdout.readline():
             return json.loads(answer)
         status = self.process.wait()
@@ -89,22 +92,22 @@ class Server:
 
 
 class Job(NamedTuple):
-    """One thing to time, again and again."""
+    """What to time: one server with one batch."""
 
     server: Server
-    size: int  # pixels a side
+    size: int  # height and width in pixels
     batch: int
 
 
 class Timing(NamedTuple):
-    """What the rounds gave for one job."""
+    """The measurements of one job."""
 
-    seconds: list[float]  # for the whole batch: the median of each round
-    busy: float  # cores that computed meanwhile
+    seconds: list[float]  # for the whole batch; one median for each round
+    busy: float  # the mean number of cores that were computing
 
 
 def in_turns(jobs: Sequence[Job], rounds: int, calls: int) -> list[Timing]:
-    """Time all jobs in every round, `calls` runs at a time (fewer of a batch), order at random."""
+    """Time all jobs in every round, in random order, each for `calls` images in a row."""
     seconds: list[list[float]] = [[] for _ in jobs]
     busy: list[list[float]] = [[] for _ in jobs]
     order, shuffle = list(range(len(jobs))), random.Random(0).shuffle
@@ -121,14 +124,14 @@ def in_turns(jobs: Sequence[Job], rounds: int, calls: int) -> list[Timing]:
     return [Timing(s, median(b)) for s, b in zip(seconds, busy, strict=True)]
 
 
-def check_logits(side: str, found: np.ndarray, expected: np.ndarray) -> None:
-    """See that a side computes the same network, up to one constant an image (softmax drops it).
+def check_logits(side: str, logits: np.ndarray, expected: np.ndarray) -> None:
+    """Check that a side computes the same network; raise BenchmarkError where it does not.
 
-    Both are (N, classes). Raises BenchmarkError.
+    Both are (N, classes). The logits of an image may differ by one constant, which softmax drops.
     """
-    if found.shape != expected.shape:
-        raise BenchmarkError(f"{side}: logits of shape {found.shape}, not {expected.shape}")
-    error = found - expected
+    if logits.shape != expected.shape:
+        raise BenchmarkError(f"{side}: logits of shape {logits.shape}, not {expected.shape}")
+    error = logits - expected
     error -= error.mean(axis=1, keepdims=True)
     worst = np.abs(error).max() / np.abs(expected).max()
     if not worst <= TOLERANCE:
@@ -142,7 +145,7 @@ def check_logits(side: str, found: np.ndarray, expected: np.ndarray) -> None:
 
 
 class Spread(NamedTuple):
-    """The middle of several measurements, and what half of them lie between."""
+    """The quartiles of several measurements: half of them lie between low and high."""
 
     low: float
     middle: float
@@ -150,24 +153,23 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """The quartiles."""
     return Spread(*(float(v) for v in np.percentile(values, [25, 50, 75])))
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Ours as a multiple of theirs, taken in each round and then the quartiles."""
+    """Return the quartiles of the ratios ours / theirs, one ratio for each round."""
     return spread([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
 def written(value: Spread, digits: int) -> str:
-    """middle (low-high), e.g. 21.3 (21.0-22.1)."""
+    """Write a spread as middle (low-high), e.g. 21.3 (21.0-22.1)."""
     low, middle, high = (f"{v:.{digits}f}" for v in value)
     return f"{middle} ({low}-{high})"
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for README.md; every column but the first is set to the right."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], rule: Sequence[str] = ()) -> str:
+    """Return a table; the columns but the first are aligned right, unless rule says otherwise."""
+    rule = rule or ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
 
 
@@ -175,7 +177,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def blas_kernels() -> str:
-    """Ask the OpenBLAS in NumPy's wheel which kernels it runs, e.g. "SkylakeX"."""
+    """Return the kernels that the OpenBLAS in NumPy's wheel runs, e.g. "SkylakeX"."""
     package = Path(np.__file__).parent
     libraries = [*package.parent.glob("numpy.libs/*blas*"), *package.glob(".dylibs/*blas*")]
     for library in libraries:
@@ -192,7 +194,7 @@ def blas_kernels() -> str:
 
 
 def chosen_kernels(as_set: bool) -> str:
-    """The BLAS kernels of a process like those that are timed."""
+    """Return the BLAS kernels of a process with the environment of those that are timed."""
     code = "from benchmarks.measure import blas_kernels; print(blas_kernels())"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -206,7 +208,6 @@ def chosen_kernels(as_set: bool) -> str:
 
 
 def processor() -> str:
-    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -216,7 +217,7 @@ def processor() -> str:
 
 
 def cache_sizes() -> str:
-    """The data caches of the first core, e.g. "caches: L1 48 KiB, L2 1280 KiB"."""
+    """Return the data caches of the first core, e.g. "caches: L1 48 KiB, L2 1280 KiB"."""
     sizes = []
     for cache in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         level, kind, size = ((cache / f).read_text().strip() for f in ("level", "type", "size"))
@@ -225,8 +226,8 @@ def cache_sizes() -> str:
     return "caches: " + (", ".join(sizes) or "unknown")
 
 
-def machine(cores: int, packages: Sequence[str], about: Mapping[str, str]) -> str:
-    """The machine and the software, as a list for README.md."""
+def machine(cores: int, packages: Sequence[str], facts: Mapping[str, str]) -> str:
+    """Return the machine, the software and further facts, as a list for README.md."""
     versions = []
     for package in packages:
         try:
@@ -238,6 +239,6 @@ def machine(cores: int, packages: Sequence[str], about: Mapping[str, str]) -> st
         f"{processor()}, {cores} core{'s' * (cores > 1)} used; {cache_sizes()}",
         f"Python {platform.python_version()}, {', '.join(versions)}",
         f"the machine sets {', '.join(variables) or 'no OPENBLAS_ variable'}",
-        *(f"{name}: {value}" for name, value in about.items()),
+        *(f"{name}: {value}" for name, value in facts.items()),
     ]
     return "\n".join(f"- {line}" for line in lines)

@@ -1,9 +1,9 @@
 """The sides of the comparison: tinymixnet, and the same network in four other frameworks.
 
-The network is written once, `network`, over a handful of operations that PyTorch, TensorFlow and
+The network is written once, in `network`, over a handful of operations that PyTorch, TensorFlow and
 ONNX each supply; ONNX Runtime and OpenVINO both run the ONNX model. So the sides differ in how they
-compute, never in what. Each side is one function (weights, pixels, threads) -> Ready that does all
-its preparation, the conversion of pixels to the framework's own layout included, untimed.
+compute, never in what. A side is a function (weights, pixels, threads) -> Ready. It prepares
+everything untimed, and converts the pixels to the framework's own layout there too.
 """
 
 import os
@@ -22,14 +22,14 @@ from tinymixnet.model import Model
 
 
 class Ready(NamedTuple):
-    """A side prepared for one batch of pixels (N, H, W, 3) float32."""
+    """A side that is prepared for one batch of pixels (N, H, W, 3) float32."""
 
-    logits: Callable[[], np.ndarray]  # (N, classes); equal to another side's up to a constant
+    logits: Callable[[], np.ndarray]  # (N, classes); another side's may differ by a constant
     seconds: Callable[[], float]  # how long one run over the batch takes
 
 
 def ready(run: Callable[[], np.ndarray]) -> Ready:
-    """What is timed is what answers."""
+    """Return a side whose timed run is the one that gives its logits."""
 
     def seconds() -> float:
         start = perf_counter()
@@ -40,7 +40,7 @@ def ready(run: Callable[[], np.ndarray]) -> Ready:
 
 
 class Peer(NamedTuple):
-    """A side; rows of the same name are variations of which the table shows the best."""
+    """A side, or a variation of one: of those with the same name the table shows the best."""
 
     name: str
     build: Callable[[Weights, np.ndarray, int], Ready]
@@ -55,7 +55,7 @@ class Peer(NamedTuple):
 
 
 def why_skipped(peer: Peer) -> str:
-    """The reason why a side cannot run here, or an empty string."""
+    """Return why a side cannot run here, or an empty string where it can."""
     missing = [module for module in peer.needs if find_spec(module) is None]
     if missing:
         return f"{' and '.join(missing)} not installed"
@@ -66,7 +66,7 @@ def why_skipped(peer: Peer) -> str:
 
 # -- tinymixnet -----------------------------------------------------------------------------------
 #
-# Its threads are those of NumPy's BLAS, set in the environment before NumPy loads (measure.py).
+# Its threads are those of NumPy's BLAS; measure.py sets them before the process loads NumPy.
 
 
 def tinymixnet(weights: Weights, pixels: np.ndarray, threads: int) -> Ready:
@@ -87,14 +87,14 @@ def tinymixnet_readable(weights: Weights, pixels: np.ndarray, threads: int) -> R
 
 
 def tinymixnet_map(weights: Weights, pixels: np.ndarray, threads: int) -> Ready:
-    """Photos through `Model.map`, one process a thread; it crops and names them as well.
+    """Photos through `Model.map` with one process for each thread; it also crops and names them.
 
-    The clock starts once the processes run, as all other sides are started before it, too.
+    The clock starts when all processes are running, for the other sides do not start in it either.
     """
     model = Model(*weights)
     photos = list(pixels.astype(np.uint8))
     n, classes = len(photos), model.architecture.classes
-    first = 4 * threads  # answers after which every process is at work
+    first = 4 * threads  # after so many answers every process is at work
 
     def logits() -> np.ndarray:
         probabilities = np.empty((n, classes))
@@ -123,7 +123,7 @@ def tinymixnet_map(weights: Weights, pixels: np.ndarray, threads: int) -> Ready:
 
 
 def network(ops: Any, x: Any, architecture: Architecture) -> Any:
-    """MixNet from normalised pixels to logits; ops supplies the operations and the weights."""
+    """Compute the logits of normalised pixels; ops supplies the operations and the weights."""
     x = ops.relu(ops.norm(ops.conv(x, "stem/conv/kernel", stride=2), "stem/bn"))
     for block in architecture.blocks:
         x = mixnet_block(ops, x, block)
@@ -132,7 +132,7 @@ def network(ops: Any, x: Any, architecture: Architecture) -> Any:
 
 
 def mixnet_block(ops: Any, x: Any, block: Block) -> Any:
-    """Expand, mix kernel sizes, weigh the channels, project, add the input."""
+    """Expand, filter with several kernel sizes, weigh the channels, project, add the input."""
     name, act, shortcut = block.name, ops.swish if block.swish else ops.relu, x
     groups = split_channels(block.inputs, block.expand_groups) if block.expand_groups else []
     if groups:
@@ -151,10 +151,20 @@ def mixnet_block(ops: Any, x: Any, block: Block) -> Any:
 
 
 def grouped(ops: Any, x: Any, layer: str, groups: list[int], stride: int = 1) -> Any:
-    """A convolution for each group of channels, side by side."""
+    """Convolve each group of channels by itself, and put the results side by side."""
     parts = ops.split(x, groups) if len(groups) > 1 else [x]
     parts = [ops.conv(part, f"{layer}/kernel_{g}", stride) for g, part in enumerate(parts)]
     return ops.concat(parts) if len(parts) > 1 else parts[0]
+
+
+class Arithmetic:
+    """The operations of frameworks whose tensors know Python's operators."""
+
+    def multiply(self, x: Any, gate: Any) -> Any:
+        return x * gate
+
+    def add(self, x: Any, shortcut: Any) -> Any:
+        return x + shortcut
 
 
 def is_depthwise(kernel: str) -> bool:
@@ -162,7 +172,7 @@ def is_depthwise(kernel: str) -> bool:
 
 
 def to_oihw(name: str, tensor: np.ndarray) -> np.ndarray:
-    """A kernel in the layout of PyTorch and ONNX; a depthwise one is (C, 1, k, k) there."""
+    """Return a kernel in the layout of PyTorch and ONNX, where a depthwise one is (C, 1, k, k)."""
     if tensor.ndim != 4:
         return tensor
     return tensor.transpose((2, 3, 0, 1) if is_depthwise(name) else (3, 2, 0, 1))
@@ -171,8 +181,8 @@ def to_oihw(name: str, tensor: np.ndarray) -> np.ndarray:
 # -- PyTorch eager --------------------------------------------------------------------------------
 
 
-class TorchOperations:
-    """As timm's tf_mixnet_l runs in evaluation: batch norm a layer, activations in place."""
+class TorchOperations(Arithmetic):
+    """What timm's tf_mixnet_l runs in evaluation: unfolded batch norms, activations in place."""
 
     def __init__(self, weights: Weights, memory_format: Any) -> None:
         import torch
@@ -192,7 +202,7 @@ class TorchOperations:
             same_padding(size, k, stride)
             for size, k in zip(x.shape[2:], weight.shape[2:], strict=True)
         )
-        if (top, left) != (bottom, right):  # only then does it cost a copy, as in timm
+        if (top, left) != (bottom, right):  # a copy, which timm makes in this case only, too
             x = self.functional.pad(x, (left, right, top, bottom))
             top = left = 0
         groups = x.shape[1] if is_depthwise(kernel) else 1
@@ -222,12 +232,6 @@ class TorchOperations:
     def dense(self, x: Any, layer: str) -> Any:
         weight, bias = self.tensors[f"{layer}/kernel"], self.tensors[f"{layer}/bias"]
         return self.functional.linear(x.flatten(1), weight, bias)
-
-    def multiply(self, x: Any, gate: Any) -> Any:
-        return x * gate
-
-    def add(self, x: Any, shortcut: Any) -> Any:
-        return x + shortcut
 
     def split(self, x: Any, sizes: list[int]) -> Any:
         return self.torch.split(x, sizes, 1)
@@ -260,14 +264,14 @@ def torch_contiguous(weights: Weights, pixels: np.ndarray, threads: int) -> Read
     return _torch(weights, pixels, threads, "contiguous_format")
 
 
-def mean_and_std(about: Metadata) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(about.mean, np.float32), np.asarray(about.std, np.float32)
+def mean_and_std(metadata: Metadata) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(metadata.mean, np.float32), np.asarray(metadata.std, np.float32)
 
 
 # -- TensorFlow, frozen graph ---------------------------------------------------------------------
 
 
-class TensorFlowOperations:
+class TensorFlowOperations(Arithmetic):
     """The operations of the original graph; its optimiser folds and fuses what it can."""
 
     def __init__(self, weights: Weights) -> None:
@@ -307,12 +311,6 @@ class TensorFlowOperations:
         kernel, bias = self.variables[f"{layer}/kernel"], self.variables[f"{layer}/bias"]
         return self.tf.nn.bias_add(self.tf.squeeze(x, (1, 2)) @ kernel, bias)
 
-    def multiply(self, x: Any, gate: Any) -> Any:
-        return x * gate
-
-    def add(self, x: Any, shortcut: Any) -> Any:
-        return x + shortcut
-
     def split(self, x: Any, sizes: list[int]) -> Any:
         return self.tf.split(x, sizes, 3)
 
@@ -345,7 +343,7 @@ def tensorflow_frozen(weights: Weights, pixels: np.ndarray, threads: int) -> Rea
 
 
 class OnnxOperations:
-    """Writes the network down as an ONNX graph; a tensor is its name, its sizes noted beside it."""
+    """Build an ONNX graph: a tensor is its name here, and `sizes` has its height and width."""
 
     def __init__(self, weights: Weights, shape: tuple[int, ...]) -> None:
         from onnx import helper, numpy_helper
@@ -364,7 +362,7 @@ class OnnxOperations:
         ]
 
     def node(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
-        """Add a node; its outputs are as large as its first input."""
+        """Add a node whose outputs have the height and width of its first input."""
         names = [f"t{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(self.helper.make_node(kind, inputs, names, **attributes))
         self.sizes |= dict.fromkeys(names, self.sizes[inputs[0]])
@@ -497,7 +495,7 @@ PEERS = (
 
 
 def all_cores() -> int:
-    """The cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

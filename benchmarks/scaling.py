@@ -1,8 +1,8 @@
 """How time grows with the input: python -m benchmarks.scaling
 
-Times inputs of 128 to 512 pixels a side and batches of 1 to 32 on one thread, fits a fixed cost
-plus a cost for each multiply-add, and says between which sizes time is proportional to work, and
-which layers cost more than their share outside.
+Times inputs of 128 to 512 pixels and batches of 1 to 32 images on one thread, and fits a fixed cost
+plus a cost for each multiply-add. Then it says between which sizes time is proportional to work,
+and which layers cost more than that at the other sizes.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from benchmarks.measure import (
 from benchmarks.weights import write_made_up_weights
 from tinymixnet.engine.architecture import Architecture, mixnet
 
-NEAR = 0.10  # a cost for each multiply-add this close to the lowest still counts as proportional
+NEAR = 0.10  # a multiply-add may cost so much more than the cheapest; up to it, proportional
 
 
 class Plan(NamedTuple):
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
 
     variant: str = "mixnet-l"
     sizes: tuple[int, ...] = (128, 160, 192, 224, 256, 320, 384, 448, 512)
-    size: int = 224  # of the batches
+    size: int = 224  # of the images in the batches
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     rounds: int = 9
     calls: int = 5
@@ -51,14 +51,16 @@ QUICK = Plan("mixnet-s", (32, 64, 96), 64, (1, 2, 3), rounds=2, calls=1)
 
 
 def fit(work: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
-    """The fixed seconds, and those for each unit of work, that come closest in relative terms."""
+    """Return the fixed seconds and those for each unit of work, with the least relative error."""
     rows = np.stack([np.ones(len(work)), np.array(work)], axis=1) / np.array(seconds)[:, None]
     fixed, each = np.linalg.lstsq(rows, np.ones(len(work)), rcond=None)[0]
     return float(fixed), float(each)
 
 
 def proportional(work: Sequence[float], seconds: Sequence[float]) -> tuple[int, int, int]:
-    """Where a unit of work costs least, and the first and last place around it that come near."""
+    """Return where a unit of work is cheapest, and the first and last place of the range around it
+    in which a unit costs nearly as little.
+    """
     unit = np.divide(seconds, work)
     near = unit <= unit.min() * (1 + NEAR)
     best = int(unit.argmin())
@@ -71,13 +73,13 @@ def proportional(work: Sequence[float], seconds: Sequence[float]) -> tuple[int, 
 
 
 def excess(kinds: Mapping[str, float], best: Mapping[str, float], times: float) -> dict[str, float]:
-    """By how much each kind of layer exceeds `times` its seconds at the best size."""
+    """Return how many seconds each kind of layer takes beyond `times` those at the best size."""
     over = {kind: seconds - times * best[kind] for kind, seconds in kinds.items()}
     return dict(sorted(over.items(), key=lambda item: -item[1]))
 
 
 def largest_activation(architecture: Architecture, size: int) -> float:
-    """MiB of the largest tensor in the network, for one image."""
+    """Return the MiB of the network's largest tensor, for one image."""
     shapes = architecture.layer_shapes(size, size).values()
     return max(int(np.prod(shape)) for shape in shapes) * 4 / 2**20
 
@@ -88,7 +90,7 @@ def largest_activation(architecture: Architecture, size: int) -> float:
 def size_table(
     architecture: Architecture, sizes: Sequence[int], times: Sequence[Sequence[float]]
 ) -> str:
-    """A row an input size: measured and fitted time, the work and what a unit of it costs."""
+    """Return a table of input sizes: measured and fitted time, work, and cost of a unit of it."""
     middles = [spread(seconds).middle for seconds in times]
     work = [architecture.multiply_adds(size, size) for size in sizes]
     fixed, each = fit(work, middles)
@@ -108,7 +110,7 @@ def size_table(
 
 
 def batch_table(batches: Sequence[int], times: Sequence[Sequence[float]]) -> str:
-    """A row a batch size: measured and fitted time, and time an image."""
+    """Return a table of batch sizes: measured and fitted time, and the time of one image."""
     fixed, each = fit(batches, [spread(seconds).middle for seconds in times])
     rows = [
         [
@@ -123,9 +125,9 @@ def batch_table(batches: Sequence[int], times: Sequence[Sequence[float]]) -> str
 
 
 def verdict(what: str, values: Sequence[int], work: Sequence[float], times: Sequence[float]) -> str:
-    """From where to where time is proportional, the fixed cost, and how far off the ends are.
+    """Say where time is proportional to work, what the fixed cost is, and how far off the ends are.
 
-    what says how to write a value, e.g. "{} px".
+    what: how to write a value, e.g. "{} px".
     """
     fixed, each = fit(work, times)
     best, first, last = proportional(work, times)
@@ -150,7 +152,7 @@ def reasons(
     times: Sequence[float],
     kinds: Mapping[int, Mapping[str, float]],
 ) -> str:
-    """Which layers cost more than in proportion at the smallest and largest size, a line each."""
+    """Say which layers cost more than in proportion, at the smallest size and at the largest."""
     work = [architecture.multiply_adds(size, size) for size in sizes]
     best = sizes[proportional(work, times)[0]]
     weights = sum(np.prod(shape) for shape in architecture.tensor_shapes().values()) * 4 / 2**20
@@ -173,14 +175,13 @@ def reasons(
 
 
 def measured(server: Server, jobs: Sequence[Job], plan: Plan) -> list[list[float]]:
-    """Seconds of each round for each job."""
+    """Return the seconds of each round for each job."""
     for job in jobs:
         server.ask("prepare", size=job.size, batch=job.batch)
     return [timing.seconds for timing in in_turns(jobs, plan.rounds, plan.calls)]
 
 
 def report(server: Server, plan: Plan) -> None:
-    """Measure and print both tables with their verdicts."""
     architecture = mixnet(plan.variant)
     times = measured(server, [Job(server, size, 1) for size in plan.sizes], plan)
     middles = [spread(seconds).middle for seconds in times]
@@ -205,12 +206,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="a small network, to try the command")
     plan = QUICK if parser.parse_args(arguments).quick else Plan()
-    about = {
+    facts = {
         "NumPy's BLAS kernels": chosen_kernels(as_set=False),
         "figures": f"{plan.variant} on one thread, medians of {plan.rounds} rounds in turns, "
         "and in brackets the quartiles",
     }
-    print(machine(1, ["numpy"], about))
+    print(machine(1, ["numpy"], facts))
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.h5"
         write_made_up_weights(weights, mixnet(plan.variant), plan.size)

@@ -1,10 +1,10 @@
 """One side of a benchmark in a process of its own: python -m benchmarks.server SIDE THREADS FILE.
 
-SIDE is module:function, a function of peers.py; FILE the weights. Reads one JSON question a line
-from standard input, answers each with one JSON line, and waits without using the processor. Ends
-with its input.
+SIDE is module:function, as in peers.py, and FILE has the weights. The process reads questions from
+standard input, one JSON object a line, and answers each with one line. Between questions it does
+not use the processor. It ends when its input ends.
 
-    {"do": "prepare", "size": S, "batch": N}    the side's logits, after which it is warm
+    {"do": "prepare", "size": S, "batch": N}    the side's logits; afterwards it is warm
     {"do": "time", "size": S, "batch": N, "calls": C}    the seconds of C runs
     {"do": "layers", "size": S, "rounds": R, "readable": false}
                                                 (layer, kernel, seconds) of tinymixnet's steps
@@ -26,7 +26,7 @@ from tinymixnet.model import Model
 
 
 def processor_seconds() -> float:
-    """Time that all threads of this process and its ended children have computed."""
+    """Return the processor time of all threads of this process and of its ended children."""
     user, system, child_user, child_system, _ = os.times()
     return user + system + child_user + child_system
 
@@ -40,12 +40,12 @@ def main(side: str, threads: str, file: str) -> None:
         one = build(weights, pictures(batch, size), int(threads))
         prepared[size, batch] = one
         logits = one.logits()
-        one.seconds()  # the second run may still be compiling
+        one.seconds()  # some frameworks still compile in the second run
         return {"logits": logits.tolist()}
 
     def time(size: int, batch: int, calls: int) -> dict[str, Any]:
         one = prepared[size, batch]
-        one.seconds()  # the other sides have emptied the caches
+        one.seconds()  # untimed, for the other sides have used the caches
         wall, processor = perf_counter(), processor_seconds()
         seconds = [one.seconds() for _ in range(calls)]
         wall, processor = perf_counter() - wall, processor_seconds() - processor
@@ -55,7 +55,7 @@ def main(side: str, threads: str, file: str) -> None:
         return {"steps": profile(Model(*weights), pictures(1, size), rounds, readable)}
 
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not come between the answers
+    os.dup2(2, 1)  # what libraries print goes to standard error, not between the answers
     actions: dict[str, Callable[..., Any]] = {"prepare": prepare, "time": time, "layers": layers}
     for line in sys.stdin:
         question = json.loads(line)

@@ -38,7 +38,7 @@ from pictures import COLOURS, panels, show_maps
 
 import tinymixnet
 from weights_tools import extract
-from weights_tools.formats import crc32c, tf_checkpoint
+from weights_tools.formats import checkpoint, checkpoint_table, crc32c, protobuf
 from weights_tools.formats.checkpoint_writer import write_checkpoint
 
 # %% [markdown]
@@ -126,7 +126,7 @@ print(f"index block:     {numbers[3]} bytes at {numbers[2]}; zeros from here, by
 # is input like any other, so the reader trusts nothing in it.
 
 # %%
-Code(inspect.getsource(tf_checkpoint._varint), language="python")
+Code(inspect.getsource(protobuf.read_varint), language="python")
 
 # %% [markdown]
 # ## A block: keys without what they share
@@ -275,12 +275,12 @@ Code(inspect.getsource(crc32c._lanes), language="python")
 # ## The package reads the same
 
 # %%
-Code(inspect.getsource(tf_checkpoint._table_entries), language="python")
+Code(inspect.getsource(checkpoint_table.table_entries), language="python")
 
 # %%
-with tf_checkpoint.open_checkpoint(here / "toy") as checkpoint:
-    for name, variable in checkpoint.variables.items():
-        values = checkpoint.read(name)
+with checkpoint.open_checkpoint(here / "toy") as opened:
+    for name, variable in opened.variables.items():
+        values = opened.read(name)
         print(f"{name:32} {variable.dtype} {variable.shape!s:7} {values.tolist()}")
         assert np.array_equal(values, toy[name])
 
@@ -298,8 +298,8 @@ def attempt(raw_index, raw_data):
     (here / "bad.index").write_bytes(raw_index)
     (here / "bad.data-00000-of-00001").write_bytes(raw_data)
     try:
-        with tf_checkpoint.open_checkpoint(here / "bad") as checkpoint:
-            same = all(np.array_equal(checkpoint.read(n), v) for n, v in toy.items())
+        with checkpoint.open_checkpoint(here / "bad") as opened:
+            same = all(np.array_equal(opened.read(n), v) for n, v in toy.items())
     except tinymixnet.TinyMixNetError:
         return "caught"
     return "harmless" if same else "WRONG"
@@ -342,8 +342,8 @@ assert before[0] == after[0]
 try:
     (here / "bad.index").write_bytes(index)
     (here / "bad.data-00000-of-00001").write_bytes(flipped(data, 8 * entry[4] + 3))
-    with tf_checkpoint.open_checkpoint(here / "bad") as checkpoint:
-        checkpoint.read("stem/batch_normalization/gamma")
+    with checkpoint.open_checkpoint(here / "bad") as opened:
+        opened.read("stem/batch_normalization/gamma")
 except tinymixnet.TinyMixNetError as error:
     print(str(error).replace(str(here), "FOLDER"))
 
@@ -440,9 +440,9 @@ show_bytes(begin)
 answer = None  # (offset, size)
 
 # %% jupyter={"source_hidden": true} tags=["check"]
-_, _, position = tf_checkpoint._block_handle(begin, 0)
+_, _, position = checkpoint_table.block_handle(begin, 0)
 hint = "the first handle is the metaindex block's: skip two numbers, then put sevens together"
-check(answer, tf_checkpoint._block_handle(begin, position)[:2], hint)
+check(answer, checkpoint_table.block_handle(begin, position)[:2], hint)
 
 # %% [markdown]
 # <details><summary>Answer</summary>

@@ -7,24 +7,23 @@ the fast path to the same numbers (`fast/plan.py`).
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from tinymixnet.engine.architecture import Architecture
+from tinymixnet.engine.architecture import Architecture, check_input_size
 from tinymixnet.engine.budget import read_environment
-from tinymixnet.engine.images import Source, check_preset, preprocess, read_image
+from tinymixnet.engine.images import PRESETS, Source, check_preset, preprocess, read_image
 from tinymixnet.engine.kernels import Array, softmax
 from tinymixnet.engine.metadata import Metadata, default_labels
 from tinymixnet.engine.network import Tensors, forward, network
 from tinymixnet.engine.pixels import check_pixels, read_pixels
-from tinymixnet.engine.weights import find_weights, read_weights
-from tinymixnet.errors import ImageError, InputError, TinyMixNetError
+from tinymixnet.engine.weights import join_problems, read_wanted, shape_problems
+from tinymixnet.errors import ImageError, InputError, TinyMixNetError, WeightsError, printable
 from tinymixnet.fast.constants import constants
-from tinymixnet.fast.plan import Plan
-from tinymixnet.fast.workers import map_in_processes
+from tinymixnet.fast.plan import PROGRAMS_KEPT, Plan
 
 __all__ = ["Model", "Prediction", "load", "network"]
 
@@ -34,7 +33,7 @@ class Prediction(NamedTuple):
 
     label: str
     probability: float
-    index: int  # type: ignore[assignment]  # the class's number hides tuple.index, which none needs
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
 
 
 Answer: TypeAlias = "list[Prediction] | TinyMixNetError"
@@ -43,53 +42,68 @@ Answer: TypeAlias = "list[Prediction] | TinyMixNetError"
 class Model:
     """A MixNet with its weights; `tinymixnet.load` makes one from a file.
 
-    Wherever it takes `pixels`: (N, H, W, 3) uint8 or float32, RGB, 0..255, at least 32 pixels a
-    side; with layout="NCHW" (N, 3, H, W), with channels="BGR" blue first (the converted OpenVINO
-    model takes both). Anything else raises InputError.
+    Models can be pickled and copied, and threads may share one.
+
+    Wherever a method takes `pixels`: (N, H, W, 3) uint8 or float32, RGB, 0..255, at least 32 pixels
+    a side. With layout="NCHW" it takes (N, 3, H, W), with channels="BGR" blue comes first (the
+    converted OpenVINO model has both). Everything else raises InputError. An image too large for
+    the budget (see `engine.budget`) raises TinyMixNetError, and an overflow WeightsError.
     """
 
     def __init__(
         self, architecture: Architecture, tensors: Tensors, metadata: Metadata | None = None
     ) -> None:
+        """tensors are float32, with the names and shapes of `architecture.tensor_shapes()`.
+
+        Raises InputError when architecture, tensors and metadata do not fit each other.
+        """
+        metadata = Metadata() if metadata is None else metadata
+        _check_parts(architecture, tensors, metadata)
         self.architecture = architecture
         self.tensors = tensors
-        self.metadata = metadata or Metadata()
-        self.labels = self.metadata.labels or default_labels(architecture.classes)
-        if len(self.labels) != architecture.classes:
-            raise InputError(f"{architecture.classes} classes, but {len(self.labels)} labels")
+        self.metadata = metadata
+        self.labels = tuple(metadata.labels) or default_labels(architecture.classes)
         self._plan: Plan | None = None
-        self._layer_shapes = lru_cache(2)(architecture.layer_shapes)  # takes half a millisecond
+        shapes = partial(_shapes_within_budget, architecture)
+        self._layer_shapes = lru_cache(PROGRAMS_KEPT)(shapes)  # too slow to repeat for every image
 
     def __repr__(self) -> str:
         size, millions = self.metadata.input_size, self.architecture.parameters() / 1e6
-        what = f"{self.architecture.classes} classes, {size} px, {millions:.1f} M parameters"
-        return f"Model({self.architecture.variant}, {what})"
+        parts = f"{self.architecture.classes} classes, {size} px, {millions:.1f} M parameters"
+        return f"Model({self.architecture.variant}, {parts})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Model, (self.architecture, dict(self.tensors), self.metadata)
+        return type(self), (self.architecture, dict(self.tensors), self.metadata)
 
     @property
     def plan(self) -> Plan:
-        """The fast path; made when it is first needed, since `diagnose`, say, never runs it."""
-        if self._plan is None:  # two threads may both make one: the same, and either will do
+        """The fast path. It is made when it is first needed: `diagnose`, for one, never runs it.
+
+        Raises WeightsError when the weights overflow float32.
+        """
+        if self._plan is None:  # two threads may both make one; they are equal, and one is kept
             folded = constants(self.architecture, self.tensors, self.metadata)
             self._plan = Plan(self.architecture, folded)
         return self._plan
 
     def __call__(self, pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> Array:
-        """The network's answer before softmax: (N, classes) float32."""
+        """Return the logits, the network's answer before softmax: (N, classes) float32."""
         return self._collect(pixels, layout, channels, ["logits"])["logits"]
 
     def embed(self, pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> Array:
-        """What the network knows of an image before it names it: the pooled head, (N, 1536)."""
+        """Return what the classifier sees of each image, the pooled head: (N, 1536) float32.
+
+        1536 is `architecture.head_filters`. Similar images have similar vectors.
+        """
         return self._collect(pixels, layout, channels, ["head/pool"])["head/pool"]
 
     def features(
         self, pixels: Array, layout: str = "NHWC", channels: str = "RGB"
     ) -> dict[str, Array]:
-        """The last output at each resolution: reduction_1 (half the input's) to reduction_5.
+        """Return the last output at each resolution, for a detector or segmenter to build on.
 
-        Each (N, H / 2^i, W / 2^i, C), sizes rounded up: what a detector or segmenter builds on.
+        The names are reduction_1 (half the input's height and width) to reduction_5. Each array is
+        (N, H / 2^i, W / 2^i, C) float32, with sizes rounded up.
         """
         blocks = self.architecture.blocks
         last = [block.name for block, after in pairwise(blocks) if after.stride > 1]
@@ -100,27 +114,31 @@ class Model:
     def layers(
         self, pixels: Array, layout: str = "NHWC", channels: str = "RGB"
     ) -> Iterator[tuple[str, Array]]:
-        """Every canonical layer in order, as (name, tensor): unfolded, in TensorFlow's shapes.
+        """Yield every canonical layer in order, as (name, tensor), in TensorFlow's shapes.
 
-        Each is computed when it is asked for, and none is kept: hold on to what you need.
+        Nothing is folded. A layer is computed when it is asked for, and none is kept: hold on to
+        those you need.
         """
-        images = check_pixels(pixels, layout, channels).astype(np.float32)
+        images = self._checked(pixels, layout, channels).astype(np.float32)
         return forward(images, self.architecture, self.tensors, self.metadata)
 
     def pixels(self, image: Source, preset: str | None = None) -> Array:
-        """A photo as the network sees it: (1, S, S, 3) float32, S the input size of the weights.
+        """Return a photo as the network sees it: (1, S, S, 3) float32, S being the input size.
 
         image is a path, the bytes of an image file, a file object, a PIL image or a uint8 array
-        (H, W), (H, W, 3) or (H, W, 4). It is cropped and resized by the preset that the weights ask
-        for, unless another is named. A path that ends in .npy holds pixels already, (H, W, 3) or
-        (N, H, W, 3), and they are taken as they are. Raises ImageError when it cannot be read.
+        (H, W), (H, W, 3) or (H, W, 4). It is cropped and resized by the preset of the weights, or
+        by the one that is named. A path that ends in .npy holds pixels already, (H, W, 3) or
+        (N, H, W, 3), and they are taken as they are. Raises ImageError when the image cannot be
+        read, InputError for an unknown preset.
         """
+        _check_preset_name(preset)
         return _prepare(image, self.metadata, preset)
 
     def classify(self, image: Source, top: int = 5, preset: str | None = None) -> list[Prediction]:
-        """Name what is in a photo: the `top` best labels, best first.
+        """Name what is in a photo: return the `top` best labels, best first.
 
-        image and preset as for `pixels`. Raises ImageError when the image cannot be read.
+        image and preset as for `pixels`. Raises ImageError when the image cannot be read,
+        InputError for an unusable top or preset, WeightsError when the network overflows.
         """
         return self._classifier(top, preset)(image)
 
@@ -131,20 +149,27 @@ class Model:
         top: int = 5,
         preset: str | None = None,
     ) -> Generator[Answer, None, None]:
-        """`classify` many photos in `workers` processes; yields the answers in the photos' order.
+        """`classify` many photos in `workers` processes; yield the answers in the photos' order.
 
-        sources is any iterable of what `classify` takes. For a photo on which `classify` raises a
-        TinyMixNetError, the answer is that error, and the rest goes on. For everything else see
-        `fast.workers.map_in_processes`.
+        sources is any iterable of what `classify` takes. If `classify` raises a TinyMixNetError for
+        a photo, that error is the answer, and the next photo follows. No more workers are started
+        than there are photos or usable cores. `fast.workers.map_in_processes` says more.
         """
-        if preset is not None:
-            check_preset(preset, {})
+        from tinymixnet.fast.workers import map_in_processes  # not needed for a single photo
+
+        _check_count("workers", workers, "the number of processes")
         return map_in_processes(self._classifier(top, preset), sources, workers)
 
     def _classifier(self, top: int, preset: str | None) -> "Classifier":
-        if top < 1:
-            raise InputError(f"top={top}: expected the number of answers wanted, 1 or more")
+        _check_count("top", top, "the number of answers wanted")
+        _check_preset_name(preset)
         return Classifier(self.plan, self.metadata, self.labels, top, preset)
+
+    def _checked(self, pixels: Array, layout: str, channels: str) -> Array:
+        """As `check_pixels`; also ask the budget, before anything is allocated."""
+        images = check_pixels(pixels, layout, channels)
+        self._layer_shapes(*images.shape[1:3])
+        return images
 
     def _collect(
         self, pixels: Array, layout: str, channels: str, names: list[str]
@@ -154,18 +179,19 @@ class Model:
         One image at a time: its activations then stay in the processor's cache, and a large batch
         takes no more scratch memory than a single image.
         """
-        images = check_pixels(pixels, layout, channels)
+        images = self._checked(pixels, layout, channels)
         shapes = self._layer_shapes(*images.shape[1:3])
         outputs = {name: np.empty((len(images), *shapes[name]), np.float32) for name in names}
         for i, image in enumerate(images):
             for name, output in zip(names, self.plan.run(image, names), strict=True):
+                _check_finite(name, output, self.metadata)
                 outputs[name][i] = output
         return outputs
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """All that it takes to name a photo. `Model.map` sends one to its worker processes."""
+    """All that is needed to name a photo. `Model.map` sends one to its worker processes."""
 
     plan: Plan
     metadata: Metadata
@@ -175,10 +201,17 @@ class Classifier:
 
     def __call__(self, image: Source) -> list[Prediction]:
         """As `Model.classify`."""
-        pixels = _prepare(image, self.metadata, self.preset)
-        if len(pixels) != 1:
-            raise ImageError(f"{image!r}: holds {len(pixels)} images, expected one")
-        [logits] = self.plan.run(check_pixels(pixels)[0], ["logits"])
+        name = "image"
+        if isinstance(image, (str, os.PathLike)):
+            name = printable(os.fsdecode(image))
+        try:
+            pixels = _prepare(image, self.metadata, self.preset)
+            if len(pixels) != 1:
+                raise ImageError(f"{name}: holds {len(pixels)} images, expected one")
+            [logits] = self.plan.run(check_pixels(pixels)[0], ["logits"])
+        except MemoryError:
+            raise ImageError(f"{name}: needs more memory than there is") from None
+        _check_finite("logits", logits, self.metadata)
         probabilities = softmax(logits)
         best = np.argsort(-probabilities, kind="stable")[: self.top]
         return [Prediction(self.labels[i], float(probabilities[i]), int(i)) for i in best]
@@ -188,19 +221,109 @@ def _prepare(image: Source, metadata: Metadata, preset: str | None) -> Array:
     """As `Model.pixels`."""
     if isinstance(image, (str, os.PathLike)) and os.fsdecode(image).endswith(".npy"):
         return read_pixels(image)
-    preset = preset or metadata.preset
     parameters: Mapping[str, float] = {}
-    if preset == metadata.preset:
-        parameters = metadata.preset_parameters
+    if preset is None or preset == metadata.preset:
+        preset, parameters = metadata.preset, metadata.preset_parameters
     return preprocess(read_image(image), preset, metadata.input_size, parameters)[np.newaxis]
 
 
 def load(weights: str | os.PathLike[str] | None = None) -> Model:
     """Load a model: the bundled one, a weights file, or a fetched one by name ("mixnet-l").
 
-    Without an argument the environment variable TINYMIXNET_WEIGHTS, where set, says which.
+    Without an argument, the environment variable TINYMIXNET_WEIGHTS names the weights if it is set.
     Raises WeightsError for a file that is missing, damaged, unsafe or does not fit.
     """
+    if not isinstance(weights, (str, os.PathLike, type(None))):
+        raise InputError(f"weights: expected a path or a name, found {_short(weights)}")
     read_environment()
-    architecture, tensors, metadata = read_weights(find_weights(weights))
+    architecture, tensors, metadata = read_wanted(weights)
     return Model(architecture, tensors, metadata)
+
+
+# -- checks ---------------------------------------------------------------------------------------
+
+
+def _short(value: object) -> str:
+    """Return a value as text for an error's message: one line, not too long."""
+    return printable(" ".join(repr(value).split()), 80)
+
+
+def _check_count(name: str, value: object, meaning: str) -> None:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < 1:  # type: ignore[operator]
+        raise InputError(f"{name}={_short(value)}: expected {meaning}, a whole number from 1")
+
+
+def _check_preset_name(preset: object) -> None:
+    if preset is not None and not isinstance(preset, str):
+        names = ", ".join(PRESETS)
+        raise InputError(f"preset={_short(preset)}: expected one of {names}, or None")
+    if isinstance(preset, str):
+        check_preset(preset, {})
+
+
+def _shapes_within_budget(
+    architecture: Architecture, height: int, width: int
+) -> dict[str, tuple[int, ...]]:
+    """As `Architecture.layer_shapes`, if the budget allows for that size, else TinyMixNetError."""
+    check_input_size(architecture, height, width)
+    return architecture.layer_shapes(height, width)
+
+
+def _check_finite(name: str, output: Array, metadata: Metadata) -> None:
+    """Raise WeightsError for an overflow: good weights and pixels of 0..255 never cause one."""
+    if not np.isfinite(output).all():
+        weights = printable(metadata.name or "the weights")
+        raise WeightsError(
+            f"{weights}: {name} has NaN or infinity, because numbers became too large for float32; "
+            "are the weights damaged? model.layers(pixels) shows in which layer it begins"
+        )
+
+
+def _check_parts(architecture: object, tensors: object, metadata: object) -> None:
+    """Raise InputError unless the parts of a model are of the right types and fit each other."""
+    if not isinstance(architecture, Architecture):
+        raise InputError(f"architecture: expected an Architecture, found {_short(architecture)}")
+    if not isinstance(tensors, Mapping):
+        raise InputError(f"tensors: expected a dict of arrays, found {_short(tensors)}")
+    if not isinstance(metadata, Metadata):
+        raise InputError(f"metadata: expected a Metadata, found {_short(metadata)}")
+    problems = [
+        f"{name}: expected a float32 array, found {getattr(tensor, 'dtype', type(tensor).__name__)}"
+        for name, tensor in tensors.items()
+        if not isinstance(tensor, np.ndarray) or tensor.dtype != np.float32
+    ]
+    if not problems:
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        problems = shape_problems(shapes, architecture)
+    if problems:
+        raise InputError(f"tensors: {join_problems(problems)}")
+    _check_metadata(metadata, architecture.classes)
+
+
+def _check_metadata(metadata: Metadata, classes: int) -> None:
+    """Raise InputError for values of no use. A file's metadata was checked when it was read."""
+    labels = metadata.labels
+    texts = isinstance(labels, (tuple, list)) and all(isinstance(label, str) for label in labels)
+    if not texts:
+        raise InputError(f"labels: expected a tuple of texts, found {_short(labels)}")
+    if labels and len(labels) != classes:
+        raise InputError(f"{classes} classes, but {len(labels)} labels")
+    _check_count("input_size", metadata.input_size, "pixels a side")
+    for name, count in (("mean", (3,)), ("std", (3,)), ("epsilon", ())):
+        value = getattr(metadata, name)
+        try:
+            numbers = np.asarray(value)
+            usable = numbers.shape == count and numbers.dtype.kind in "iuf"
+            usable = usable and bool(np.isfinite(numbers).all())
+        except ValueError:  # a ragged list
+            usable = False
+        if not usable or (name == "std" and numbers.min() <= 0):
+            what = "a number" if count == () else "three numbers, for red, green and blue"
+            positive = " above 0" if name == "std" else ""
+            raise InputError(f"{name}: expected {what}{positive}, found {_short(value)}")
+    if not isinstance(metadata.preset_parameters, Mapping):
+        found = _short(metadata.preset_parameters)
+        raise InputError(f"preset_parameters: expected a dict, found {found}")
+    _check_preset_name(metadata.preset)
+    check_preset(metadata.preset, metadata.preset_parameters)

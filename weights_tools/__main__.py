@@ -3,19 +3,10 @@
 import argparse
 import sys
 
-import numpy as np
-
 from tinymixnet.cli import Parser, run
 from tinymixnet.engine.architecture import VARIANTS
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.weights import Weights
-from tinymixnet.errors import TraceError
-from weights_tools.convert import convert
-from weights_tools.evaluate import evaluate
-from weights_tools.extract import extract
-from weights_tools.fetch import ARCHIVES, fetch
-from weights_tools.inspect_file import describe
-from weights_tools.record import record_file
 
 
 def parser() -> Parser:
@@ -23,14 +14,16 @@ def parser() -> Parser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     fetching = commands.add_parser("fetch", help="download and extract official weights")
-    fetching.add_argument("name", choices=ARCHIVES)
+    fetching.add_argument("name", choices=VARIANTS)
     fetching.set_defaults(run=run_fetch)
 
     output = Parser(add_help=False)
     output.add_argument("-o", "--output", required=True, metavar="OUT.h5")
     output.add_argument("--variant", choices=VARIANTS, help="refuse any other network")
     output.add_argument("--float16", action="store_true", help="store at half the size")
-    output.add_argument("--labels", metavar="F", help="text file, one class name a line")
+    output.add_argument(
+        "--labels", metavar="F", help="class names: a text file, one a line, or a .tsv"
+    )
 
     extracting = commands.add_parser(
         "extract", parents=[output], help="TensorFlow checkpoint -> weights file"
@@ -79,29 +72,37 @@ def parser() -> Parser:
     return top
 
 
+# Each command imports its own module when it runs: most of them need little of the others.
+
+
 def run_fetch(arguments: argparse.Namespace) -> int:
+    from weights_tools.fetch import fetch
+
     path = fetch(arguments.name)
     print(f"{path}: load it with tinymixnet.load({arguments.name!r}) or --weights {arguments.name}")
     return 0
 
 
 def run_extract(arguments: argparse.Namespace) -> int:
+    from weights_tools.extract import extract
+
     a = arguments
     weights = extract(a.checkpoint, a.output, a.variant, a.raw, a.float16, a.labels)
     return _report(a.output, weights)
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
+    from weights_tools.convert import convert
+
     a = arguments
-    about = {
+    metadata = {
         "preset": a.preset,
         "preset_parameters": PRESETS[a.preset][1],
         "input_size": a.input_size,
         "licence": a.licence,
     }
-    return _report(
-        a.output, convert(a.state_dict, a.output, a.variant, a.float16, a.labels, **about)
-    )
+    weights = convert(a.state_dict, a.output, a.variant, a.float16, a.labels, **metadata)
+    return _report(a.output, weights)
 
 
 def _report(path: str, weights: Weights) -> int:
@@ -113,25 +114,26 @@ def _report(path: str, weights: Weights) -> int:
 
 
 def run_inspect(arguments: argparse.Namespace) -> int:
+    from weights_tools.inspect_file import describe
+
     for line in describe(arguments.file):
         print(line)
     return 0
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
+    from weights_tools.evaluate import evaluate
+
     accuracy = evaluate(arguments.weights, arguments.photos, arguments.write)
     print(f"top-1 {accuracy:.4f}")
     return 0
 
 
 def run_record(arguments: argparse.Namespace) -> int:
+    from weights_tools.record import read_input, record_file
+
     a = arguments
-    try:  # mapped, so that a header which lies about the size costs nothing
-        array = np.load(a.input, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        why = getattr(error, "strerror", None) or "not a .npy file of numbers"
-        raise TraceError(f"{a.input}: cannot be read ({why})") from None
-    count = record_file(a.model, np.array(array), a.output, a.layers or ["*"])
+    count = record_file(a.model, read_input(a.input), a.output, a.layers or ["*"])
     print(f"{a.output}: {count} layers of {a.model}")
     return 0
 

@@ -13,16 +13,22 @@ from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import Weights, shape_problems
 from tinymixnet.engine.weights_writer import write_weights
-from tinymixnet.errors import CheckpointError
-from weights_tools.formats.tf_checkpoint import Checkpoint, open_checkpoint
-from weights_tools.labels import read_labels
-from weights_tools.variants import find_variant
+from tinymixnet.errors import CheckpointError, printable
+from weights_tools.assemble import (
+    check_weights_output,
+    file_sha256,
+    find_variant,
+    to_float32,
+)
+from weights_tools.formats.checkpoint import Checkpoint, open_checkpoint
+from weights_tools.formats.labels import read_labels
+from weights_tools.formats.refusals import OBJECT_BASED
 
 AVERAGE = "/ExponentialMovingAverage"
 
 
 class Place(NamedTuple):
-    """Where in the graph a variable stands, without the numbers that vary between versions."""
+    """The part of a variable's name that does not vary between versions of TensorFlow."""
 
     scope: str  # stem, blocks_3, blocks_3/se, head
     kind: str  # conv2d, depthwise_conv2d, batch_normalization, dense
@@ -30,8 +36,8 @@ class Place(NamedTuple):
 
 
 _VARIABLE = re.compile(
-    r"(?:.*/)?(?P<scope>stem|head|blocks_\d+(?:/se)?)/"
-    r"(?:tpu_)?(?P<kind>conv2d|depthwise_conv2d|batch_normalization|dense)(?:_(?P<number>\d+))?/"
+    r"(?:.*/)?(?P<scope>stem|head|blocks_[0-9]{1,3}(?:/se)?)/"
+    r"(?:tpu_)?(?P<kind>conv2d|depthwise_conv2d|batch_normalization|dense)(?:_(?P<number>[0-9]{1,6}))?/"
     r"(?P<tensor>kernel|bias|depthwise_kernel|gamma|beta|moving_mean|moving_variance)"
 )
 _CANONICAL = {  # the last word of a canonical layer name: kind in the checkpoint
@@ -55,10 +61,13 @@ def extract(
 ) -> Weights:
     """Write the weights file of a TensorFlow checkpoint and return what is in it.
 
-    checkpoint is a folder, a prefix or a .tar.gz. Taken are the moving averages of all variables,
-    batch norm's statistics included, unless raw; where only one of the two is there, that one, and
-    standard error says so. labels is a text file, one a line. Raises CheckpointError.
+    checkpoint is a folder, a prefix or a .tar.gz. The values are the moving averages of all
+    variables, batch norm's statistics included, or with raw the variables themselves. If only one
+    of the two is there, that one is taken, and standard error says so. labels is a text file, one a
+    line. Raises CheckpointError, and InputError for an output that would overwrite
+    something else.
     """
+    check_weights_output(output, inputs=[checkpoint, labels])
     with open_checkpoint(checkpoint) as opened:
         names, averages = choose_values(opened.variables, raw, str(checkpoint))
         shapes = {name: opened.variables[full].shape for name, full in names.items()}
@@ -72,7 +81,9 @@ def extract(
 
         architecture = find_variant(str(checkpoint), classes, problems, variant)
         mapped, _ = map_names(shapes, architecture)
-        tensors = {name: opened.read(names[variable]) for name, variable in mapped.items()}
+        tensors = {
+            name: to_float32(opened.read(names[variable])) for name, variable in mapped.items()
+        }
         metadata = Metadata(
             labels=read_labels(labels, classes),
             averages=averages,
@@ -88,9 +99,9 @@ def extract(
 
 
 def checksum(path: Path, opened: Checkpoint) -> str:
-    """SHA-256 of an archive; of loose files that of all names, types, shapes and checksums."""
+    """Return the SHA-256 of an archive, or for loose files that of all that the index says."""
     if path.is_file() and path.suffix in (".gz", ".tgz", ".tar"):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     rows = [[v.name, v.dtype, v.shape, v.crc] for v in opened.variables.values()]
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
 
@@ -98,21 +109,26 @@ def checksum(path: Path, opened: Checkpoint) -> str:
 def choose_values(
     variables: Iterable[str], raw: bool, source: str = "checkpoint"
 ) -> tuple[dict[str, str], bool]:
-    """Of each network variable the average or the raw value: ({name: full name}, averages taken).
+    """Choose for each variable of the network its average or its raw value.
 
-    Raises CheckpointError when only some of the variables have an average: a network half of each
-    was never trained.
+    Returns {name: full name in the checkpoint}, and whether these are averages. Raises
+    CheckpointError when only some of the variables have an average: a mixture of both was never
+    trained together.
     """
     known = set(variables)
+    if "_CHECKPOINTABLE_OBJECT_GRAPH" in known:
+        raise CheckpointError(f"{source}: this is {OBJECT_BASED}")
     base = {name.removesuffix(AVERAGE) for name in known}
     names = sorted(name for name in base if _VARIABLE.fullmatch(name))
     averaged = [name for name in names if name + AVERAGE in known]
     plain = [name for name in names if name in known]
     take_averages = len(averaged) == len(names) and not (raw and len(plain) == len(names))
     if names and not plain:
-        print(f"{source}: holds only moving averages, taking those", file=sys.stderr)
+        print(f"{printable(source)}: holds only moving averages, taking those", file=sys.stderr)
     if names and not averaged:
-        print(f"{source}: holds no moving averages, taking the raw values", file=sys.stderr)
+        print(
+            f"{printable(source)}: holds no moving averages, taking the raw values", file=sys.stderr
+        )
     if take_averages:
         return {name: name + AVERAGE for name in names}, True
     if len(plain) == len(names) and (raw or not averaged):
@@ -124,7 +140,7 @@ def choose_values(
 
 
 def _classes(shapes: Mapping[str, tuple[int, ...]], source: str) -> int:
-    """How many classes the checkpoint's dense layer tells apart."""
+    """Return the number of classes, which is the length of the dense layer's bias."""
     for name, shape in shapes.items():
         if place(name) == Place("head", "dense", "bias") and len(shape) == 1 and shape[0] > 0:
             return shape[0]
@@ -132,14 +148,14 @@ def _classes(shapes: Mapping[str, tuple[int, ...]], source: str) -> int:
 
 
 def place(variable: str) -> Place:
-    """The place of a checkpoint variable's name."""
+    """Return the place that a checkpoint variable's name describes."""
     match = _VARIABLE.fullmatch(variable)
     assert match is not None, variable
     return Place(match["scope"], match["kind"], match["tensor"])
 
 
 def canonical_place(name: str) -> Place:
-    """The same place, as the canonical name of a tensor tells it."""
+    """Return the place that the canonical name of a tensor describes."""
     layer, tensor = name.rsplit("/", 1)
     scope, _, last = layer.rpartition("/")
     if last.startswith("se_"):
@@ -153,11 +169,11 @@ def canonical_place(name: str) -> Place:
 def map_names(
     variables: Iterable[str], architecture: Architecture
 ) -> tuple[dict[str, str], list[str]]:
-    """Canonical tensor name -> checkpoint variable, and what does not match.
+    """Return {canonical tensor name: checkpoint variable}, and a list of what does not match.
 
-    Numbers in a checkpoint's names count over the whole graph and depend on TensorFlow's version,
-    but within one place their order is that of the layers: expand before project, smaller kernels
-    before larger. So both sides are put in order and paired, place by place.
+    Numbers in a checkpoint's names count over the whole graph and depend on TensorFlow's version.
+    But within one place they have the order of the layers: expand before project, smaller kernels
+    before larger. So both sides are sorted, and paired place by place.
     """
     theirs: dict[Place, list[str]] = {}
     for variable in sorted(variables, key=_number):
@@ -169,11 +185,12 @@ def map_names(
     mapped: dict[str, str] = {}
     problems = []
     for where in ours | theirs:
-        names, found = ours.get(where, []), theirs.get(where, [])
-        if len(names) == len(found):
-            mapped.update(zip(names, found, strict=True))
+        names, variables_there = ours.get(where, []), theirs.get(where, [])
+        if len(names) == len(variables_there):
+            mapped.update(zip(names, variables_there, strict=True))
         else:
-            problems.append(f"{'/'.join(where)}: expected {len(names)}, found {len(found)}")
+            counts = f"expected {len(names)}, found {len(variables_there)}"
+            problems.append(f"{'/'.join(where)}: {counts}")
     return mapped, problems
 
 

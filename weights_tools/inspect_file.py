@@ -1,4 +1,4 @@
-"""What is in a file: its metadata and the table of its tensors."""
+"""Describe what is in a file: its metadata and the table of its tensors."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -6,46 +6,66 @@ from dataclasses import fields
 from pathlib import Path
 
 from tinymixnet.engine.architecture import VARIANTS
+from tinymixnet.engine.hdf5 import SIGNATURE, Hdf5File
+from tinymixnet.engine.metadata import CLASS_LISTS
 from tinymixnet.engine.weights import find_weights, read_weights
-from weights_tools.convert import read_safetensors
-from weights_tools.formats.tf_checkpoint import open_checkpoint
+from tinymixnet.errors import printable
+from weights_tools.formats.checkpoint import open_checkpoint
+from weights_tools.formats.safetensors import open_safetensors
 
 
 def describe(path: str | os.PathLike[str]) -> Iterator[str]:
-    """The lines `inspect` prints of a weights file, a .safetensors file or a checkpoint.
+    """Yield the lines that `inspect` prints of a weights file, a .safetensors or a checkpoint.
 
-    A weights file is read as strictly as for inference. Raises WeightsError or CheckpointError.
+    A weights file is read as strictly as for inference. Control characters in names and notes are
+    escaped. Raises WeightsError or CheckpointError.
     """
+    yield from map(printable, _describe(path))
+
+
+def _describe(path: str | os.PathLike[str]) -> Iterator[str]:
     if path in VARIANTS and not os.path.exists(path):
         path = find_weights(path)
-    if Path(path).suffix == ".safetensors":
-        tensors, notes = read_safetensors(str(path))
-        for key, value in notes.items():
+    suffix, head = Path(path).suffix.lower(), _head(Path(path))
+    if suffix == ".safetensors" or head[8:10] == b'{"':
+        state_dict = open_safetensors(path)
+        for key, value in state_dict.notes.items():
             yield f"{key}: {value}"
-        yield from _table((n, str(t.dtype), t.shape) for n, t in sorted(tensors.items()))
-    elif Path(path).suffix in (".h5", ".hdf5"):
+        tensors = sorted(state_dict.tensors.items())
+        yield from _table((name, stored.dtype, stored.shape) for name, stored in tensors)
+    elif suffix in (".h5", ".hdf5") or head.startswith(SIGNATURE):
         yield from _describe_weights(path)
     else:
         with open_checkpoint(path) as checkpoint:
             yield f"TensorFlow checkpoint: {checkpoint.path}"
             variables = checkpoint.variables.values()
-            yield from _table((v.name, str(v.dtype), v.shape) for v in variables)
+            yield from _table((v.name, v.dtype, v.shape) for v in variables)
+
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file; none if there is no file, which its reader will say."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(10)
+    except (OSError, ValueError):
+        return b""
 
 
 def _describe_weights(path: str | os.PathLike[str]) -> Iterator[str]:
-    import h5py
-
     architecture, tensors, metadata = read_weights(path)
     yield f"variant: {architecture.variant}"
     yield f"block_strings: {' '.join(architecture.block_strings)}"
     for item in fields(metadata):
         value = getattr(metadata, item.name)
-        if item.name == "labels":
-            value = f"{len(value)}, {', '.join(value[:10])}{', ...' * (len(value) > 10)}"
+        if item.name in ("labels", *CLASS_LISTS):
+            shown = ", ".join(map(str, value[:10]))
+            value = f"{len(value)}, {shown}{', ...' * (len(value) > 10)}" if value else "none"
         yield f"{item.name}: {value}"
-    with h5py.File(path, "r") as file:
-        yield f"sha256: {file.attrs['sha256'].decode()}"
-        types = {name: str(file[name].dtype) for name in tensors}
+    file = Hdf5File(path, isolated=False)
+    yield f"sha256: {file.structure.attributes['sha256']}"
+    types = {name: str(file.header(name).dtype) for name in tensors}
     yield from _table((name, types[name], tensor.shape) for name, tensor in tensors.items())
 
 

@@ -1,55 +1,53 @@
-"""Recorders: what every layer of a live foreign model computes, written down for `compare`.
+"""Record what every layer of another framework's model computes, for `compare` and `diagnose`.
 
-A recording is a dump as `tinymixnet.traces.write_dump` writes it (a folder, or a .npz where the
-path ends so): tensors and names are the model's own, in the order in which they were computed.
+A recording is a dump as `tinymixnet.debug.traces.write_dump` writes it: a folder, or a .npz if the
+path ends in .npz. Names and layouts are the model's own, in the order of the computation.
 
-Every recorder takes the input as the model takes it (`record_torch`: mostly NCHW and normalised)
-and `layers`, fnmatch patterns of the names to keep; it returns how many layers it wrote. It raises
-TraceError when a package is missing, when there is nothing to record or it cannot be written, and
-InputError for a pattern that matches no name. Exceptions of a PyTorch or Keras model pass through;
-what a runtime says of a file becomes a TraceError. No recorder leaves half a dump behind.
+Every recorder takes the input as the model takes it (PyTorch: mostly NCHW and normalised) and
+`layers`, fnmatch patterns of the names to keep. It returns how many layers it wrote. It raises
+TraceError when a package is missing, when there is nothing to record, or when the dump cannot be
+written, and InputError for a pattern that matches no name. Exceptions of a PyTorch or Keras model
+pass through; what a runtime says of a file becomes a TraceError. No recorder leaves half a dump
+behind.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from importlib import import_module
-from itertools import count
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from tinymixnet.debug.arrays import DTYPES
-from tinymixnet.debug.traces import write_dump
-from tinymixnet.errors import InputError, TinyMixNetError, TraceError
+from tinymixnet.debug.arrays import NpyFiles, reading
+from tinymixnet.errors import TinyMixNetError, TraceError
+from weights_tools.recording import open_recording
 
 StrPath = str | os.PathLike[str]
 Feeds = np.ndarray | Mapping[str, np.ndarray]  # the only input, or each by its name
 Nodes = Iterable[tuple[Iterable[str], Iterable[str]]]  # (inputs, outputs), in order
 
 ALL = ("*",)
-# What TensorFlow adds for the inputs and outputs of functions.
+# Names of the copies that TensorFlow adds at the inputs and outputs of functions.
 _COPY = re.compile(r"Func/.*|(\w*PartitionedCall/)*Identity(_\d+)?")
 
 
 def record_torch(module: Any, inputs: Any, path: StrPath, layers: Sequence[str] = ALL) -> int:
     """Run a torch.nn.Module and record the output of every submodule by name (`blocks.1.0.bn1`).
 
-    inputs is what the module takes, a tensor or array; it is cast to the type and device of the
-    weights. The module runs in eval mode without gradients and is left as it was. A later call of
-    the same submodule has the suffix #1, #2, ...; outputs that are no tensors are left out.
+    inputs is what the module takes, a tensor or array; it is converted to the type and device of
+    the weights. The module runs in eval mode without gradients and is left as it was. If a
+    submodule is called again, that call's name gets the suffix #1, #2, ... Outputs that are no
+    tensors are left out.
     """
     torch = _import("torch", "record-torch")
     modes = {part: part.training for part in module.modules()}
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)
     tensor = torch.as_tensor(inputs)
     hooks = []
-    with _recording(path, layers) as recording:
+    with open_recording(path, layers) as recording:
         try:
             for name, part in module.named_modules():
                 if name and recording.wants(name):
@@ -68,9 +66,9 @@ def record_torch(module: Any, inputs: Any, path: StrPath, layers: Sequence[str] 
 def record_keras(model: Any, inputs: Any, path: StrPath, layers: Sequence[str] = ALL) -> int:
     """Run a Keras model, functional or subclassed, and record the output of every layer in it.
 
-    A layer inside another is called `outer/inner`; all else is as in `record_torch`. Every call of
-    a layer passes through one method of Keras, which is replaced during the run: run no other model
-    meanwhile.
+    A layer inside another is called `outer/inner`; everything else is as in `record_torch`. Every
+    call of a layer goes through one method of Keras, which is replaced during the run: do not run
+    another model at the same time.
     """
     bases = {base.__name__: base for base in type(model).__mro__}
     base: Any = bases.get("Operation", bases.get("Layer"))  # of Keras 3, of earlier ones
@@ -78,7 +76,7 @@ def record_keras(model: Any, inputs: Any, path: StrPath, layers: Sequence[str] =
         raise TraceError(f"expected a Keras model, found a {type(model).__name__}")
     call = base.__call__
     inside: list[str] = []  # the names of the layers being called, the model's own first
-    with _recording(path, layers) as recording:
+    with open_recording(path, layers) as recording:
 
         def recorded(layer: Any, *args: Any, **kwargs: Any) -> Any:
             inside.append(layer.name)
@@ -102,14 +100,14 @@ def record_keras(model: Any, inputs: Any, path: StrPath, layers: Sequence[str] =
 def record_onnx(file: StrPath, feeds: Feeds, path: StrPath, layers: Sequence[str] = ALL) -> int:
     """Run an .onnx file in ONNX Runtime, unoptimised, and record every intermediate and output.
 
-    They are made outputs of a copy of the graph. One run gives them all, so all are in memory until
-    they are written: where that is too much, record some `layers` at a time. Constants (the
-    initialisers and what follows from them alone) are left out; quantised values are recorded as
-    the integers they are.
+    A copy of the graph has all of them as outputs. One run computes them, and all are in memory
+    until they are written: if that is too much, record some `layers` at a time. Constants (the
+    initialisers, and what is computed only from them) are left out. Quantised values are recorded
+    as the integers they are.
     """
     onnx = _import("onnx", "record-onnx")
     runtime = _import("onnxruntime", "record-onnx")
-    with _recording(path, layers) as recording, _one_line(file):
+    with open_recording(path, layers) as recording, _one_line(file):
         model = onnx.load(os.fspath(file))
         graph = model.graph
         constants = {constant.name for constant in graph.initializer}
@@ -120,7 +118,7 @@ def record_onnx(file: StrPath, feeds: Feeds, path: StrPath, layers: Sequence[str
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         options = runtime.SessionOptions()
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4  # what matters comes as an exception
+        options.log_severity_level = 4  # only fatal ones: errors are raised, too
         session = runtime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
@@ -133,10 +131,11 @@ def record_tensorflow(graph: Any, feeds: Feeds, path: StrPath, layers: Sequence[
     """Run a TensorFlow graph and record every tensor of floats with two axes or more.
 
     graph is a frozen .pb, the folder of a SavedModel (its serving_default) or a GraphDef. The names
-    are TensorFlow's without :0. It runs once, not rewritten for speed; memory as in `record_onnx`.
+    are TensorFlow's without :0. The graph runs once, as it is: TensorFlow's optimizer is off. For
+    the memory see `record_onnx`.
     """
     tf = _import("tensorflow", "record-tensorflow")
-    with _recording(path, layers) as recording, _one_line(graph):
+    with open_recording(path, layers) as recording, _one_line(graph):
         definition, loaded = _graph_def(tf, graph), tf.Graph()
         with loaded.as_default():
             tf.import_graph_def(definition, name="")
@@ -151,22 +150,25 @@ def record_tensorflow(graph: Any, feeds: Feeds, path: StrPath, layers: Sequence[
         with tf.compat.v1.Session(graph=loaded, config=options) as session:
             values = session.run(wanted, {tensors[name]: value for name, value in fed.items()})
         for name, value in values.items():
-            if value.ndim >= 2 and not _COPY.fullmatch(name):  # a fused batch norm gives vectors
+            # Vectors are left out: they are the statistics that a fused batch norm returns as well.
+            if value.ndim >= 2 and not _COPY.fullmatch(name):
                 recording.write(name, value)
     return len(recording.names)
 
 
 def record_file(file: StrPath, inputs: np.ndarray, path: StrPath, layers: Sequence[str]) -> int:
     """Record an .onnx, .keras, .h5 or .pb file or a SavedModel's folder that takes one input."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow talks a lot as it starts
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow logs a lot when it starts
     suffix = Path(file).suffix.lower()
     if not os.path.exists(file):
         raise TraceError(f"{file}: no such file or folder")
+    if not os.path.isdir(file) and not os.path.isfile(file):  # reading a pipe would wait for ever
+        raise TraceError(f"{file}: neither a file nor a folder")
     if suffix == ".onnx":
         return record_onnx(file, inputs, path, layers)
     if suffix in (".keras", ".h5", ".hdf5"):
         keras = _import("keras", "record-tensorflow")
-        with _one_line(file):  # safe mode: the file may not bring code along
+        with _one_line(file):  # safe_mode: the file must not bring its own code
             model = keras.models.load_model(file, compile=False, safe_mode=True)
             return record_keras(model, inputs, path, layers)
     if suffix == ".pb" or os.path.isdir(file):
@@ -177,11 +179,31 @@ def record_file(file: StrPath, inputs: np.ndarray, path: StrPath, layers: Sequen
     )
 
 
+def read_input(path: StrPath) -> np.ndarray:
+    """Read a model's input from a .npy file of numbers. Raises TraceError."""
+
+    @contextmanager
+    def opened(name: str) -> Iterator[tuple[IO[bytes], int]]:
+        with open(name, "rb") as stream:
+            yield stream, os.fstat(stream.fileno()).st_size
+
+    with reading(Path(path)):
+        if not os.path.isfile(path):  # reading a pipe would wait for ever
+            raise TraceError("expected a .npy file, found " + _what_is_at(path))
+        return NpyFiles([os.fspath(path)], opened).read(os.fspath(path))
+
+
+def _what_is_at(path: StrPath) -> str:
+    if not os.path.exists(path):
+        return "no such file"
+    return "a folder" if os.path.isdir(path) else "neither a file nor a folder"
+
+
 # -- graphs ---------------------------------------------------------------------------------------
 
 
 def _feeds(feeds: Feeds, names: list[str]) -> dict[str, np.ndarray]:
-    """The inputs by name."""
+    """Return the inputs by name; an array alone is the only input."""
     given = feeds if isinstance(feeds, Mapping) else dict.fromkeys(names[:1], feeds)
     if set(given) != set(names):
         raise TraceError(f"takes the inputs {names}, found {list(given)}: give a dict, from Python")
@@ -189,7 +211,7 @@ def _feeds(feeds: Feeds, names: list[str]) -> dict[str, np.ndarray]:
 
 
 def _computed(nodes: Nodes, fed: Iterable[str]) -> Iterator[str]:
-    """The outputs that depend on what is fed, and so are no constants."""
+    """Yield the outputs that depend on what is fed; all others are constants."""
     depend = set(fed)
     for inputs, outputs in nodes:
         if not depend.isdisjoint(inputs):
@@ -206,87 +228,15 @@ def _graph_def(tf: Any, graph: Any) -> Any:
         return graph
     if os.path.isdir(graph):
         constants = import_module("tensorflow.python.framework.convert_to_constants")
-        saved = tf.saved_model.load(os.fspath(graph))  # its variables live as long as it
+        saved = tf.saved_model.load(os.fspath(graph))  # keeps the variables alive
         serving = saved.signatures["serving_default"]
         return constants.convert_variables_to_constants_v2(serving).graph.as_graph_def()
     return tf.compat.v1.GraphDef.FromString(Path(graph).read_bytes())
 
 
-# -- writing --------------------------------------------------------------------------------------
-
-
-class _Recording:
-    """A dump that grows by a layer with every `write`.
-
-    A model pushes its layers and `write_dump` pulls them: so that runs in a thread of its own, and
-    the model waits meanwhile. A layer is on disk before an operation in place can change it.
-    """
-
-    def __init__(self, path: StrPath, patterns: Sequence[str], pool: ThreadPoolExecutor) -> None:
-        self.patterns, self.unused = patterns, set(patterns)
-        self.names: set[str] = set()
-        self.layers: SimpleQueue[Any] = SimpleQueue()  # (name, array); an error or None at the end
-        self._turns: SimpleQueue[None] = SimpleQueue()
-        self.writer = pool.submit(write_dump, path, self._pulled(), "weights_tools.record")
-        self.writer.add_done_callback(lambda _: self._turns.put(None))
-
-    def wants(self, name: str) -> bool:
-        fitting = [pattern for pattern in self.patterns if fnmatchcase(name, pattern)]
-        self.unused.difference_update(fitting)
-        return bool(fitting)
-
-    def hook(self, name: str) -> Callable[[Any, Any, Any], None]:
-        return lambda module, inputs, output: self.write(name, output)
-
-    def write(self, name: str, value: Any) -> None:
-        """Write a framework's tensor; what is none, or not of numbers, is passed over."""
-        if hasattr(value, "detach"):  # PyTorch's
-            value = value.detach().cpu()
-            value = value.float() if str(value.dtype) == "torch.bfloat16" else value
-        if not hasattr(value, "__array__"):
-            return
-        array = np.asarray(value)
-        if array.dtype.kind == "V":  # bfloat16 and its like, which .npy does not know
-            array = array.astype(np.float32)
-        if array.dtype.name not in DTYPES:
-            return
-        calls = (f"{name}#{i}" if i else name for i in count())
-        name = next(call for call in calls if call not in self.names)
-        self.names.add(name)
-        self.layers.put((name, array))
-        self._turns.get()
-        if self.writer.done():
-            self.writer.result()  # raises: only when it cannot write does it end by itself
-
-    def _pulled(self) -> Iterator[tuple[str, np.ndarray]]:
-        while (layer := self.layers.get()) is not None:
-            if isinstance(layer, TinyMixNetError):
-                raise layer
-            yield layer
-            self._turns.put(None)
-
-
-@contextmanager
-def _recording(path: StrPath, patterns: Sequence[str]) -> Iterator[_Recording]:
-    """A recording that appears only if the block ends well."""
-    with ThreadPoolExecutor(1) as pool:
-        recording = _Recording(path, patterns, pool)
-        try:
-            yield recording
-            if recording.unused - {"*"}:
-                raise InputError(f"no layer is called {', '.join(sorted(recording.unused))}")
-            if not recording.names:
-                raise TraceError("nothing to record: no layer of the model gave a tensor")
-        except BaseException:
-            recording.layers.put(TraceError("the run has failed"))
-            raise
-        recording.layers.put(None)
-        recording.writer.result()
-
-
 @contextmanager
 def _one_line(file: Any) -> Iterator[None]:
-    """Whatever a runtime raises over a file, as a TraceError of one line."""
+    """Turn whatever a runtime raises about a file into a TraceError of one line."""
     name = file if isinstance(file, (str, os.PathLike)) else "the graph"
     try:
         yield

@@ -2,12 +2,12 @@
 
 import re
 from math import prod
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.shared import SHARED
 from tests.support.synthetic import TINY
 from tinymixnet.engine.architecture import (
     MIXNET_M,
@@ -21,7 +21,7 @@ from tinymixnet.engine.architecture import (
 )
 from tinymixnet.errors import InputError
 
-FACTS = Path(__file__).parents[3] / "shared" / "mixnet-facts.md"
+FACTS = SHARED / "mixnet-facts.md"
 
 # variant: trainable parameters, millions of multiply-adds at 224, of these depthwise
 PUBLISHED = {
@@ -62,7 +62,7 @@ def test_counts_are_the_published_ones(variant: str) -> None:
 
 
 def table_rows() -> list[tuple[int, list[str]]]:
-    """MIXNET_L with a row for each single block: (number, the row's other cells)."""
+    """Return a row of MIXNET_L for each single block: (number, the row's other cells)."""
     rows = []
     for first, *cells in map(str.split, MIXNET_L.strip().splitlines()):
         low, high = first.split("-") if "-" in first else (first, first)
@@ -125,8 +125,8 @@ def test_the_published_networks_split_their_channels_evenly(variant: str) -> Non
 def test_block_strings_are_those_of_the_facts() -> None:
     if not FACTS.exists():
         pytest.skip(f"no {FACTS}")
-    found = re.findall(r"\br\d_k[\w.]+_o\d+[\w.]*", FACTS.read_text())
-    assert tuple(found) == MIXNET_S + MIXNET_M
+    strings = re.findall(r"\br\d_k[\w.]+_o\d+[\w.]*", FACTS.read_text())
+    assert tuple(strings) == MIXNET_S + MIXNET_M
 
 
 def test_unknown_network() -> None:
@@ -302,8 +302,8 @@ def test_uneven_splits_favour_the_first_group() -> None:
         "blocks_4/expand_conv": [(1, 1, 5, 14), (1, 1, 4, 13)],  # 9 into 27
     }
     for layer, expected in cuts.items():
-        found = [shape for name, shape in shapes.items() if name.startswith(f"{layer}/kernel")]
-        assert found == expected
+        cut = [shape for name, shape in shapes.items() if name.startswith(f"{layer}/kernel")]
+        assert cut == expected
 
 
 ONE = Architecture("one", ("r1_k3.5_a1.1_p1_s22_e2_i4_o6_se0.5_sw",), 4, head_filters=10, classes=3)
@@ -334,9 +334,9 @@ def test_tensor_shapes_of_a_network_small_enough_to_count() -> None:
         "logits/kernel": (10, 3),
         "logits/bias": (3,),
     }
-    found = ONE.tensor_shapes()
-    assert found == expected
-    assert list(found) == list(expected)
+    shapes = ONE.tensor_shapes()
+    assert shapes == expected
+    assert list(shapes) == list(expected)
 
 
 def test_layers_of_a_network_small_enough_to_count() -> None:

@@ -77,7 +77,7 @@ def test_mixnet_fits_at_1024_pixels(variant: str) -> None:
 @pytest.mark.parametrize(
     ("architecture", "metadata", "message"),
     [
-        (mixnet("mixnet-l"), Metadata(input_size=4096), "a layer of .* bytes, at most"),
+        (mixnet("mixnet-l"), Metadata(input_size=4096), "the largest layer of .* bytes, at most"),
         (SPECK, Metadata(input_size=4096, preset_parameters={"crop": 0.1}), "over crop 0.1 asks"),
         (
             Architecture("wide", ("r2_k3_a1_p1_s11_e1_i9000_o9000",), 9000, 3, 1.0, 2),

@@ -25,7 +25,7 @@ from PIL import Image
 
 from tests.support.shared import SHARED
 from tinymixnet.engine.images import FORMATS, LONGEST_SIDE, PRESETS, preprocess, read_image
-from tinymixnet.errors import ImageError, InputError
+from tinymixnet.errors import ImageError, InputError, printable
 
 pytestmark = pytest.mark.filterwarnings("error")  # no photo, however damaged, may make us warn
 
@@ -62,7 +62,7 @@ def animate(format: str, *frames: np.ndarray, **options: Any) -> bytes:
 
 def read(source: Any) -> np.ndarray:
     photo = read_image(source)
-    assert type(photo) is Image.Image
+    assert isinstance(photo, Image.Image)
     assert photo.mode == "RGB"
     return np.asarray(photo)
 
@@ -114,9 +114,9 @@ class Stream:
     def __init__(self, data: bytes) -> None:
         self.data = data
 
-    def read(self, size: int = -1) -> bytes:
-        assert size == -1
-        data, self.data = self.data, b""
+    def read(self, size: int) -> bytes:
+        assert 0 < size <= 1 << 20
+        data, self.data = self.data[:size], self.data[size:]
         return data
 
 
@@ -586,7 +586,7 @@ def test_files_that_are_no_photos(tmp_path: Path) -> None:
     for path, reason in expected.items():
         with pytest.raises(ImageError) as caught:
             read_image(path)
-        assert str(caught.value).startswith(f"{path}: {reason}")
+        assert str(caught.value).startswith(printable(f"{path}: {reason}"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")

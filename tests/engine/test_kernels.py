@@ -1,8 +1,8 @@
-"""Every kernel against its naive twin, on sizes and memory layouts that hypothesis thinks up.
+"""Every kernel against its naive twin, on sizes and memory layouts that hypothesis chooses.
 
-Sums of small whole numbers are exact in float32 whatever their order: where a kernel only
-multiplies and adds, it has to equal the naive loops to the last bit. Elsewhere the tolerance is a
-bound on the rounding: so many roundings (eps each) of terms whose absolute values add up to this.
+Sums of small whole numbers are exact in float32 in any order. So a kernel that only multiplies and
+adds has to equal the naive loops to the last bit. For the others the tolerance is a bound on the
+rounding: the number of roundings, times eps, times the sum of the absolute values of the terms.
 """
 
 import math
@@ -34,7 +34,7 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class Numbers:
-    """Makes the arrays of one example: of one type, laid out in memory in one way, read-only."""
+    """Makes the arrays of one example: read-only, of one type, and in one memory layout."""
 
     def __init__(self, seed: int, dtype: type[np.floating[Any]], layout: str) -> None:
         self.rng = np.random.default_rng(seed)
@@ -60,7 +60,7 @@ class Numbers:
         return self.laid_out(self.rng.exponential(1, shape))
 
     def statistics(self, channels: int) -> list[np.ndarray]:
-        """gamma, beta, mean and variance of a batch norm; now and then a channel is constant."""
+        """Return gamma, beta, mean and variance of a batch norm; some channels have variance 0."""
         variance = self.rng.exponential(1, channels) * self.rng.integers(0, 4, channels)
         return [self.real(channels) for _ in range(3)] + [self.laid_out(variance)]
 
@@ -76,7 +76,7 @@ groups = st.lists(st.integers(1, 3), min_size=1, max_size=4)  # channels each
 
 
 def run(kernel: Callable[..., np.ndarray], *args: Any, **kwargs: Any) -> np.ndarray:
-    """Call a kernel; see that its result has its inputs' type and that these stay as they were."""
+    """Call a kernel; check that the result has its inputs' type and that these are unchanged."""
     flat = [a for arg in (*args, *kwargs.values()) for a in (arg if type(arg) is list else [arg])]
     arrays = [a for a in flat if isinstance(a, np.ndarray)]
     copies = [array.copy() for array in arrays]
@@ -320,7 +320,7 @@ def test_fold_batch_norm_is_the_convolution_then_the_batch_norm(
 
 
 def quietly(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
-    """Call with every floating-point exception and every warning turned into an error."""
+    """Call a function with every floating-point exception and every warning as an error."""
     with np.errstate(all="raise"), warnings.catch_warnings():
         warnings.simplefilter("error")
         return run(function, x)
@@ -333,51 +333,51 @@ def quietly(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.n
 @example(-745.0, np.float64)
 @example(6.908401429121348e-43, np.float32)
 def test_sigmoid_and_swish_of_any_number(value: float, dtype: type[np.floating[Any]]) -> None:
-    about = np.finfo(dtype)
+    limits = np.finfo(dtype)
     x = np.array([value], dtype)
     # Below `tiny` a float has fewer digits, so there an absolute error is all one can ask for.
     expected = naive.sigmoid(value)
     assert (
         abs(float(quietly(kernels.sigmoid, x)[0]) - expected)
-        <= 8 * about.eps * expected + about.tiny
+        <= 8 * limits.eps * expected + limits.tiny
     )
     expected = 0.0 if value == -math.inf else naive.swish(value)
     y = float(quietly(kernels.swish, x)[0])
-    bound = 8 * about.eps * abs(expected) + about.tiny * min(abs(value), 1000)
-    bound += about.smallest_subnormal  # there are no numbers in between
+    bound = 8 * limits.eps * abs(expected) + limits.tiny * min(abs(value), 1000)
+    bound += limits.smallest_subnormal  # there are no numbers in between
     assert y == expected or abs(y - expected) <= bound
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_activations_at_the_ends_of_the_type(dtype: type[np.floating[Any]]) -> None:
-    about = np.finfo(dtype)
-    least = about.smallest_subnormal
+    limits = np.finfo(dtype)
+    least = limits.smallest_subnormal
     x = np.array(
         [
             np.nan,
             -np.inf,
-            about.min,
-            -about.tiny,
+            limits.min,
+            -limits.tiny,
             -least,
             -0.0,
             0,
             least,
-            about.tiny,
-            about.max,
+            limits.tiny,
+            limits.max,
             np.inf,
         ],
         dtype,
     )
-    half, top = 0.5, about.max
+    half, top = 0.5, limits.max
     np.testing.assert_array_equal(
         quietly(kernels.sigmoid, x), [np.nan, 0, 0, half, half, half, half, half, half, 1, 1]
     )
     np.testing.assert_array_equal(
-        quietly(kernels.relu, x), [np.nan, 0, 0, 0, 0, 0, 0, least, about.tiny, top, np.inf]
+        quietly(kernels.relu, x), [np.nan, 0, 0, 0, 0, 0, 0, least, limits.tiny, top, np.inf]
     )
     y = quietly(kernels.swish, x)
     np.testing.assert_array_equal(y[[0, 1, 2, 5, 6, 9, 10]], [np.nan, 0, 0, 0, 0, top, np.inf])
-    np.testing.assert_array_equal(y[[3, 8]], [-about.tiny / 2, about.tiny / 2])
+    np.testing.assert_array_equal(y[[3, 8]], [-limits.tiny / 2, limits.tiny / 2])
     assert -least <= y[4] <= 0 <= y[7] <= least
 
 

@@ -91,7 +91,7 @@ def architecture_of(net: str | reference.Network) -> Architecture:
     )
 
 
-ABOUT = Metadata(mean=reference.MEAN, std=reference.STD, epsilon=reference.EPSILON)
+METADATA = Metadata(mean=reference.MEAN, std=reference.STD, epsilon=reference.EPSILON)
 
 
 @cache
@@ -109,7 +109,7 @@ def tensors_of(net: str | reference.Network) -> Layers:
 
 @dataclass
 class Comparison:
-    """One network and image, with TensorFlow's and our runs, each made once when first needed."""
+    """A network and an image, with TensorFlow's runs and ours; each is made when first needed."""
 
     name: str
     net: str | reference.Network
@@ -131,7 +131,7 @@ class Comparison:
     def forward(self, dtype: str = "float32") -> Any:
         """Our generator over the layers, in float32 or float64."""
         tensors = {name: tensor.astype(dtype) for name, tensor in self.tensors.items()}
-        return forward(self.pixels.astype(dtype), self.architecture, tensors, ABOUT)
+        return forward(self.pixels.astype(dtype), self.architecture, tensors, METADATA)
 
     @cached_property
     def ours(self) -> Layers:
@@ -185,6 +185,7 @@ def tensorflow() -> ModuleType:
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest, tensorflow: ModuleType) -> Comparison:
+    """Each case of CASES; the tests that take it share its runs."""
     net, n, h, w = CASES[request.param]
     return Comparison(request.param, net, tensors_of(net), synthetic_image(n, h, w))
 
@@ -254,11 +255,12 @@ def test_rounding_is_no_worse_than_tensorflows(case: Comparison) -> None:
 
 
 def test_fused_model(case: Comparison) -> None:
-    model = Model(case.architecture, case.tensors, ABOUT)
+    model = Model(case.architecture, case.tensors, METADATA)
     error = assert_close("logits", model(case.pixels), case.tensorflow["logits"], FUSED)
     case.report("fused model", {"logits": error})
 
 
+@pytest.mark.sweep(case=["uneven 45x38", "bundled 64"])
 def test_tensorflow_against_itself(case: Comparison) -> None:
     """Two ways of running TensorFlow agree as closely as is asked of us.
 
@@ -319,8 +321,8 @@ def test_reference_matches_original(original: dict[str, Any]) -> None:
 def test_engine_matches_original(original: dict[str, Any]) -> None:
     variant, tensors = original["variant"], original["tensors"]
     images = original["recorded"]["image"]
-    layers = dict(forward(images[:2].astype(np.float32), mixnet(variant), tensors, ABOUT))
-    model = Model(mixnet(variant), tensors, ABOUT)
+    layers = dict(forward(images[:2].astype(np.float32), mixnet(variant), tensors, METADATA))
+    model = Model(mixnet(variant), tensors, METADATA)
     logits = np.concatenate([model(image[None]) for image in images])
     compare_with_original("engine against the original", original, layers, logits)
 
@@ -360,7 +362,7 @@ def test_recorded_kernel(name: str, recorded: Layers) -> None:
 def test_recorded_network(recorded: Layers) -> None:
     image = record.small_image().astype(np.float32)
     architecture = architecture_of(record.SMALL)
-    layers = dict(forward(image, architecture, record.small_tensors(), ABOUT))
+    layers = dict(forward(image, architecture, record.small_tensors(), METADATA))
     assert ["network/image"] + [n for n in recorded if n.startswith("network/")] == [
         f"network/{name}" for name in layers
     ]

@@ -33,6 +33,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tinymixnet
 from tests.support.synthetic import TINY
 from tinymixnet.engine.architecture import Architecture, mixnet
 from tinymixnet.engine.hdf5 import Hdf5File
@@ -770,6 +771,38 @@ def test_names_that_no_file_can_have(name: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TINYMIXNET_WEIGHTS", name.replace("\0", "") or "/nowhere")
     with pytest.raises(WeightsError, match=r"weights file|cannot be opened"):
         find_weights(name)
+
+
+def test_another_network_under_a_fetched_name(homeless: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    homeless.setenv("TINYMIXNET_HOME", str(tmp_path))
+    write_weights(tmp_path / "mixnet-l.h5", GOOD)
+    with pytest.raises(WeightsError, match="expected mixnet-l, found speck"):
+        tinymixnet.load("mixnet-l")
+    homeless.setenv("TINYMIXNET_WEIGHTS", "mixnet-l")
+    with pytest.raises(WeightsError, match="expected mixnet-l, found speck"):
+        tinymixnet.load()
+    tinymixnet.load(tmp_path / "mixnet-l.h5")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_something_else_under_a_fetched_name(
+    kind: str, homeless: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    homeless.setenv("TINYMIXNET_HOME", str(tmp_path))
+    path = tmp_path / "mixnet-l.h5"
+    {
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+        "link": lambda: path.symlink_to(tmp_path / "nowhere"),
+    }[kind]()
+    with pytest.raises(WeightsError, match=f"{kind}.* remove it and fetch mixnet-l again"):
+        tinymixnet.load("mixnet-l")
+
+
+def test_an_unknown_home(homeless: pytest.MonkeyPatch) -> None:
+    homeless.setenv("TINYMIXNET_HOME", "~nobody-of-that-name/x")
+    with pytest.raises(WeightsError, match="not fetched yet"):
+        tinymixnet.load("mixnet-l")
 
 
 def test_what_cannot_be_found_is_said(homeless: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """The fast kernels equal the readable ones, and the plan equals the readable path."""
 
+import gc
+import time
+import weakref
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet import Model
-from tinymixnet.engine.architecture import VARIANTS, mixnet
+from tinymixnet.engine.architecture import VARIANTS, Architecture, mixnet
 from tinymixnet.engine.kernels import (
     depthwise_conv2d,
     im2col,
@@ -16,10 +20,14 @@ from tinymixnet.engine.kernels import (
     squeeze_excite,
     swish,
 )
-from tinymixnet.fast import kernels as fast
+from tinymixnet.errors import InputError
+from tinymixnet.fast import compiler, depthwise, kernels
 from tinymixnet.fast.compiler import aligned
+from tinymixnet.fast.layout import Layout, same_pixels
+from tinymixnet.fast.plan import PROGRAMS_KEPT
 
-ODD = st.sampled_from([1, 3, 5, 7, 9, 11])
+KERNEL_SIZE = st.one_of(st.integers(1, 12), st.integers(13, 31))
+STRIDE = st.integers(1, 9)
 SIDE = st.integers(1, 20)
 
 
@@ -32,85 +40,84 @@ def as_planes(x):
     return np.ascontiguousarray(x[0].transpose(2, 0, 1)).reshape(x.shape[3], -1)
 
 
-def assert_equal(found, expected, tolerance=1e-5):
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+def assert_equal(x, expected, tolerance=1e-5):
+    assert x.shape == expected.shape
+    assert np.abs(x - expected).max() <= tolerance * np.abs(expected).max()
 
 
 def laid_out(x, layout):
     """(1, H, W, C) -> (C, layout.size)."""
-    found = np.zeros((x.shape[3], layout.size), np.float32)
-    for plane, place in fast.same_pixels(as_planes(x), fast.Layout(*x.shape[1:3]), found, layout):
-        place[...] = plane
-    return found
+    planes = np.zeros((x.shape[3], layout.size), np.float32)
+    for pixels, place in same_pixels(as_planes(x), Layout(*x.shape[1:3]), planes, layout):
+        place[...] = pixels
+    return planes
 
 
 @settings(deadline=None)
-@given(h=SIDE, w=SIDE, k=ODD, stride=st.integers(1, 3), more=st.integers(1, 3), c=st.integers(1, 5))
+@given(h=SIDE, w=SIDE, k=KERNEL_SIZE, stride=STRIDE, more=st.integers(1, 3), c=st.integers(1, 5))
 def test_depthwise_columns_equals_depthwise_conv2d(h, w, k, stride, more, c):
     x, kernel, bias = random(1, h, w, c), random(k, k, c, 1, seed=1), random(c, seed=2)
-    layout = fast.Layout(h, w, stride * more)
-    whole = fast.filter_for(kernel, bias, layout, stride)
+    layout = Layout(h, w, stride * more)
+    whole = depthwise.filter_for(kernel, bias, layout, stride)
     _, m, n = whole.matrix.shape
     memory = np.pad(laid_out(x, layout).ravel(), k, constant_values=np.nan)  # never to be seen
-    scratch = (
-        np.full(size, np.nan, np.float32) for size in ((c, n, layout.run), (m, c, layout.run))
-    )
-    work = fast.columns_for(whole, memory, k, layout, *scratch)
+    shapes = (c, n, layout.phase_size), (m, c, layout.phase_size)
+    scratch = (np.full(shape, np.nan, np.float32) for shape in shapes)
+    work = depthwise.columns_for(whole, memory, k, layout, *scratch)
     expected = depthwise_conv2d(x, kernel, stride) + bias
     for _ in range(2):  # whatever the scratch held before
-        fast.depthwise_columns(work)
-        found = work.total.transpose(1, 0, 2).reshape(c, -1)
-        assert_equal(layout.filtered(stride).plane(found)[None], expected)
+        depthwise.depthwise_columns(work)
+        planes = work.total.transpose(1, 0, 2).reshape(c, -1)
+        assert_equal(layout.filtered(stride).plane(planes)[None], expected)
 
 
 @settings(deadline=None)
-@given(h=SIDE, w=SIDE, k=ODD, wider=st.integers(0, 2), stride=st.integers(1, 3))
+@given(h=SIDE, w=SIDE, k=KERNEL_SIZE, wider=st.integers(0, 2), stride=STRIDE)
 def test_depthwise_fourier_equals_depthwise_conv2d(h, w, k, wider, stride):
     c = 3
     x, kernel, bias = random(1, h, w, c), random(k, k, c, 1, seed=1), random(c, seed=2)
-    at = fast.fourier_for(h, w, k + 2 * wider, stride)  # it may be larger than need be
-    spectra = fast.spectra_for(kernel, h, w, stride, at)
+    at = depthwise.fourier_for(h, w, k + 2 * wider, stride)  # it may be larger than need be
+    spectra = depthwise.spectra_for(kernel, h, w, stride, at)
     scratch = np.empty((c, at.forward.shape[1]), np.float32)
     expected = as_planes(depthwise_conv2d(x, kernel, stride) + bias)
     out = np.empty_like(expected)
-    fast.depthwise_fourier(as_planes(x), spectra, bias, at, scratch, out)
+    depthwise.depthwise_fourier(as_planes(x), spectra, bias, at, scratch, out)
     assert_equal(out, expected)
 
 
-@given(h=SIDE, w=SIDE, cut=st.integers(1, 3), more=st.integers(1, 3))
-def test_a_layout_holds_every_pixel_once_and_zeros_beside_them(h, w, cut, more):
-    layout, finer = fast.Layout(h, w, cut), fast.Layout(h, w, cut * more)
+@given(h=SIDE, w=SIDE, cut=st.integers(1, 9), other_cut=st.integers(1, 9))
+def test_a_layout_holds_every_pixel_once_and_zeros_beside_them(h, w, cut, other_cut):
+    layout, other = Layout(h, w, cut), Layout(h, w, other_cut)
     plane = 1 + np.arange(h * w * 2, dtype=np.float32).reshape(1, h, w, 2)
     x = laid_out(plane, layout)
     assert np.array_equal(np.sort(x[x > 0]), np.sort(plane.ravel()))
     assert np.array_equal(x[0] > 0, layout.ones() > 0)
     assert layout.ones().sum() == h * w
     assert np.array_equal(layout.plane(x), plane[0])
-    for a, b in ((layout, finer), (finer, layout)):
+    for a, b in ((layout, other), (other, layout)):
         y = np.zeros((2, b.size), np.float32)
-        for pixels, place in fast.same_pixels(laid_out(plane, a), a, y, b):
+        for pixels, place in same_pixels(laid_out(plane, a), a, y, b):
             place[...] = pixels
         assert np.array_equal(y, laid_out(plane, b))
 
 
-@given(h=SIDE, w=SIDE, stride=st.integers(1, 3), cut=st.integers(1, 3))
+@given(h=SIDE, w=SIDE, stride=st.integers(1, 3), cut=st.integers(1, 9))
 def test_im2col_planes_equals_im2col(h, w, stride, cut):
     x = random(1, h, w, 3)
     expected = im2col(x, (3, 3), stride)
-    layout = fast.Layout(*expected.shape[1:3], cut)
+    layout = Layout(*expected.shape[1:3], cut)
     out = np.zeros((27, layout.size), np.float32)
     padded = np.pad(x[0], (same_padding(h, 3, stride), same_padding(w, 3, stride), (0, 0)))
-    fast.im2col_planes(padded.transpose(2, 0, 1), 3, stride, layout, out)
+    kernels.im2col_planes(padded.transpose(2, 0, 1), 3, stride, layout, out)
     assert np.array_equal(out, laid_out(expected, layout))
 
 
 def test_activations_equal_relu_and_swish():
     x = np.concatenate([random(300) * 20, np.float32([-1e30, -0.0, 0, 1e30])])
     out, zeros = np.empty_like(x), np.zeros_like(x)
-    fast.relu_to(x, zeros, out)
+    kernels.relu_to(x, zeros, out)
     assert np.array_equal(out, relu(x))
-    fast.swish_of_half_to(x / 2, np.empty_like(x), out)
+    kernels.swish_of_half_to(x / 2, np.empty_like(x), out)
     assert np.allclose(out, swish(x), rtol=1e-6, atol=1e-5)
 
 
@@ -121,13 +128,13 @@ def test_squeeze_excite_gate_equals_that_of_squeeze_excite(is_swish):
     expected = squeeze_excite(
         x, reduce, reduce_bias, expand, expand_bias, swish if is_swish else relu
     )
-    layout = fast.Layout(4, 6, 4)
+    layout = Layout(4, 6, 4)
     planes = laid_out(x, layout)
     planes[:, layout.ones() == 0] = 7  # the padding must not count
     half = np.float32(0.5 if is_swish else 1)
     weights = reduce[0, 0] * half, reduce_bias * half, expand[0, 0] / 2, expand_bias / 2
     gate = np.empty(8, np.float32)
-    fast.squeeze_excite_gate(planes, layout.ones() / np.float32(24), *weights, is_swish, gate)
+    kernels.squeeze_excite_gate(planes, layout.ones() / np.float32(24), *weights, is_swish, gate)
     assert_equal(x * gate, expected)
 
 
@@ -150,15 +157,75 @@ def models():
 
 @pytest.mark.parametrize(("variant", "size"), [*BIG, ("tiny", (33, 47)), ("tiny", (150, 61))])
 def test_the_plan_equals_the_readable_path_at_every_output(models, variant, size):
-    model = models[variant]
-    pixels = synthetic_image(1, *size, seed=1)
-    names = list(model.plan.program(*size).outputs)
-    assert set(names) >= {"stem/act", "blocks_0/output", "head/pool", "logits"}
-    found = dict(zip(names, model.plan.run(pixels[0], names), strict=True))
+    assert_paths_agree(models[variant], synthetic_image(1, *size, seed=1))
+
+
+def assert_paths_agree(model, pixels):
+    """At the stem, every block's output, the pooled head and the logits."""
+    names = list(model.plan.program(*pixels.shape[1:3]).outputs)
+    blocks = [f"{block.name}/output" for block in model.architecture.blocks]
+    assert names == ["stem/act", *blocks, "head/pool", "logits"]
+    fast = dict(zip(names, model.plan.run(pixels[0], names), strict=True))
     for name, expected in model.layers(pixels):
-        if name in found:
-            assert_equal(found.pop(name), expected[0], tolerance=1e-4)
-    assert not found
+        if name in fast:
+            assert_equal(fast.pop(name), expected[0], tolerance=1e-4)
+    assert not fast
+
+
+@st.composite
+def architectures(draw):
+    """Small networks from all of the block strings' grammar, also odd ones."""
+    stem = inputs = draw(st.integers(1, 9))
+    strings = []
+    for _ in range(draw(st.integers(1, 3))):
+        outputs = draw(st.one_of(st.just(inputs), st.integers(1, 13)))
+        groups = [".".join("1" * draw(st.integers(1, 3))) for _ in range(2)]
+        sizes = draw(st.lists(KERNEL_SIZE, min_size=1, max_size=4))
+        repeats, ratio = draw(st.integers(1, 2)), draw(st.integers(1, 4))
+        strings.append(
+            f"r{repeats}_k{'.'.join(map(str, sizes))}_a{groups[0]}_p{groups[1]}"
+            f"_s{draw(STRIDE) * 11}_e{ratio}_i{inputs}_o{outputs}"
+            + draw(st.sampled_from(["", "_se0.5", "_se1", "_se0.01"]))
+            + draw(st.sampled_from(["", "_sw"]))
+        )
+        inputs = outputs
+    multiplier = draw(st.sampled_from([1.0, 1.0, 0.7]))
+    try:
+        return Architecture("random", tuple(strings), stem, 7, multiplier, classes=4)
+    except InputError:  # more groups than channels
+        reject()
+
+
+def one_block(text, stem):
+    return Architecture("one block", (text,), stem, head_filters=7, classes=4)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+@given(architecture=architectures(), h=st.integers(32, 90), w=st.integers(32, 90))
+@example(architecture=one_block("r1_k3_a1_p1_s99_e1_i2_o5_sw", 2), h=224, w=224)
+@example(architecture=one_block("r2_k31.1_a1.1_p1_s11_e3_i5_o5_se0.5", 5), h=131, w=32)
+@example(architecture=one_block("r1_k30.2_a1_p1.1_s77_e2_i3_o4", 3), h=33, w=257)
+@example(architecture=one_block("r1_k99.1_a1_p1_s22_e1_i2_o3", 2), h=67, w=45)
+@example(architecture=one_block("r1_k98_a1_p1_s55_e2_i2_o2", 2), h=35, w=120)
+def test_every_legal_network_is_the_same_in_both_paths(architecture, h, w):
+    model = Model(architecture, synthetic_tensors(architecture))
+    assert_paths_agree(model, synthetic_image(1, h, w, seed=1))
+
+
+def test_the_memory_of_a_large_kernel_on_a_large_plane_is_bounded():
+    """For 31 x 31 at 512 x 512 pixels: some tens of planes, not 961 of them."""
+    architecture = one_block("r1_k31_a1_p1_s11_e1_i2_o2", 2)
+    constants = Model(architecture, synthetic_tensors(architecture)).plan.constants
+    program = compiler.Compiler(architecture, constants)
+    program.program(1024, 1024)
+    plane = 512 * 512
+    assert program.within_step.largest.size <= 20 * plane
+    assert program.column_sums.largest.size <= 20 * plane
 
 
 @pytest.mark.parametrize("variant", [*VARIANTS, "tiny"])
@@ -187,8 +254,56 @@ def test_threads_may_share_a_model(models):
     model, batch = models["tiny"], synthetic_image(24, 40, 40, seed=4)
     expected = model(batch)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda image: model(image[None])[0], batch))
-    assert np.array_equal(np.stack(found), expected)
+        answers = list(pool.map(lambda image: model(image[None])[0], batch))
+    assert np.array_equal(np.stack(answers), expected)
+
+
+def test_a_profile_runs_the_network_it_times(models):
+    """Every step once, in order; its clock runs only while a step does."""
+    model, (image, other) = models["tiny"], synthetic_image(2, 45, 38)
+    model.plan.run(other, ["logits"])
+    start = time.perf_counter()
+    profile = model.plan.profile(image)
+    elapsed = time.perf_counter() - start
+    program = model.plan.program(45, 38)
+    assert [step for step, _ in profile] == program.steps
+    assert np.array_equal(program.outputs["logits"].read(), model(image[None])[0])
+    assert all(seconds > 0 for _, seconds in profile)
+    assert sum(seconds for _, seconds in profile) <= elapsed
+    layers = list(dict.fromkeys(step.layer for step, _ in profile))
+    assert layers[0] == "stem"
+    assert layers[-2:] == ["head", "logits"]
+    parts = [layer.split("/")[0] for layer in layers]
+    assert list(dict.fromkeys(parts))[1:-2] == [block.name for block in TINY.blocks]
+
+
+def test_a_plan_may_be_used_while_its_profile_is_read(models):
+    model, [image] = models["tiny"], synthetic_image(1, 45, 38)
+    for _ in model.plan.profile(image):
+        model.plan.run(image, ["logits"])
+        break
+
+
+def test_a_program_is_freed_at_once(models):
+    """Without a wait for Python's collector of circular references: programs are large."""
+    program = models["tiny"].plan.program(77, 40)
+    left = weakref.ref(program.steps[3].run)
+    gc.disable()
+    try:
+        del program
+        for size in range(40, 42):
+            models["tiny"].plan.program(size, 40)
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+def test_only_the_last_input_sizes_are_kept(models):
+    model = models["tiny"]
+    programs = [model.plan.program(size, 40) for size in range(40, 50)]
+    assert model.plan.program(49, 40) is programs[-1]
+    assert model.plan.program(48, 40) is programs[-2]
+    assert len(model.plan._programs) == PROGRAMS_KEPT == 2
 
 
 def test_a_large_batch_needs_no_more_scratch_than_an_image(models):

@@ -8,6 +8,7 @@ import io
 import itertools
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,34 +23,37 @@ import pytest
 from PIL import Image
 
 import tinymixnet
+from benchmarks.soak import children, command_line, processes
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
+from tinymixnet.engine.budget import budget
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import BUNDLED, Weights
 from tinymixnet.engine.weights_writer import write_weights
-from tinymixnet.errors import ImageError, InputError, TinyMixNetError
+from tinymixnet.errors import ImageError, InputError, TinyMixNetError, WeightsError
+from tinymixnet.fast import workers as workers_module
 from tinymixnet.fast.shared_memory import attach, share
-from tinymixnet.fast.workers import ONE_THREAD, WINDOW
+from tinymixnet.fast.workers import ONE_THREAD, WINDOW, map_in_processes
 from tinymixnet.model import Model
 
 PROC = Path("/proc")
 pytestmark = pytest.mark.skipif(not (PROC / "self/smaps").exists(), reason="needs Linux's /proc")
 
 CAT = str(BUNDLED.parent / "cat.jpg")
-ABOUT = Metadata(labels=("a", "b", "c", "d", "e", "ü"), input_size=40, name="tiny")
+METADATA = Metadata(labels=("a", "b", "c", "d", "e", "ü"), input_size=40, name="tiny")
 IMAGES = list(synthetic_image(24, 40, 48))
 PATIENCE = 30  # seconds that what should happen soon may take: the machine may be busy
 
 
 @pytest.fixture(scope="module")
 def model():
-    return Model(TINY, synthetic_tensors(TINY), ABOUT)
+    return Model(TINY, synthetic_tensors(TINY), METADATA)
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A weights file of a tiny network."""
     path = tmp_path_factory.mktemp("weights") / "tiny.h5"
-    write_weights(path, Weights(TINY, synthetic_tensors(TINY), ABOUT))
+    write_weights(path, Weights(TINY, synthetic_tensors(TINY), METADATA))
     return path
 
 
@@ -57,6 +61,12 @@ def tiny(tmp_path_factory):
 def _tracker():
     """What Python starts once for the first spawned process, and keeps, is here from the start."""
     resource_tracker.ensure_running()
+
+
+@pytest.fixture(autouse=True)
+def _many_cores(monkeypatch):
+    """The tests mean the number of workers they ask for, also on a machine with one core."""
+    monkeypatch.setattr(workers_module, "usable_cores", lambda: 64)
 
 
 @pytest.fixture(autouse=True)
@@ -69,29 +79,6 @@ def _nothing_stays_behind():
     before = left()
     yield
     assert left() == before
-
-
-def processes():
-    """(process id, its parent's, its group's) of all processes."""
-    for stat in PROC.glob("[0-9]*/stat"):
-        try:
-            _, parent, group = stat.read_text().rpartition(")")[2].split()[:3]
-        except OSError:  # it has just ended
-            continue
-        yield int(stat.parent.name), int(parent), int(group)
-
-
-def children(of=None):
-    """The process ids of a process's children, by default ours, zombies included."""
-    found = [pid for pid, parent, _ in processes() if parent == (of or os.getpid())]
-    return [pid for pid in found if b"resource_tracker" not in command_line(pid)]
-
-
-def command_line(pid):
-    try:
-        return (PROC / str(pid) / "cmdline").read_bytes()
-    except OSError:  # it has just ended
-        return b""
 
 
 def soon(condition):
@@ -186,6 +173,7 @@ def test_bad_images_are_answered_in_their_place(model, tmp_path):
             raise OSError("the disk is on fire")
 
     (tmp_path / "bad.jpg").write_bytes(Path(CAT).read_bytes()[:300])
+    text = io.StringIO("text")
     sources = [
         str(tmp_path / "none.jpg"),
         IMAGES[0],
@@ -194,7 +182,7 @@ def test_bad_images_are_answered_in_their_place(model, tmp_path):
         IMAGES[1],
         IMAGES[2].astype(np.float32),
         Unreadable(b"x"),
-        io.StringIO("text"),
+        text,
         17,
         None,
         np.array([{}, object()]),
@@ -202,11 +190,17 @@ def test_bad_images_are_answered_in_their_place(model, tmp_path):
     ]
     expected = one_by_one(model, sources)
     assert sum(isinstance(answer, ImageError) for answer in expected) == len(sources) - 3
+    text.seek(0)
     assert_same(list(model.map(sources)), expected)
 
 
 def test_no_images(model):
     assert list(model.map([])) == []
+
+
+def test_a_batch_is_several_images(model):
+    batch = np.stack(IMAGES[:4])
+    assert_same(list(model.map(batch)), one_by_one(model, IMAGES[:4]))
 
 
 def test_an_array_may_be_used_again_by_its_owner(model):
@@ -260,6 +254,9 @@ def test_several_maps_at_once_and_in_threads(model):
         (CAT, {}, "several images"),
         (Path(CAT), {}, "several images"),
         (b"x", {}, "several images"),
+        (bytearray(b"x"), {}, "several images"),
+        (IMAGES[0], {}, "several images, such as a list, found ndarray"),
+        (IMAGES[0][..., 0], {}, "several images"),
         (io.BytesIO(b"x"), {}, "several images"),
         (3, {}, "found int"),
     ],
@@ -267,6 +264,56 @@ def test_several_maps_at_once_and_in_threads(model):
 def test_mistakes_are_told_at_once(model, sources, arguments, message):
     with pytest.raises(InputError, match=message):
         model.map(sources, **arguments)
+
+
+# -- how many workers ------------------------------------------------------------------------------
+
+
+def most_children(answers):
+    """The largest number of processes at any answer, and the answers."""
+    most, collected = 0, []
+    for answer in answers:
+        most = max(most, len(children()))
+        collected.append(answer)
+    return most, collected
+
+
+@pytest.mark.parametrize("photos", [0, 1, 2, 3])
+def test_there_are_never_more_workers_than_photos(model, photos):
+    most, answers = most_children(model.map(iter(IMAGES[:photos]), workers=60))
+    assert_same(answers, one_by_one(model, IMAGES[:photos]))
+    assert most <= photos
+
+
+def test_broken_photos_start_no_worker(model):
+    most, answers = most_children(model.map([None] * 20, workers=60))
+    assert (most, len(answers)) == (0, 20)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_there_are_never_more_workers_than_usable_cores(model, monkeypatch, cores):
+    monkeypatch.setattr(workers_module, "usable_cores", lambda: cores)
+    most, answers = most_children(model.map(IMAGES, workers=60))
+    assert_same(answers, one_by_one(model, IMAGES))
+    assert most == cores
+
+
+def test_usable_cores_are_those_of_this_process():
+    code = (
+        "import os; from tinymixnet.fast.workers import usable_cores;"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(usable_cores())"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.check_output(command, env=environment(), text=True) == "1\n"
+
+
+def plan_bytes(_):
+    return budget.plan_bytes
+
+
+def test_workers_have_the_budget_of_their_parent(monkeypatch):
+    monkeypatch.setattr(budget, "plan_bytes", 12345)
+    assert list(map_in_processes(plan_bytes, ["a", "b", "c"])) == [12345] * 3
 
 
 # -- what can go wrong ----------------------------------------------------------------------------
@@ -319,35 +366,40 @@ def test_an_image_that_kills_two_workers_is_given_up_and_no_other(model):
     assert_same(answers, expected)
 
 
-def test_a_path_given_up_is_named_and_one_death_is_forgiven(model, tmp_path):
-    twice, once = tmp_path / "twice.jpg", tmp_path / "once.png"
+def answer_when_told(path):
+    """Runs in a worker: tell its process id, and wait for a file that allows it to answer."""
+    Path(f"{path}.{os.getpid()}.begun").touch()
+    while not Path(f"{path}.go").exists():
+        time.sleep(0.005)
+    return f"answer to {path}"
 
-    def kill_a_reader_of(path):
-        """Kill the worker when it reads the named pipe: to open one for writing needs a reader."""
-        while True:
-            try:
-                file = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-                break
-            except OSError:
-                time.sleep(0.005)
-        if path == once:  # what the next worker is to find there
-            Image.fromarray(IMAGES[1]).save(tmp_path / "photo.png")
-            os.replace(tmp_path / "photo.png", once)
-        (worker,) = children()
+
+def test_a_path_given_up_is_named_and_one_death_is_forgiven(tmp_path):
+    first, twice, once, last = (str(tmp_path / name) for name in ("a", "twice", "once", "z"))
+
+    def kill_a_worker_on(path):
+        assert soon(lambda: begun(path) - set(killed))
+        (worker,) = begun(path) - set(killed)
+        if path == once:  # the next worker may answer
+            Path(f"{once}.go").touch()
+        killed.append(worker)
         os.kill(worker, signal.SIGKILL)
-        os.close(file)
-        killed.append(path)
-        assert soon(lambda: worker not in children())  # or we would find the dying one once more
+
+    def begun(path):
+        files = tmp_path.glob(f"{Path(path).name}.*.begun")
+        return {int(file.suffixes[0][1:]) for file in files}
 
     killed = []
-    os.mkfifo(twice)
-    os.mkfifo(once)
-    killer = threading.Thread(target=lambda: [kill_a_reader_of(p) for p in (twice, twice, once)])
+    for path in (first, last):
+        Path(f"{path}.go").touch()
+    killer = threading.Thread(target=lambda: [kill_a_worker_on(p) for p in (twice, twice, once)])
     killer.start()
-    first, given_up, forgiven, last = model.map([IMAGES[0], twice, once, IMAGES[2]], workers=1)
+    sources = [first, twice, once, last]
+    answers = list(map_in_processes(answer_when_told, sources, workers=1))
     killer.join()
-    assert killed == [twice, twice, once]
-    assert_same([first, forgiven, last], one_by_one(model, IMAGES[:3]))
+    assert len(killed) == 3
+    given_up = answers.pop(1)
+    assert answers == [f"answer to {path}" for path in (first, once, last)]
     assert isinstance(given_up, TinyMixNetError)
     assert str(given_up).startswith(f"{twice}: a worker process died twice on this image")
     assert "killed by signal 9" in str(given_up)
@@ -357,6 +409,45 @@ def test_workers_that_cannot_start(model, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(TinyMixNetError, match=r"workers cannot start: .* \(exit code 1\)"):
         list(model.map(IMAGES))
+
+
+def test_a_python_that_is_not_there(model, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(TinyMixNetError, match=r"cannot start a worker process \(No such file"):
+        list(model.map(IMAGES))
+
+
+def test_too_few_file_descriptors(model):
+    """However few there are: the answers, or one line; and nothing leaks (see the fixture)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first_free = os.dup(0)  # the next file would get this number, too
+    os.close(first_free)
+    expected, outcomes = one_by_one(model, IMAGES[:6]), []
+    for more in range(14):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first_free + more, hard))
+        try:
+            outcomes.append(list(model.map(IMAGES[:6], workers=2)))
+        except TinyMixNetError as error:
+            outcomes.append(str(error))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for outcome in outcomes:
+        if isinstance(outcome, str):
+            assert outcome.startswith("cannot start a worker process (Too many open files)")
+            assert "ulimit -n" in outcome
+            assert "\n" not in outcome
+        else:
+            assert_same(outcome, expected)
+    assert isinstance(outcomes[0], str)
+    assert isinstance(outcomes[-1], list)
+
+
+def test_an_overflow_is_the_answer_and_standard_error_stays_empty(model, capfd):
+    tensors = {**model.tensors, "head/bn/beta": np.full(16, 3e38, np.float32)}
+    answers = list(Model(TINY, tensors, METADATA).map(IMAGES[:3]))
+    assert [type(answer) for answer in answers] == [WeightsError] * 3
+    assert "logits has NaN or infinity" in str(answers[0])
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_abandoned_iteration_ends_its_workers(model):
@@ -445,14 +536,14 @@ def test_share_and_attach():
         "turned": rng.normal(size=(4, 6)).T,
         "one": np.float32([1.5]),
     }
-    file, places = share(arrays)
-    attached = attach(file.fileno(), places)
-    file.close()  # the map holds on to the memory
+    shared = share(arrays)
+    attached = attach(shared.file.fileno(), shared.pickled, shared.places)
+    shared.file.close()  # the map holds on to the memory
     assert list(attached) == list(arrays)
     for name, array in attached.items():
         assert array.dtype == arrays[name].dtype
         np.testing.assert_array_equal(array, arrays[name])
-        assert array.flags.c_contiguous
+        assert array.flags.forc
         assert array.ctypes.data % 64 == 0
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0
@@ -552,7 +643,7 @@ def test_ctrl_c(tiny, moment):
     process = classify(*[CAT] * 3000, "--weights", tiny, "--workers", 2)
     if moment == "starting":
         assert soon(
-            lambda: b"tinymixnet.workers" in b"".join(map(command_line, children(process.pid)))
+            lambda: b"tinymixnet.fast.workers" in b"".join(map(command_line, children(process.pid)))
         )
     else:
         assert process.stdout.readline() == f"{CAT}\n".encode()

@@ -1,7 +1,7 @@
-"""The kernels once more, slow and obviously right: a loop an index, in Python's floats (float64).
+"""The kernels a second time, slow and plainly right: one loop for each index, in Python's floats.
 
-Nothing here is shared with tinymixnet, and no NumPy function computes: arrays only hold numbers.
-Shapes and their letters are those of tinymixnet/kernels.py.
+Nothing here is shared with tinymixnet, and no NumPy function computes anything: arrays only hold
+the numbers. Shapes and their letters are those of tinymixnet/engine/kernels.py.
 """
 
 import math
@@ -10,20 +10,20 @@ import numpy as np
 
 
 def positions(size: int, stride: int) -> int:
-    """How many output positions SAME padding gives along one axis."""
+    """Return how many output positions SAME padding gives along one axis."""
     return math.ceil(size / stride)
 
 
 def first_tap(position: int, size: int, kernel: int, stride: int) -> int:
-    """Where on the input a kernel begins at an output position; negative is in the padding."""
+    """Return where a kernel begins on the input; a negative index lies in the padding."""
     total = max((positions(size, stride) - 1) * stride + kernel - size, 0)
     return position * stride - total // 2
 
 
 def taps(position: int, size: int, kernel: int, stride: int) -> list[tuple[int, int]]:
-    """The pairs (index in the kernel, index in the input) at an output position.
+    """Return the pairs (index in the kernel, index in the input) at an output position.
 
-    A zero of the padding adds nothing to a sum: taps outside the input are simply left out.
+    Pairs in the padding are left out, for a zero adds nothing to the sum.
     """
     start = first_tap(position, size, kernel, stride)
     return [(k, start + k) for k in range(kernel) if 0 <= start + k < size]
@@ -70,7 +70,7 @@ def depthwise_conv2d(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.n
 
 
 def grouped_conv2d(x: np.ndarray, kernels: list[np.ndarray]) -> np.ndarray:
-    """Every output channel on its own: look up its group, then its inputs."""
+    """Compute each output channel by itself, from the input channels of its group."""
     n, h, w, _ = x.shape
     y = np.zeros((n, h, w, sum(kernel.shape[3] for kernel in kernels)))
     before_in = before_out = 0
@@ -87,7 +87,7 @@ def grouped_conv2d(x: np.ndarray, kernels: list[np.ndarray]) -> np.ndarray:
 
 
 def mix_conv(x: np.ndarray, kernels: list[np.ndarray], stride: int = 1) -> np.ndarray:
-    """Every channel on its own, with the kernel of its group."""
+    """Compute each channel by itself, with the kernel of its group."""
     n, h, w, c = x.shape
     owners = [(kernel, i) for kernel in kernels for i in range(kernel.shape[2])]
     y = np.zeros((n, positions(h, stride), positions(w, stride), c))
@@ -114,7 +114,7 @@ def batch_norm(
 
 
 def sigmoid(value: float) -> float:
-    """1 / (1 + e^-x) of one number, by the form that cannot overflow for its sign."""
+    """Return 1 / (1 + e^-x), in the form that cannot overflow for a number of that sign."""
     if value >= 0:
         return 1 / (1 + math.exp(-value))
     return math.exp(value) / (1 + math.exp(value))
@@ -125,7 +125,7 @@ def swish(value: float) -> float:
 
 
 def each(function, x: np.ndarray) -> np.ndarray:
-    """A function of one number applied to all."""
+    """Apply a function of one number to every element."""
     y = np.zeros(x.shape)
     for index in np.ndindex(x.shape):
         y[index] = function(float(x[index]))

@@ -1,11 +1,11 @@
-"""MixNet in TensorFlow with bugs planted in it, each the way someone who ports it would make it.
+"""MixNet in TensorFlow with planted bugs, each as someone who ports the network would make it.
 
-Every bug is a small subclass of the reference's run that gets one thing wrong, so two bugs at once
-are a subclass of both. `BUGS` and `PAIRS` name them, with the causes that `diagnose` has to find;
-`CORRECT` are ports in which nothing is wrong, however different they look; `UNKNOWN` are errors
+A bug is a small subclass of the reference's run that gets one thing wrong, so two bugs at once are
+a subclass of both. `BUGS` and `PAIRS` name them, with the causes that `diagnose` has to find.
+`CORRECT` are ports in which nothing is wrong, however different they look. `UNKNOWN` are errors
 that no common mistake explains.
 
-Written from what people get wrong, without a look at how tinymixnet tells it.
+The bugs are those that people make; they were written without looking at how `diagnose` works.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Scope = Callable[["Planted", str], bool]
 
 
 class Planted(reference._Run):
-    """A run in which nothing is wrong yet; `plant` is where a bug changes the weights.
+    """A run without a bug; a subclass overrides `plant` to change the weights, or an operation.
 
-    `early` and `late` are two blocks with a residual, several kernel sizes and squeeze-excite, for
-    the bugs that are in one block only.
+    Some bugs are in one block only: `early` and `late` name two blocks that have a residual,
+    several kernel sizes and squeeze-excite.
     """
 
     def __init__(self, tf: Any, weights: dict[str, Any], table: list[Block]) -> None:
@@ -45,12 +45,12 @@ class Planted(reference._Run):
         pass
 
     def change(self, change: Callable[[Any], Any], where: Callable[[str], bool]) -> None:
-        """Replace the tensors whose names `where` accepts."""
+        """Replace each tensor whose name `where` accepts by what `change` makes of it."""
         for name in filter(where, list(self.weights)):
             self.weights[name] = change(self.weights[name])
 
 
-# -- where: arguments of the bugs below ------------------------------------------------------------
+# -- where a bug is: each says whether a layer has it ----------------------------------------------
 
 
 def everywhere(run: Planted, scope: str) -> bool:
@@ -110,28 +110,28 @@ def both(*bugs: type[Planted]) -> type[Planted]:
 
 
 class Bgr(Planted):
-    """Read by OpenCV, which has blue first."""
+    """A photo read by OpenCV, which has blue first."""
 
     def picture(self, image: Any) -> Any:
         return super().picture(image[..., ::-1])
 
 
 class BgrWithItsMeans(Bgr):
-    """Read by OpenCV, blue normalised with the mean of blue; but the stem wants red first."""
+    """A photo read by OpenCV and normalised rightly, blue with the mean of blue, but left BGR."""
 
     def normalize(self, image: Any, mean: Any, std: Any) -> Any:
         return super().normalize(image, mean[::-1], std[::-1])
 
 
 class MeansOfBgr(Planted):
-    """Read as RGB, normalised with blue's mean and deviation first."""
+    """A photo read as RGB, but normalised with the means and deviations in the order BGR."""
 
     def normalize(self, image: Any, mean: Any, std: Any) -> Any:
         return super().normalize(image, mean[::-1], std[::-1])
 
 
 class Normalized(Planted):
-    """Another idea of how pixels are normalised: formula(x, mean, std)."""
+    """Pixels normalised by another formula(x, mean, std)."""
 
     formula: Callable[[Any, Any, Any], Any]
 
@@ -140,28 +140,28 @@ class Normalized(Planted):
 
 
 class ZeroToOne(Planted):
-    """A photo as 0..1, as most tools load it, for a network that takes 0..255."""
+    """Pixels of 0..1, as most tools load a photo, in a network that takes 0..255."""
 
     def picture(self, image: Any) -> Any:
         return super().picture(image / 255)
 
 
 class NormalizedBefore(Planted):
-    """The loader has normalised already, and the network does it again."""
+    """Pixels that the loader has normalised, and the network normalises again."""
 
     def normalize(self, image: Any, mean: Any, std: Any) -> Any:
         return super().normalize((image - mean) / std, mean, std)
 
 
 class NormalizedPicture(Planted):
-    """The same, by a loader that is part of the port, so that its dump shows it."""
+    """The same, where the loader is part of the port, so that its dump shows normalised pixels."""
 
     def picture(self, image: Any) -> Any:
         return super().picture((image - np.float32(MEAN)) / np.float32(STD))
 
 
 class NormalizationFolded(Planted):
-    """Mean and deviation folded into the stem's kernel and bias: its padding is then black."""
+    """Mean and deviation folded into the stem's kernel and bias, so that padding means black."""
 
     def normalize(self, image: Any, mean: Any, std: Any) -> Any:
         self.mean, self.std = mean, std
@@ -176,7 +176,7 @@ class NormalizationFolded(Planted):
 
 
 class PicturePadded(Planted):
-    """The photo gets its border of zeros first and is normalised with it."""
+    """The photo padded with zeros first, and normalised together with them."""
 
     def normalize(self, image: Any, mean: Any, std: Any) -> Any:
         # Stride 2 over an even side with a 3x3 kernel: SAME pads one row and column after.
@@ -189,7 +189,7 @@ class PicturePadded(Planted):
 
 
 class PlanesAsPixels(Planted):
-    """An NCHW buffer taken for NHWC: reshaped where it had to be transposed."""
+    """An NCHW array reshaped to NHWC, where it had to be transposed."""
 
     def picture(self, image: Any) -> Any:
         planes = self.tf.transpose(image, [0, 3, 1, 2])
@@ -197,7 +197,7 @@ class PlanesAsPixels(Planted):
 
 
 class PixelsAsPlanes(Planted):
-    """An NHWC buffer taken for NCHW."""
+    """An NHWC array reshaped to NCHW, where it had to be transposed."""
 
     def picture(self, image: Any) -> Any:
         n, h, w, c = image.shape
@@ -206,7 +206,7 @@ class PixelsAsPlanes(Planted):
 
 
 class RowsAsColumns(Planted):
-    """A photo as (W, H), as many tools say its size."""
+    """A photo with width before height, in which order many tools give its size."""
 
     def picture(self, image: Any) -> Any:
         return super().picture(self.tf.transpose(image, [0, 2, 1, 3]))
@@ -216,7 +216,7 @@ class RowsAsColumns(Planted):
 
 
 class SymmetricPadding(Planted):
-    """padding=(k - 1) // 2 on both sides, as PyTorch does it, also where the stride is 2."""
+    """padding=(k - 1) // 2 on both sides, as in PyTorch, also where the stride is 2."""
 
     symmetric: Scope = everywhere
 
@@ -288,7 +288,7 @@ class KerasHardSigmoid(Planted):
 
 
 class HalfSeWidth(Planted):
-    """Squeeze-excite half as wide as it should be: the rest of its units found no place."""
+    """Squeeze-excite half as wide as it should be, without the second half of its units."""
 
     def plant(self) -> None:
         super().plant()
@@ -318,7 +318,7 @@ def _ends(ending: str, name: str) -> bool:
 
 
 class ChangedKernels(Planted):
-    """Kernels laid out wrongly: `turned` is what happened to them, `at` where."""
+    """Kernels in a wrong layout: `turned` is what was done to those of the layers in `at`."""
 
     turned: Callable[[Any], Any]
     at: Scope = depthwise
@@ -390,7 +390,7 @@ class Int8Weights(Planted):
 
 
 class HalfWeights(Planted):
-    """Every tensor of the weights stored in a shorter type, and computed with in float32."""
+    """All weights stored in a shorter type; the computation is in float32."""
 
     short: str
 
@@ -404,13 +404,13 @@ class HalfWeights(Planted):
 
 
 class KernelsReversed(Planted):
-    """The kernels in reversed order: each group gets another group's."""
+    """The kernels in reversed order, so that a group is filtered with another group's kernel."""
 
     given: Scope = depthwise
 
     def kernels(self, scope: str, groups: int) -> list[Any]:
-        found = super().kernels(scope, groups)
-        return found[::-1] if self.given(scope) else found
+        kernels = super().kernels(scope, groups)
+        return kernels[::-1] if self.given(scope) else kernels
 
 
 class PartsReversed(Planted):
@@ -419,20 +419,20 @@ class PartsReversed(Planted):
     dealt: Scope = depthwise
 
     def parts(self, scope: str, x: Any, groups: int) -> list[Any]:
-        found = super().parts(scope, x, groups)
-        return found[::-1] if self.dealt(scope) else found
+        parts = super().parts(scope, x, groups)
+        return parts[::-1] if self.dealt(scope) else parts
 
 
 class PartsRotated(Planted):
     """The last channels dealt to the first group, the first to the second, and so on."""
 
     def parts(self, scope: str, x: Any, groups: int) -> list[Any]:
-        found = super().parts(scope, x, groups)
-        return found[-1:] + found[:-1] if depthwise(self, scope) else found
+        parts = super().parts(scope, x, groups)
+        return parts[-1:] + parts[:-1] if depthwise(self, scope) else parts
 
 
 class OutputsReversed(Planted):
-    """The groups' results put side by side in another order."""
+    """The groups' results concatenated in reversed order."""
 
     put: Scope
 
@@ -767,7 +767,7 @@ BUGS: dict[str, Bug] = {
 
 
 def _together(*names: str, **options: Any) -> Bug:
-    """Several at once; the one that shows first stands first."""
+    """Return a bug made of several; the name of the one that shows first comes first."""
     bugs = [BUGS[name] for name in names]
     causes = tuple(cause for bug in bugs for cause in bug.causes)
     return Bug(causes, both(*(bug.run for bug in bugs)), parts=names, **options)
@@ -793,13 +793,16 @@ PAIRS: dict[str, Bug] = {
     "three": _together("bgr", "symmetric padding", "epsilon 1e-5"),
 }
 
+# For runs that have no time for all: the first bug with each cause, and one of several.
+ONE_OF_EACH_CAUSE = (*{bug.causes: name for name, bug in reversed(BUGS.items())}.values(), "three")
+
 CORRECT: dict[str, Bug] = {
     "eager": Bug(()),
     "float64": Bug((), dtype="float64"),
     "folded": Bug((), Fused),
 }
 
-# What the text must say of the error's pattern.
+# name: (what the text of the diagnosis must say of the error's pattern, the network)
 UNKNOWN: dict[str, tuple[str, type[Planted]]] = {
     "one group louder": ("channel", variant(Spoiled, spoil=_one_group_louder)),
     "constant factor": ("factor", variant(Spoiled, spoil=lambda tf, x: x * 1.37)),
@@ -811,7 +814,7 @@ UNKNOWN: dict[str, tuple[str, type[Planted]]] = {
 
 
 def raw_tensors(tensors: Mapping[str, np.ndarray], seed: int) -> Layers:
-    """Weights as training left them, of which `tensors` would be the averages."""
+    """Return weights as training would leave them if `tensors` were their moving averages."""
     rng = np.random.default_rng(seed)
     raw = {}
     for name, tensor in tensors.items():
@@ -831,9 +834,10 @@ def planted_layers(
     pixels: np.ndarray,
     raw: Mapping[str, np.ndarray] | None = None,
 ) -> Layers:
-    """Every layer of one run with the bug in it, in order; pixels (n, h, w, 3), RGB, 0..255.
+    """Return every layer of one run with the bug in it, in order; pixels (n, h, w, 3), RGB, 0..255.
 
-    Float64 stays float64, all else is given as float32. A bug that takes raw weights needs `raw`.
+    Layers are float64 where the bug computes in float64, else float32. A bug that takes raw weights
+    needs `raw`.
     """
     tf = reference.import_tensorflow()
     chosen = dict(tensors)

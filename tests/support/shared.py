@@ -1,4 +1,4 @@
-"""Where the reference data lies that is too large for the repository: beside it, or nowhere."""
+"""The folder of reference data too large for the repository; it lies beside it, or is absent."""
 
 from pathlib import Path
 

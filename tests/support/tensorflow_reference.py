@@ -1,8 +1,8 @@
 """MixNet written a second time, in plain TensorFlow, to judge tinymixnet by.
 
-Nothing here is shared with the engine: the tables, the rounding of filter counts, the splits and
+Nothing here is shared with the engine. The tables, the rounding of filter counts, the splits and
 the padding (TensorFlow's own "SAME") come from the paper and from the original code's behaviour, so
-a mistake would have to be made twice to pass unseen. Only running a network needs TensorFlow; the
+a mistake would have to be made twice to go unnoticed. Only running a network needs TensorFlow; the
 tables, the shapes and the random tensors do not.
 """
 
@@ -26,9 +26,9 @@ EPSILON = 1e-3
 
 @dataclass(frozen=True)
 class Network:
-    """A network as a table: one block string a stage, filter counts before scaling.
+    """A network as a table: a block string for each stage, with filter counts before scaling.
 
-    multiplier None means that the counts stand as they are, not even rounded to a multiple of 8.
+    Where multiplier is None the counts stay as they are, and are not rounded to a multiple of 8.
     """
 
     stages: tuple[str, ...]
@@ -40,7 +40,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Block:
-    """One inverted-residual block with its filter counts scaled; se is 0 without squeeze-excite."""
+    """An inverted-residual block with scaled filter counts; se is 0 without squeeze-excite."""
 
     inputs: int
     outputs: int
@@ -101,21 +101,21 @@ def _scaled(filters: int, multiplier: float | None) -> int:
 
 
 def split_sizes(channels: int, groups: int) -> list[int]:
-    """How many channels each of the groups gets: equal parts, the remainder to the first."""
+    """Return the channels of each group: equal parts, and the remainder goes to the first."""
     part = channels // groups
     return [channels - part * (groups - 1)] + [part] * (groups - 1)
 
 
 def blocks(net: str | Network) -> list[Block]:
-    """The network's blocks one by one: the repeats of a stage unrolled, the filters scaled."""
+    """Return the network's blocks: the repeats of a stage one by one, with scaled filter counts."""
     net = _network(net)
     result = []
     for stage in net.stages:
         options: dict[str, str] = {}
         for word in stage.split("_"):
-            found = re.fullmatch(r"(se|sw|[rkapseio])([\d.]*)", word)
-            assert found, f"{word!r} in block string {stage!r} is not understood"
-            options[found[1]] = found[2]
+            option = re.fullmatch(r"(se|sw|[rkapseio])([\d.]*)", word)
+            assert option, f"{word!r} in block string {stage!r} is not understood"
+            options[option[1]] = option[2]
         down, across = options["s"][0], options["s"][1]
         assert down == across, f"{stage!r}: strides differ between the axes"
         first = Block(
@@ -135,7 +135,7 @@ def blocks(net: str | Network) -> list[Block]:
 
 
 def tensor_shapes(net: str | Network) -> dict[str, tuple[int, ...]]:
-    """Every canonical tensor name with its shape, as the table says it must be."""
+    """Return the shape that the table gives each canonical tensor name."""
     net = _network(net)
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -175,10 +175,11 @@ def tensor_shapes(net: str | Network) -> dict[str, tuple[int, ...]]:
 
 
 def random_tensors(net: str | Network, seed: int) -> Layers:
-    """Float32 weights whose bits depend on the seed alone, on any machine and NumPy version.
+    """Return float32 weights with the same bits on any machine and with any NumPy.
 
-    Only RandomState.uniform is drawn from: NumPy froze its stream, and it needs no libm. A kernel
-    is scaled by its fan-in, so that values stay near one through the depth of a small network.
+    They are drawn from RandomState.uniform alone: NumPy has frozen its stream, and it needs no
+    mathematical library. A kernel is scaled by its fan-in, which keeps values near one through the
+    layers of a small network.
     """
     rng = np.random.RandomState(seed)
     tensors = {}
@@ -196,7 +197,7 @@ def random_tensors(net: str | Network, seed: int) -> Layers:
 
 
 def import_tensorflow() -> ModuleType:
-    """TensorFlow without its start-up messages; ImportError where it is not installed."""
+    """Import TensorFlow without its start-up messages; ImportError where it is not installed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow
 
@@ -204,9 +205,9 @@ def import_tensorflow() -> ModuleType:
 
 
 class _Run:
-    """One pass through the network, in TensorFlow operations, noting every canonical layer.
+    """A pass through the network in TensorFlow operations that notes every canonical layer.
 
-    What planted.py plants bugs in is a method of its own.
+    It has a method for each operation, so that planted.py can replace one of them.
     """
 
     def __init__(self, tf: ModuleType, weights: dict[str, Any], epsilon: float) -> None:
@@ -256,13 +257,13 @@ class _Run:
         return self.tf.concat(outs, axis=-1)
 
     def grouped(self, scope: str, x: Any, groups: int) -> Any:
-        """1x1 convolutions, each over its own part of the channels."""
+        """Apply 1x1 convolutions, each to its own part of the channels."""
         pairs = zip(self.parts(scope, x, groups), self.kernels(scope, groups), strict=True)
         outs = [self.conv(scope, part, kernel, 1) for part, kernel in pairs]
         return self.note(scope, self.joined(scope, outs))
 
     def mixed(self, scope: str, x: Any, groups: int, stride: int) -> Any:
-        """MixConv: depthwise convolutions of several sizes, each over its own channels."""
+        """MixConv: apply depthwise convolutions of several sizes, each to its own channels."""
         pairs = zip(self.parts(scope, x, groups), self.kernels(scope, groups), strict=True)
         outs = [self.depthwise(scope, part, kernel, stride) for part, kernel in pairs]
         return self.note(scope, self.joined(scope, outs))
@@ -322,11 +323,11 @@ class _Run:
 
 
 class _Calibrating(_Run):
-    """A pass that gives each batch norm the statistics of what reaches it, and then uses them."""
+    """A pass in which each batch norm takes the statistics of its input, and then uses them."""
 
     def norm(self, scope: str, x: Any) -> Any:
         mean, variance = self.tf.nn.moments(x, axes=[0, 1, 2])
-        # Where the maps are small a channel may hardly vary: then its noise must not be blown up.
+        # In a small feature map a channel may hardly vary, and its noise must not be amplified.
         variance += self.tf.reduce_mean(variance) / 4
         self.weights[f"{scope}/moving_mean"] = mean.numpy()
         self.weights[f"{scope}/moving_variance"] = variance.numpy()
@@ -334,11 +335,11 @@ class _Calibrating(_Run):
 
 
 def calibrated_tensors(net: str | Network, image: np.ndarray, seed: int) -> Layers:
-    """random_tensors with batch norm statistics measured on these pictures, (n, h, w, 3), 0..255.
+    """Return random_tensors with batch norm statistics of these pictures, (n, h, w, 3), 0..255.
 
-    Deep random networks need it, and need many pixels for it: otherwise the values grow from layer
-    to layer, the squeeze-excite gates jam at 0 and 1, or a norm divides by the spread of a handful
-    of values, and TensorFlow's own float32 and float64 runs drift apart.
+    A deep random network needs this, and many pixels for it. Otherwise its values grow from layer
+    to layer, squeeze-excite gates are stuck at 0 or 1, or a norm divides by the spread of a few
+    values; then even TensorFlow's own float32 and float64 runs drift apart.
     """
     tensors = random_tensors(net, seed)
     pixels, mean, std = (np.asarray(x, np.float32) for x in (image, MEAN, STD))
@@ -357,18 +358,18 @@ def reference_program(
     std: Sequence[float] = STD,
     epsilon: float = EPSILON,
 ) -> Callable[[np.ndarray], Layers]:
-    """The network as a function from an image to its layers, run in one of two ways.
+    """Return the network as a function from an image to its layers, run in one of two ways.
 
-    Eager (fused False) runs operation by operation. Fused traces the whole into one tf.function
-    with the weights as constants, which TensorFlow's graph optimiser then rewrites: it folds
-    constants and joins operations, as far as the layers to `fetch` (None: all) leave it free to.
+    Eager (fused=False) runs operation by operation. Fused makes one tf.function of the network,
+    with the weights as constants. TensorFlow's graph optimiser then folds constants and joins
+    operations, except where it must keep a layer of `fetch` (None: all layers).
 
-    The function takes pixels (n, h, w, 3), RGB, 0..255. AssertionError when a tensor is missing,
-    unknown or of another shape than the table says.
+    The function takes pixels (n, h, w, 3), RGB, 0..255. AssertionError where a tensor is missing,
+    unknown or of another shape than in the table.
     """
     table, expected = blocks(net), tensor_shapes(net)
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    differing = sorted(set(found.items()) ^ set(expected.items()))
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    differing = sorted(set(shapes.items()) ^ set(expected.items()))
     assert not differing, f"given tensors and the table differ in {differing}"
     tf = import_tensorflow()
     weights = {name: np.asarray(tensor, dtype) for name, tensor in tensors.items()}
@@ -378,7 +379,7 @@ def reference_program(
 
     def layers(image: Any) -> list[Any]:
         every = _Run(tf, weights, epsilon).network(table, image, shift, scale)
-        # A tf.function returns dictionaries sorted by key, so the order travels beside the tensors.
+        # A tf.function returns dictionaries sorted by key, so the order is kept in `names`.
         names[:] = every if fetch is None else fetch
         return [every[name] for name in names]
 
@@ -394,19 +395,19 @@ def reference_program(
 def reference_layers(
     net: str | Network, tensors: Mapping[str, np.ndarray], image: np.ndarray, **options: Any
 ) -> Layers:
-    """Every canonical layer of one run, in order; options are reference_program's."""
+    """Return every canonical layer of one run, in order; options are those of reference_program."""
     return reference_program(net, tensors, **options)(image)
 
 
 def checkpoint_tensors(prefix: str, net: str | Network) -> Layers:
-    """An original checkpoint's moving averages under the canonical names, read by TensorFlow.
+    """Return the moving averages of an original checkpoint, by canonical name; TensorFlow reads it.
 
-    The variables' numbers count over a whole graph and mean nothing but their order, so a name is
-    found by its scope, its kind and its place within them.
+    The numbers in the variables' names run through the whole graph, and only their order means
+    anything. So a variable is identified by its scope, its kind and its place among these.
     """
     reader = import_tensorflow().train.load_checkpoint(prefix)
     average = "/ExponentialMovingAverage"
-    found: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    numbers: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for name in reader.get_variable_to_shape_map():
         if not name.endswith(average):
             continue
@@ -414,8 +415,8 @@ def checkpoint_tensors(prefix: str, net: str | Network) -> Layers:
         scope = "/".join(part for part in parts[1:-2] if part != "mixnet_model")
         numbered = re.fullmatch(r"(.*)_(\d+)", parts[-2])
         kind, number = (numbered[1], int(numbered[2])) if numbered else (parts[-2], 0)
-        found.setdefault((scope, f"{kind}/{parts[-1]}"), []).append((number, name))
-    queues = {key: [name for _, name in sorted(names)] for key, names in found.items()}
+        numbers.setdefault((scope, f"{kind}/{parts[-1]}"), []).append((number, name))
+    queues = {key: [name for _, name in sorted(names)] for key, names in numbers.items()}
 
     tensors = {}
     for name, shape in tensor_shapes(net).items():
@@ -427,7 +428,7 @@ def checkpoint_tensors(prefix: str, net: str | Network) -> Layers:
 
 
 def _origin(name: str) -> tuple[str, str]:
-    """(scope, kind) in the original graph of a canonical tensor name."""
+    """Return the scope and kind that a canonical tensor name has in the original graph."""
     scope, *layer, kind = name.split("/")
     if scope == "logits":
         return "head", f"dense/{kind}"

@@ -1,30 +1,34 @@
-"""convert, inspect and evaluate: PyTorch's state dicts, and what can be said of any file."""
+"""convert and inspect: PyTorch's state dicts, and what can be said of any file."""
 
 import numpy as np
 import pytest
 
-import tinymixnet
 from tests.support.shared import SHARED
-from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
+from tests.support.synthetic import TINY, synthetic_tensors
 from tinymixnet.engine.architecture import VARIANTS, mixnet
-from tinymixnet.engine.images import PRESETS
-from tinymixnet.engine.metadata import Metadata
-from tinymixnet.engine.weights import BUNDLED, Weights, read_weights
-from tinymixnet.engine.weights_writer import write_weights
+from tinymixnet.engine.weights import BUNDLED, read_weights
 from tinymixnet.errors import CheckpointError, WeightsError
 from weights_tools.convert import convert
-from weights_tools.evaluate import evaluate
 from weights_tools.formats.checkpoint_writer import write_checkpoint
 from weights_tools.inspect_file import describe
 
 numpy_files = pytest.importorskip("safetensors.numpy")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    """A small network among the known ones, so that the files are small too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "tiny", (TINY.block_strings, TINY.stem_filters, 1.0))
+        yield
+
 
 STAGES = [1, 2, 4, 4, 4, 4]  # blocks in each of timm's stages of M and L; of S [1, 2, 4, 3, 3, 3]
 
 
 def timm_names(variant):
     """Canonical tensor name -> timm's, typed from the facts."""
-    stages = [1, 2, 4, 3, 3, 3] if variant == "mixnet-s" else STAGES
+    stages = {"mixnet-s": [1, 2, 4, 3, 3, 3], "tiny": [1, 2, 1, 2]}.get(variant, STAGES)
     flat = [f"blocks.{stage}.{n}" for stage, blocks in enumerate(stages) for n in range(blocks)]
     layers = {
         "stem/conv": "conv_stem",
@@ -110,20 +114,75 @@ def test_labels_may_be_noted_in_the_file(tmp_path, small, classes, labels):
     assert read_weights(tmp_path / "out.h5").metadata.labels == ("one", "two")
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "state_dict.model.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_stripped(tmp_path, small, prefix):
+    plain = convert(save(tmp_path / "plain.safetensors", small), tmp_path / "plain.h5")
+    wrapped = {prefix + name: tensor for name, tensor in small.items()}
+    weights = convert(save(tmp_path / "model.safetensors", wrapped), tmp_path / "out.h5")
+    assert weights.architecture == plain.architecture
+    for name, tensor in plain.tensors.items():
+        np.testing.assert_array_equal(weights.tensors[name], tensor)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "int32", "int8"])
+def test_other_types_become_float32(tmp_path, small, dtype):
+    state = {name: np.asarray(np.clip(tensor, -99, 99), dtype) for name, tensor in small.items()}
+    weights = convert(save(tmp_path / "model.safetensors", state), tmp_path / "out.h5")
+    stem = weights.tensors["stem/conv/kernel"]
+    assert stem.dtype == np.float32
+    expected = state["conv_stem.weight"].astype(np.float32)
+    np.testing.assert_array_equal(stem.transpose(3, 2, 0, 1), expected)
+    written = read_weights(tmp_path / "out.h5").tensors["stem/conv/kernel"]
+    np.testing.assert_array_equal(written, stem)
+
+
+def test_bfloat16_becomes_float32(tmp_path, small):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    state = {name: torch.from_numpy(tensor).bfloat16() for name, tensor in small.items()}
+    save_file(state, tmp_path / "model.safetensors")
+    weights = convert(tmp_path / "model.safetensors", tmp_path / "out.h5")
+    expected = state["conv_head.weight"].float().numpy().transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(weights.tensors["head/conv/kernel"], expected)
+    assert "bfloat16" in "".join(describe(tmp_path / "model.safetensors"))
+
+
+def test_values_too_large_for_float32_are_refused(tmp_path, small):
+    state = {**small, "bn1.weight": np.full(5, 1e300)}
+    with pytest.raises(WeightsError, match="stem/bn/gamma: NaN or infinity"):
+        convert(save(tmp_path / "model.safetensors", state), tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+
+
+@pytest.mark.parametrize("classes", ["a\x1b[2J,b", "a,\u202eb", "a," + "b" * 1025])
+def test_notes_that_are_no_labels_are_refused(tmp_path, small, classes):
+    file = save(tmp_path / "model.safetensors", small, classes=classes)
+    with pytest.raises(CheckpointError, match="its note `classes`: label") as caught:
+        convert(file, tmp_path / "out.h5")
+    assert str(caught.value).isprintable()
+
+
 @pytest.fixture(scope="module")
 def small():
-    tensors = synthetic_tensors(mixnet("mixnet-s", classes=2))
-    return state_dict("mixnet-s", tensors)
+    return state_dict("tiny", synthetic_tensors(mixnet("tiny", classes=2)))
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
         (lambda s: s.pop("classifier.bias"), "no classifier.bias"),
-        (lambda s: s.pop("blocks.2.1.conv_dw.1.weight"), "depthwise_conv/kernel_1: missing"),
+        (lambda s: s.pop("blocks.1.1.conv_dw.1.weight"), "depthwise_conv/kernel_1: missing"),
         (lambda s: s.update({"fc.weight": s["classifier.weight"]}), "1 others: fc.weight"),
-        (lambda s: s.update({"bn1.weight": s["bn2.weight"]}), r"stem/bn/gamma: expected \(16,\)"),
+        (lambda s: s.update({"bn1.weight": s["bn2.weight"]}), r"stem/bn/gamma: expected \(5,\)"),
         (lambda s: s.update({"conv_stem.weight": s["bn2.weight"]}), "conv_stem.weight has an un"),
+        (lambda s: s.update({"model.bn1.weight": s["bn1.weight"]}), "two values for one tensor"),
+        (lambda s: s.update({f"blocks.{'9' * 5000}.0.bn1.weight": s["bn1.weight"]}), "1 others"),
+        (lambda s: s.update({"bn1.\x1b[2Jweight": s["bn1.weight"]}), r"1 others: bn1.\\x1b\[2J"),
+        (
+            lambda s: s.update({f"x{n}": s["bn1.weight"] for n in range(999)}),
+            "999 others.*991 more",
+        ),
     ],
 )
 def test_names_what_does_not_fit(tmp_path, small, edit, message):
@@ -160,6 +219,16 @@ def test_the_bundled_weights_are_the_converted_file():
             assert np.array_equal(tensors["logits/kernel"], value.T.astype(np.float16))
 
 
+def test_describe_escapes_what_could_change_a_terminal(tmp_path):
+    tensors = {"a\x1b[2J\nb": np.ones(2, np.float32)}
+    save(tmp_path / "model.safetensors", tensors, note="c\x1b[2J\nd", **{"\x07": "e"})
+    write_checkpoint(tmp_path / "model.ckpt", tensors)
+    for name in ("model.safetensors", "model.ckpt"):
+        lines = list(describe(tmp_path / name))
+        assert all(line.isprintable() for line in lines)
+        assert any(line.startswith(r"a\x1b[2J\nb ") for line in lines)
+
+
 def test_describe_every_kind_of_file(tmp_path, small):
     state = save(tmp_path / "model.safetensors", small, architecture="tf_mixnet_s")
     lines = list(describe(state))
@@ -185,32 +254,3 @@ def test_describe_refuses_what_it_cannot_read(tmp_path, name):
     (tmp_path / "text.txt").write_text("hello")
     with pytest.raises((CheckpointError, WeightsError), match=name):
         list(describe(tmp_path / name))
-
-
-def test_evaluate_counts_right_answers_and_notes_them(tmp_path):
-    labels = tuple("abcdef")
-    about = Metadata(
-        labels=labels, input_size=32, preset="omz", preset_parameters=PRESETS["omz"][1]
-    )
-    tensors = synthetic_tensors(TINY)
-    write_weights(tmp_path / "w.h5", Weights(TINY, tensors, about), float16=True)
-    model = tinymixnet.load(tmp_path / "w.h5")
-    images = synthetic_image(8, 40, 40)
-    answers = np.array([model.classify(image, top=1)[0].index for image in images])
-    wrong = (answers + 1) % 6
-    np.savez(tmp_path / "photos.npz", images=images, labels=np.where([1, 0] * 4, answers, wrong))
-    assert evaluate(tmp_path / "w.h5", tmp_path / "photos.npz") == 0.5
-    assert read_weights(tmp_path / "w.h5").metadata.accuracy == ""
-    evaluate(tmp_path / "w.h5", tmp_path / "photos.npz", write=True)
-    after = read_weights(tmp_path / "w.h5")
-    assert after.metadata.accuracy == "top-1 0.5000 on 8 photos of photos.npz"
-    assert all(np.array_equal(after.tensors[n], model.tensors[n]) for n in tensors)
-
-
-def test_evaluate_refuses_other_files(tmp_path):
-    (tmp_path / "text.npz").write_text("hello")
-    np.savez(tmp_path / "objects.npz", images=np.array([{}]), labels=np.array([0]))
-    np.savez(tmp_path / "high.npz", images=synthetic_image(1, 32, 32), labels=np.array([10]))
-    for name in ("text.npz", "objects.npz", "high.npz", "none.npz"):
-        with pytest.raises(WeightsError, match=name):
-            evaluate(BUNDLED, tmp_path / name)

@@ -14,7 +14,7 @@ from tinymixnet.engine.architecture import VARIANTS, mixnet
 from tinymixnet.engine.weights import read_weights
 from tinymixnet.errors import CheckpointError
 from weights_tools.extract import AVERAGE, canonical_place, extract
-from weights_tools.formats.checkpoint_writer import write_checkpoint
+from weights_tools.formats.checkpoint_writer import NUMBERS, entry_message, write_checkpoint
 
 NAMES = {
     "stem/conv/kernel": "stem/conv2d_94/kernel",
@@ -188,6 +188,35 @@ def test_refuses_another_network(tmp_path):
     write_checkpoint(tmp_path / "model.ckpt", {"resnet/conv/kernel": np.ones((1, 1, 3, 3), "f")})
     with pytest.raises(CheckpointError, match="expected a MixNet"):
         extract(tmp_path, tmp_path / "out.h5")
+
+
+def test_object_based_checkpoint_is_named(tmp_path):
+    variables = {"stem/conv/kernel/.ATTRIBUTES/VARIABLE_VALUE": np.ones(3, np.float32)}
+    graph = {b"_CHECKPOINTABLE_OBJECT_GRAPH": entry_message(NUMBERS["string"], ())}
+    write_checkpoint(tmp_path / "model.ckpt", variables, edit=lambda known: known.update(graph))
+    with pytest.raises(CheckpointError, match=r"object-based.*tf\.compat\.v1\.train\.Saver"):
+        extract(tmp_path, tmp_path / "out.h5")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_types_become_float32(tmp_path, tensors, dtype):
+    names = official_names(tensors)
+    halved = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+    write_checkpoint(tmp_path / "model.ckpt", {names[name]: halved[name] for name in tensors})
+    weights = extract(tmp_path, tmp_path / "out.h5")
+    for name, tensor in weights.tensors.items():
+        assert tensor.dtype == np.float32
+        np.testing.assert_array_equal(tensor, halved[name].astype(np.float32))
+
+
+def test_message_stays_short_whatever_the_names(tmp_path, tensors):
+    names = official_names(tensors)
+    variables = {names[name]: tensor for name, tensor in tensors.items()}
+    more = {f"a/blocks_{n}/conv2d/kernel": np.ones(1, np.float32) for n in range(900)}
+    write_checkpoint(tmp_path / "model.ckpt", {**variables, **more})
+    with pytest.raises(CheckpointError, match=r"things wrong: .*; and \d+ more") as caught:
+        extract(tmp_path, tmp_path / "out.h5")
+    assert len(str(caught.value)) < 3000
 
 
 def test_labels(tmp_path, variables):

@@ -1,296 +1,74 @@
-"""Fetch against a real server on 127.0.0.1 that can misbehave in every way a server can."""
+"""Fetch and its cache folder, against a real server on 127.0.0.1."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import json
-import os
-import random
 import re
 import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import Request
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.archive_server import (
+    DATA,
+    SHA256,
+    SHA384,
+    Behaviour,
+    Handler,
+    Server,
+    announce_less,
+    announce_more,
+    bare_range,
+    chunked,
+    chunked_and_cut,
+    claim_range,
+    cut,
+    cut_at_once,
+    drip,
+    hang,
+    hang_up,
+    hang_without_answer,
+    ignore_range,
+    ignore_range_and_cut,
+    no_length,
+    no_length_and_less,
+    no_length_and_more,
+    no_range,
+    other_file,
+    redirect,
+    redirect_forever,
+    serve,
+    shorter_file,
+    status,
+    unasked_range,
+    wrong_range,
+)
+from tests.support.fake_network import (
+    LOCK,
+    PACKED,
+    PART,
+    REMEMBERED,
+    WEIGHTS,
+    assert_fetched,
+    names_in,
+    publish,
+)
+from tests.support.shared import SHARED
 from tinymixnet.errors import CheckpointError, FetchError
-
-fetching = importlib.import_module("weights_tools.fetch")
+from weights_tools import cache_files, download, http_get
+from weights_tools import fetch as fetching
 
 REPOSITORY = Path(__file__).parents[2]
-SHARED = REPOSITORY.parent / "shared"
-DATA = random.Random(1).randbytes(200_000)
-SHA384 = hashlib.sha384(DATA).hexdigest()
-NAMES = ("mixnet-l.tar.gz", "mixnet-l.h5", "mixnet-l.lock", "mixnet-l.tar.gz.part")
-PACKED, WEIGHTS, LOCK, PART = NAMES
-
-# ---- the server: each request takes the next behaviour of the script, the last one again and again
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-"))
-        assert asked is not None
-        self.first = int(asked[1])
-        script = self.server.script
-        self.server.requests.append((self.path, self.first))
-        behave = script.pop(0) if len(script) > 1 else script[0]
-        behave(self)
-
-    def head(self, status: int, **headers: object) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), str(value))
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    """Has .script (what to do), .requests (path, first byte) and .release (for those who hang)."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script: list[Behaviour] = [serve]
-        self.requests: list[tuple[str, int]] = []
-        self.release = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, *_: object) -> None:
-        pass  # a client that hangs up early is part of the tests
-
-
-Behaviour = Callable[[Handler], None]
-
-
-def serve(handler: Handler, data: bytes = DATA, send: int | None = None) -> None:
-    """As a good server does; `send` breaks off after so many bytes of the body."""
-    first, size = handler.first, len(data)
-    if first >= size:
-        handler.head(416, Content_Range=f"bytes */{size}", Content_Length=0)
-        return
-    headers: dict[str, object] = {"Content_Length": size - first}
-    if first:
-        headers["Content_Range"] = f"bytes {first}-{size - 1}/{size}"
-    handler.head(206 if first else 200, **headers)
-    handler.wfile.write(data[first:] if send is None else data[first : first + send])
-
-
-def ignore_range(handler: Handler) -> None:
-    handler.first = 0
-    serve(handler)
-
-
-def ignore_range_and_cut(handler: Handler) -> None:
-    handler.first = 0
-    serve(handler, send=70_000)
-
-
-def cut(handler: Handler) -> None:
-    serve(handler, send=70_000)
-
-
-def cut_at_once(handler: Handler) -> None:
-    serve(handler, send=0)
-
-
-def hang_up(handler: Handler) -> None:
-    handler.connection.close()
-
-
-def hang(handler: Handler) -> None:
-    serve(handler, send=100_000)
-    handler.wfile.flush()
-    handler.server.release.wait(20)
-
-
-def hang_without_answer(handler: Handler) -> None:
-    handler.server.release.wait(20)
-
-
-def announce_more(handler: Handler) -> None:
-    handler.head(200, Content_Length=len(DATA) + 5)
-    handler.wfile.write(DATA)
-
-
-def announce_less(handler: Handler) -> None:
-    handler.head(200, Content_Length=len(DATA) - 5)
-    handler.wfile.write(DATA)
-
-
-def no_length(handler: Handler) -> None:
-    handler.head(200)
-    handler.wfile.write(DATA)
-
-
-def no_length_and_more(handler: Handler) -> None:
-    handler.head(200)
-    handler.wfile.write(DATA + b"more")
-
-
-def no_length_and_less(handler: Handler) -> None:
-    handler.head(200)
-    handler.wfile.write(DATA[:-9])
-
-
-def chunked(handler: Handler) -> None:
-    handler.protocol_version = "HTTP/1.1"
-    handler.head(200, Transfer_Encoding="chunked", Connection="close")
-    for start in range(0, len(DATA), 50_000):
-        piece = DATA[start : start + 50_000]
-        handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-    handler.wfile.write(b"0\r\n\r\n")
-
-
-def chunked_and_cut(handler: Handler) -> None:
-    handler.protocol_version = "HTTP/1.1"
-    handler.head(200, Transfer_Encoding="chunked", Connection="close")
-    handler.wfile.write(b"%x\r\n%s\r\n" % (70_000, DATA[:70_000]))
-
-
-def other_file(handler: Handler) -> None:
-    serve(handler, data=DATA[::-1])
-
-
-def shorter_file(handler: Handler) -> None:
-    serve(handler, data=DATA[:1000])
-
-
-def wrong_range(handler: Handler) -> None:
-    """A range, but one that begins a byte too early."""
-    first = handler.first
-    if not first:
-        return serve(handler)
-    headers = {"Content_Range": f"bytes {first - 1}-{len(DATA) - 1}/{len(DATA)}"}
-    handler.head(206, Content_Length=len(DATA) - first + 1, **headers)
-    handler.wfile.write(DATA[first - 1 :])
-
-
-def unasked_range(handler: Handler) -> None:
-    """206 whatever was asked, always the middle."""
-    handler.head(206, Content_Length=100, Content_Range=f"bytes 50-149/{len(DATA)}")
-    handler.wfile.write(DATA[50:150])
-
-
-def bare_range(handler: Handler) -> None:
-    """206 that does not say which range it is."""
-    if not handler.first:
-        return serve(handler)
-    handler.head(206, Content_Length=len(DATA) - handler.first)
-    handler.wfile.write(DATA[handler.first :])
-
-
-def claim_range(content_range: str, length: int | None, status: int = 206) -> Behaviour:
-    """The Content-Range and Content-Length given, with the right rest (206) or all (200) below."""
-
-    def behave(handler: Handler) -> None:
-        if not handler.first:
-            return serve(handler)
-        headers = {} if length is None else {"Content_Length": length}
-        handler.head(status, Content_Range=content_range, **headers)
-        handler.wfile.write(DATA if status == 200 else DATA[handler.first :])
-
-    return behave
-
-
-def no_range(handler: Handler) -> None:
-    if handler.first:
-        handler.head(416, Content_Length=0)
-    else:
-        serve(handler)
-
-
-def status(code: int) -> Behaviour:
-    return lambda handler: handler.head(code, Content_Length=0)
-
-
-def redirect(handler: Handler) -> None:
-    if handler.path.startswith("/moved/"):
-        return serve(handler)
-    handler.head(302, Location=f"/moved{handler.path}", Content_Length=0)
-
-
-def redirect_forever(handler: Handler) -> None:
-    handler.head(302, Location=handler.path, Content_Length=0)
-
-
-# ---- fixtures
-
-
-def fake_extract(checkpoint_path: Path, output_path: Path, *, variant: str, **about: str) -> None:
-    """Stand in for the real one; like it, it leaves nothing behind when the checkpoint is bad."""
-    if checkpoint_path.read_bytes() != DATA:
-        raise CheckpointError(f"{checkpoint_path} is not a checkpoint")
-    beside = output_path.with_suffix(".tmp")
-    beside.write_bytes(f"{variant} ".encode() + checkpoint_path.read_bytes())
-    os.replace(beside, output_path)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-    thread.start()
-    yield running
-    running.release.set()
-    running.shutdown()
-    running.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def cache(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache; mixnet-l lies at /one on the server, its mirror at /two."""
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    monkeypatch.setenv("TINYMIXNET_HOME", str(folder))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.delenv("TINYMIXNET_MIRROR", raising=False)
-    urls = tuple(f"{server.url}/{place}/mixnet-l.tar.gz" for place in ("one", "two"))
-    publish(monkeypatch, urls=urls)
-    monkeypatch.setattr(fetching, "extract", fake_extract)
-    monkeypatch.setattr(fetching, "PAUSES", (0.0, 0.0, 0.0))
-    return folder
-
-
-def publish(
-    monkeypatch: pytest.MonkeyPatch,
-    urls: tuple[str, ...],
-    size: int | None = len(DATA),
-    sha384: str | None = SHA384,
-) -> None:
-    archive = fetching.Archive(urls=urls, size=size, sha384=sha384)
-    monkeypatch.setattr(fetching, "ARCHIVES", {"mixnet-l": archive})
-
-
-def listing(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
-def assert_fetched(folder: Path) -> None:
-    assert fetching.fetch("mixnet-l") == folder / WEIGHTS
-    assert (folder / WEIGHTS).read_bytes() == b"mixnet-l " + DATA
-    assert (folder / PACKED).read_bytes() == DATA
-    assert listing(folder) == {PACKED, WEIGHTS, LOCK}
 
 
 # ---- what works
@@ -333,7 +111,7 @@ def test_a_wrong_archive_put_there_by_hand_is_replaced(
 def test_a_published_size_is_checked_without_a_hash_too(
     cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(monkeypatch, urls=(f"{server.url}/mixnet-l.tar.gz",), sha384=None)
+    publish(monkeypatch, f"{server.url}/mixnet-l.tar.gz", sha384=None)
     (cache / PACKED).write_bytes(DATA[:-1])
     assert_fetched(cache)
 
@@ -378,8 +156,8 @@ def test_a_part_longer_than_the_archive_is_dropped(cache: Path, server: Server) 
 
 def test_a_part_of_another_file_does_not_spoil_the_result(cache: Path, server: Server) -> None:
     (cache / PART).write_bytes(b"x" * 1000)
-    assert_fetched(cache)  # the hash shows it, and the next server starts from nothing
-    assert server.requests == [("/one/mixnet-l.tar.gz", 1000), ("/two/mixnet-l.tar.gz", 0)]
+    assert_fetched(cache)  # the hash shows it, and the same server starts from nothing
+    assert server.requests == [("/one/mixnet-l.tar.gz", 1000), ("/one/mixnet-l.tar.gz", 0)]
 
 
 def test_a_connection_that_breaks_off_twice_is_resumed(cache: Path, server: Server) -> None:
@@ -392,7 +170,7 @@ def test_a_connection_that_breaks_off_twice_is_resumed(cache: Path, server: Serv
 def test_a_server_that_is_busy_is_asked_again_after_a_pause(
     cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    monkeypatch.setattr(fetching, "PAUSES", (0.15,))
+    monkeypatch.setattr(download, "PAUSES", (0.15,))
     server.script = [status(code), serve]
     start = time.perf_counter()
     assert_fetched(cache)
@@ -404,7 +182,7 @@ def test_a_server_that_is_busy_is_asked_again_after_a_pause(
 def test_a_server_that_hangs_is_left(
     cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch, behave: Behaviour
 ) -> None:
-    monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
+    monkeypatch.setattr(http_get, "TIMEOUT", 0.2)
     server.script = [behave, serve]
     start = time.perf_counter()
     assert_fetched(cache)
@@ -466,7 +244,7 @@ def test_a_bad_server_leaves_nothing(
     message = str(caught.value)
     assert re.search(said, message), message
     assert f"{server.url}/one/mixnet-l.tar.gz" in message
-    assert listing(cache) == {LOCK}
+    assert names_in(cache) == {LOCK}
 
 
 @pytest.mark.parametrize(
@@ -478,7 +256,7 @@ def test_a_server_that_always_breaks_off(
     server.script = [behave]
     with pytest.raises(FetchError, match=f"{kept} bytes are kept in .*{PART}; running again"):
         fetching.fetch("mixnet-l")
-    assert listing(cache) == {LOCK, PART}
+    assert names_in(cache) == {LOCK, PART}
     assert (cache / PART).read_bytes() == DATA[:kept]
     server.script = [serve]
     assert_fetched(cache)
@@ -490,21 +268,21 @@ def test_offline_it_fails_at_once_and_says_what_to_do(
 ) -> None:
     closed = Server()  # takes a free port and gives it back
     closed.server_close()
-    monkeypatch.setattr(fetching, "PAUSES", (5.0, 5.0))
-    publish(monkeypatch, urls=(f"{closed.url}/one/mixnet-l.tar.gz", f"{closed.url}/two.tar.gz"))
+    monkeypatch.setattr(download, "PAUSES", (5.0, 5.0))
+    publish(monkeypatch, f"{closed.url}/one/mixnet-l.tar.gz", f"{closed.url}/two.tar.gz")
     start = time.perf_counter()
     with pytest.raises(FetchError) as caught:
         fetching.fetch("mixnet-l")
     assert time.perf_counter() - start < 2
     for fact in (f"{closed.url}/one/mixnet-l.tar.gz", SHA384, f"put it at {cache / PACKED} "):
         assert fact in str(caught.value)
-    assert listing(cache) == {LOCK}
+    assert names_in(cache) == {LOCK}
 
 
 def test_offline_a_part_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = Server()
     closed.server_close()
-    publish(monkeypatch, urls=(f"{closed.url}/mixnet-l.tar.gz",))
+    publish(monkeypatch, f"{closed.url}/mixnet-l.tar.gz")
     (cache / PART).write_bytes(DATA[:1000])
     with pytest.raises(FetchError, match="1000 bytes are kept"):
         fetching.fetch("mixnet-l")
@@ -514,7 +292,7 @@ def test_offline_a_part_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_an_unknown_name(cache: Path) -> None:
     with pytest.raises(FetchError, match=r"'mixnet-xl'.*mixnet-l"):
         fetching.fetch("mixnet-xl")
-    assert listing(cache) == set()
+    assert names_in(cache) == set()
 
 
 @pytest.mark.parametrize(
@@ -528,17 +306,7 @@ def test_a_mirror_variable_that_is_no_url(
     with pytest.raises(FetchError) as caught:
         fetching.fetch("mixnet-l")
     assert mirror in str(caught.value)
-    assert listing(cache) == {LOCK}
-
-
-def test_https_is_not_left_by_a_redirect() -> None:
-    handler = fetching._Redirects()
-    secure, plain = Request("https://a.invalid/x"), Request("http://a.invalid/x")
-    with pytest.raises(URLError, match=r"http://b\.invalid/x, which is not https"):
-        handler.redirect_request(secure, io.BytesIO(), 302, "", {}, "http://b.invalid/x")
-    followed = handler.redirect_request(plain, io.BytesIO(), 302, "", {}, "https://b.invalid/x")
-    assert followed is not None
-    assert followed.full_url == "https://b.invalid/x"
+    assert names_in(cache) == {LOCK}
 
 
 def test_a_cache_that_cannot_be_made(
@@ -549,24 +317,6 @@ def test_a_cache_that_cannot_be_made(
     with pytest.raises(FetchError, match=r"file/cache.*TINYMIXNET_HOME"):
         fetching.fetch("mixnet-l")
     assert server.requests == []
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="not for root")
-def test_a_cache_without_the_right_to_write(cache: Path) -> None:
-    cache.chmod(0o500)
-    try:
-        with pytest.raises(FetchError, match=r"ermission.*TINYMIXNET_HOME"):
-            fetching.fetch("mixnet-l")
-    finally:
-        cache.chmod(0o700)
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk always full")
-def test_a_full_disk(cache: Path) -> None:
-    (cache / PART).symlink_to("/dev/full")
-    with pytest.raises(FetchError, match=r"No space left.*Make room"):
-        fetching.fetch("mixnet-l")
-    assert listing(cache) == {LOCK, PART}
 
 
 # ---- archives whose hash or size is not published
@@ -580,24 +330,27 @@ def test_without_a_published_hash_it_says_so(
     capsys: pytest.CaptureFixture[str],
     size: int | None,
 ) -> None:
-    publish(monkeypatch, urls=(f"{server.url}/mixnet-l.tar.gz",), size=size, sha384=None)
+    publish(monkeypatch, f"{server.url}/mixnet-l.tar.gz", size=size, sha384=None)
     (cache / PART).write_bytes(DATA[:1000])
     assert_fetched(cache)
     assert server.requests == [("/mixnet-l.tar.gz", 1000)]
     said = capsys.readouterr().err
-    assert SHA384 in said
-    missing = "size or SHA-384" if size is None else "SHA-384"
-    assert f"no {missing} is published" in said
+    missing = "size or hash" if size is None else "hash"
+    assert f"no {missing} of mixnet-l was ever published" in said
+    assert (f"the size, {len(DATA)} bytes, as published" in said) == bool(size)
+    assert "TensorFlow's own checksums" in said
+    assert f"its SHA-256 is {SHA256}, remembered in {cache / REMEMBERED}" in said
+    assert (cache / REMEMBERED).read_text() == f"{SHA256}  {PACKED}\n"
 
 
 def test_without_any_hash_a_bad_archive_does_not_stay(
     cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(monkeypatch, urls=(f"{server.url}/mixnet-l.tar.gz",), size=None, sha384=None)
+    publish(monkeypatch, f"{server.url}/mixnet-l.tar.gz", size=None, sha384=None)
     server.script = [other_file, serve]
     with pytest.raises(FetchError, match="was no mixnet-l checkpoint and is removed"):
         fetching.fetch("mixnet-l")
-    assert listing(cache) == {LOCK}
+    assert names_in(cache) == {LOCK}
     assert_fetched(cache)
 
 
@@ -611,7 +364,7 @@ def test_a_verified_archive_stays_when_extracting_fails(
         patched.setattr(fetching, "extract", fail)
         with pytest.raises(CheckpointError, match="a fault of ours"):
             fetching.fetch("mixnet-l")
-    assert listing(cache) == {LOCK, PACKED}
+    assert names_in(cache) == {LOCK, PACKED}
     assert_fetched(cache)
 
 
@@ -619,13 +372,13 @@ def test_a_verified_archive_stays_when_extracting_fails(
 def test_without_a_published_size_there_is_a_cap(
     cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch, behave: Behaviour
 ) -> None:
-    publish(monkeypatch, urls=(f"{server.url}/mixnet-l.tar.gz",), size=None, sha384=None)
-    monkeypatch.setattr(fetching, "MAX_BYTES", len(DATA) - 1)
+    publish(monkeypatch, f"{server.url}/mixnet-l.tar.gz", size=None, sha384=None)
+    monkeypatch.setattr(download, "MAX_BYTES", len(DATA) - 1)
     server.script = [behave]
     with pytest.raises(FetchError, match=f"{len(DATA) - 1} bytes"):
         fetching.fetch("mixnet-l")
-    assert listing(cache) == {LOCK}
-    monkeypatch.setattr(fetching, "MAX_BYTES", len(DATA))
+    assert names_in(cache) == {LOCK}
+    monkeypatch.setattr(download, "MAX_BYTES", len(DATA))
     assert_fetched(cache)
 
 
@@ -657,8 +410,8 @@ def test_any_misbehaviour_ends_in_the_right_file_or_an_error(
             try:
                 assert_fetched(folder)
             except FetchError:
-                assert listing(folder) <= {LOCK, PART}
-                assert fetching._size(folder / PART) <= len(DATA)
+                assert names_in(folder) <= {LOCK, PART}
+                assert cache_files.size_of(folder / PART) <= len(DATA)
                 server.script = [serve]
                 assert_fetched(folder)
 
@@ -668,18 +421,13 @@ def test_any_misbehaviour_ends_in_the_right_file_or_an_error(
 # ---- several processes
 
 SCRIPT = """
-import importlib, json, os, sys
-fetching = importlib.import_module("weights_tools.fetch")
+import json, sys
+from tests.support.fake_network import fake_extract, fake_read_weights
+from weights_tools import fetch
 url, size, sha384 = json.loads(sys.argv[1])
-fetching.ARCHIVES = {"mixnet-l": fetching.Archive((url,), size, sha384)}
-
-def extract(checkpoint_path, output_path, *, variant, **about):
-    data = f"{variant} ".encode() + checkpoint_path.read_bytes()
-    output_path.with_suffix(".tmp").write_bytes(data)
-    os.replace(output_path.with_suffix(".tmp"), output_path)
-
-fetching.extract = extract
-print(fetching.fetch("mixnet-l"))
+fetch.ARCHIVES = {"mixnet-l": fetch.Archive((url,), size, sha384)}
+fetch.extract, fetch.read_weights = fake_extract, fake_read_weights
+print(fetch.fetch("mixnet-l"))
 """
 
 
@@ -718,7 +466,7 @@ def test_two_processes_make_one_download(cache: Path, server: Server) -> None:
     assert errors == f"fetch: {cache / WEIGHTS} is already there\n"  # the second's
     assert len(server.requests) == 1
     assert (cache / WEIGHTS).read_bytes() == b"mixnet-l " + DATA
-    assert listing(cache) == {PACKED, WEIGHTS, LOCK}
+    assert names_in(cache) == {PACKED, WEIGHTS, LOCK}
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
@@ -730,10 +478,26 @@ def test_a_killed_process_leaves_a_part_and_no_lock(cache: Path, server: Server)
     process.communicate(timeout=15)
     arrived = (cache / PART).read_bytes()
     assert DATA.startswith(arrived)
-    assert listing(cache) == {LOCK, PART}
+    assert names_in(cache) == {LOCK, PART}
     start = time.perf_counter()
     assert_fetched(cache)
     assert time.perf_counter() - start < 5  # did not wait for the dead process's lock
+    assert server.requests[1:] == [("/one/mixnet-l.tar.gz", len(arrived))]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_keeps_what_came(cache: Path, server: Server) -> None:
+    server.script = [drip, serve]
+    process = start_process(server)
+    wait_until(lambda: (cache / PART).exists() and (cache / PART).stat().st_size > 9)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=15)
+    arrived = (cache / PART).read_bytes()
+    assert len(arrived) > 9
+    assert DATA.startswith(arrived)
+    assert f"stopped; {len(arrived)} bytes are kept in {cache / PART}" in errors
+    assert names_in(cache) == {LOCK, PART}
+    assert_fetched(cache)
     assert server.requests[1:] == [("/one/mixnet-l.tar.gz", len(arrived))]
 
 
@@ -763,7 +527,7 @@ def test_without_tqdm_a_line_for_every_tenth(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    monkeypatch.setattr(fetching, "CHUNK", 7001)
+    monkeypatch.setattr(http_get, "PIECE", 7001)
     assert_fetched(cache)
     tenths = re.findall(r"fetch: (\d+) % of 200000 bytes\n", capsys.readouterr().err)
     assert tenths == [str(tenth) for tenth in range(10, 101, 10)]
@@ -812,4 +576,4 @@ def test_a_real_checkpoint_ends_as_loadable_weights(
     monkeypatch.setattr(fetching, "extract", extract)
     assert fetching.fetch("mixnet-s") == cache / "mixnet-s.h5"
     assert tinymixnet.load("mixnet-s") is not None
-    assert listing(cache) == {"mixnet-s.tar.gz", "mixnet-s.h5", "mixnet-s.lock"}
+    assert names_in(cache) == {"mixnet-s.tar.gz", "mixnet-s.h5", "mixnet-s.lock"}

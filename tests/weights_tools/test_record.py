@@ -569,6 +569,26 @@ def test_command_refuses_a_bad_input(tmp_path, onnx_file, capsys):
         record_onnx(onnx_file, {"picture": PIXELS}, tmp_path / "dump")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_command_does_not_wait_for_pipes(tmp_path, onnx_file, capsys):
+    np.save(tmp_path / "input.npy", PIXELS)
+    os.mkfifo(tmp_path / "pipe.npy")
+    os.mkfifo(tmp_path / "pipe.onnx")
+    output = ["-o", str(tmp_path / "dump")]
+    before = left_behind(tmp_path)
+    for model, pixels in (
+        (onnx_file, "pipe.npy"),
+        (onnx_file, "."),
+        (onnx_file, "none.npy"),
+        (tmp_path / "pipe.onnx", "input.npy"),
+    ):
+        assert run(parser(), ["record", str(model), str(tmp_path / pixels), *output]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "expected a .npy file" in said or "neither a file nor a folder" in said
+    assert left_behind(tmp_path) == before
+
+
 def test_missing_packages_name_their_extra(tmp_path, onnx_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(TraceError, match=r"onnxruntime: pip install 'tinymixnet\[record-onnx\]'"):

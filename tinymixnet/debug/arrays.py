@@ -22,7 +22,7 @@ from tinymixnet.debug.strict_json import LARGEST_JSON
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.hdf5 import SIGNATURE, Hdf5File, Header
 from tinymixnet.engine.hdf5_structure import INFLATION
-from tinymixnet.errors import InputError, TinyMixNetError, TraceError, printable
+from tinymixnet.errors import TinyMixNetError, TraceError, printable
 
 MANIFEST = "manifest.json"
 LARGEST_NUMBER = 1 << 32  # of a side of a shape, and of any number in a manifest
@@ -36,13 +36,6 @@ MEMBER = b"PK\x01\x02"  # begins the entry of each member in the directory of a 
 LONGEST_MEMBER = 4096  # bytes of such an entry
 
 Open = Callable[[str], AbstractContextManager[tuple[IO[bytes], int]]]  # a stream and its size
-
-
-def as_path(path: object) -> Path:
-    """Return a path as a `Path`; anything else raises InputError."""
-    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
-        raise InputError(f"expected a path, found {type(path).__name__}")
-    return Path(path)
 
 
 @contextmanager

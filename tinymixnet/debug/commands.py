@@ -161,7 +161,8 @@ def _compare_trace(
     """Compare with a trace of ours. Only --isolated and a page run the network, on its image."""
     from tinymixnet.debug.compare import compare, isolated
     from tinymixnet.debug.dumps import open_dump
-    from tinymixnet.debug.traces import open_trace, weights_hash
+    from tinymixnet.debug.manifest import weights_hash
+    from tinymixnet.debug.traces import open_trace
 
     trace = open_trace(path)
     manifest = trace.manifest
@@ -202,7 +203,7 @@ def _compare_image(
 ) -> "Comparison":
     """Compare with a run of ours on the image."""
     from tinymixnet.debug.compare import compare, isolated
-    from tinymixnet.debug.traces import manifest_of
+    from tinymixnet.debug.manifest import manifest_of
 
     model = load(arguments.weights)
     pixels = picture_of(model, arguments, image)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinymixnet.debug.checks import expect
 from tinymixnet.debug.comparison_warnings import (
     Fingerprint,
     fingerprint,
@@ -21,8 +22,8 @@ from tinymixnet.debug.comparison_warnings import (
     value_warnings,
 )
 from tinymixnet.debug.dumps import Dump
+from tinymixnet.debug.manifest import Manifest
 from tinymixnet.debug.measure import Row, format_shape, join_names, measure
-from tinymixnet.debug.traces import Manifest, expect
 from tinymixnet.engine.kernels import Array
 from tinymixnet.engine.network import forward
 from tinymixnet.engine.pixels import check_pixels
@@ -76,7 +77,7 @@ def compare(
 
     >>> dump = open_dump("theirs.npz", model.architecture, 1, 224, 224)
     >>> compare(model.layers(pixels), dump).first
-    'blocks_3/se_expand'
+    'stem/conv'
     """
     expect(dump, Dump, "dump")
     _check_tolerance(tolerance)

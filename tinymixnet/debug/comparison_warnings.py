@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tinymixnet.debug.dumps import Dump
+from tinymixnet.debug.manifest import Manifest
 from tinymixnet.debug.measure import Row, join_names
-from tinymixnet.debug.traces import Manifest
 from tinymixnet.engine.kernels import Array
 
 SAMPLE = 1024  # values of a layer that are kept, to recognise it under another name

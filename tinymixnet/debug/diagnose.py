@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinymixnet.debug.causes import Cause, Diagnosis
+from tinymixnet.debug.checks import expect
 from tinymixnet.debug.compare import HALF_TOLERANCE
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import TheirTensors
@@ -21,7 +22,6 @@ from tinymixnet.debug.search import Search
 from tinymixnet.debug.suspects import SUSPECTS
 from tinymixnet.debug.suspects.context import Suspect
 from tinymixnet.debug.suspects.from_data import other_pixels, raw_weights
-from tinymixnet.debug.traces import expect
 from tinymixnet.engine.images import PRESETS, Source, read_image
 from tinymixnet.engine.kernels import Array
 from tinymixnet.engine.pixels import check_pixels
@@ -47,8 +47,9 @@ def diagnose(
     progress: draw a bar if standard error is a terminal. Raises TraceError if the dump has no layer
     of this network, and InputError for arguments of a wrong type.
 
-    >>> diagnose(model, pixels, open_dump("theirs.npz", model.architecture, 1, 224, 224)).slugs
-    ['symmetric-padding']
+    >>> dump = open_dump("theirs.npz", model.architecture, 1, 224, 224)
+    >>> diagnose(model, pixels, dump).slugs  # theirs has blue first
+    ['bgr']
     """
     expect(model, Model, "model")
     pixels = check_pixels(pixels).astype(np.float32)
@@ -81,7 +82,7 @@ def diagnose(
         sentence = f"no known mistake; its shape is {shape}, not {due}"
         causes.append(Cause("unknown", differing[0], (differing[0],), np.inf, np.inf, sentence))
     elif not causes:  # no layer is wrong by itself, and yet the runs drift apart
-        sentence = "every layer is right, but rounding adds up: is there less than float32 in it?"
+        sentence = "every layer is right, but rounding adds up: is all of it float32?"
         causes.append(Cause("low-precision", differing[0], (differing[0],), 0, 0, sentence))
     merged: dict[str, Cause] = {}
     for cause in sorted(causes, key=lambda cause: runner.order.index(cause.place)):

@@ -10,10 +10,11 @@ from math import prod
 
 import numpy as np
 
+from tinymixnet.debug.checks import expect
 from tinymixnet.debug.names.candidates import Candidates, Names, Shape, layouts_of
 from tinymixnet.debug.names.canonical import nearest
 from tinymixnet.debug.names.choose import choose_names
-from tinymixnet.debug.traces import Trace, expect, open_trace
+from tinymixnet.debug.traces import Trace, open_trace
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.hdf5 import Header
 from tinymixnet.errors import InputError, TraceError
@@ -138,7 +139,7 @@ def open_dump(
     shapes that fit both ways. Raises TraceError for what cannot be read, and InputError for
     arguments of a wrong type.
 
-    >>> open_dump("theirs.npz", load().architecture, 1, 224, 224)["stem/conv"].shape
+    >>> open_dump("theirs.npz", model.architecture, 1, 224, 224)["stem/conv"].shape
     (1, 112, 112, 32)
     """
     expect(architecture, Architecture, "architecture")

@@ -204,12 +204,12 @@ class Search:
         alike = [name for name in names if kind_of(name) in kinds]
         if len(noisy) >= ENOUGH and 2 * len(noisy) > len(alike):
             sentence = (
-                "a little noise in layer after layer, which averages out: is there less than "
-                "float32 in it, or in the weights of one side?"
+                "a little noise in layer after layer, and almost none on average: does one side "
+                "compute, or store its weights, with less than float32?"
             )
             tensors = self.runner.model.tensors.values()
             if all(np.array_equal(to_float16(tensor), tensor) for tensor in tensors):
-                sentence += " Ours are float16 values: give both sides the same"
+                sentence += " Our weights are float16 values: give both sides the same weights"
             measured = first.error, first.mean_error
             return [Cause("low-precision", first.layer, places, *measured, sentence)]
         sentence = f"no known mistake; {first.pattern}"

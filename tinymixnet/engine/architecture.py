@@ -24,8 +24,9 @@ from functools import cached_property
 from math import prod
 from typing import NamedTuple, TypeVar
 
+from tinymixnet.engine.budget import budget
 from tinymixnet.engine.kernels import split_channels
-from tinymixnet.errors import InputError
+from tinymixnet.errors import InputError, printable
 
 Tensor = TypeVar("Tensor")
 
@@ -342,6 +343,14 @@ def group_kernels(layer: str, tensors: Mapping[str, Tensor]) -> list[Tensor]:
     while (name := f"{layer}/kernel_{len(kernels)}") in tensors:
         kernels.append(tensors[name])
     return kernels
+
+
+def check_input_size(architecture: Architecture, height: int, width: int) -> None:
+    """Raise TinyMixNetError if the budget does not allow for an image of this size."""
+    what = f"{printable(architecture.variant)} at {height} x {width} pixels"
+    largest = max(map(prod, architecture.layer_shapes(height, width).values()))
+    budget.check("activation_bytes", 4 * largest, f"the largest layer of {what}")
+    budget.check("network_multiply_adds", architecture.multiply_adds(height, width), what)
 
 
 def mixnet(variant: str = "mixnet-l", classes: int = 1000) -> Architecture:

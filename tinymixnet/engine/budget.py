@@ -22,10 +22,13 @@ class Budget:
 
     photo_file_bytes: int = 256 << 20  # of a photo's file, or of what comes through a pipe
     photo_pixels: int = 89_478_485  # width times height; the same as Pillow's own limit
+    photo_bytes: int = 460_000_000  # of memory to decode it: all copies that exist at one time
+    photo_scan_pixels: int = 2_000_000_000  # of a JPEG: its pixels times its scans; 12 are usual
     preset_pixels: int = 4096 * 4096  # that a photo is resized to before it is cropped
     network_numbers: int = 100_000_000  # weights; MixNet-L has 7 million
     network_multiply_adds: int = 50_000_000_000  # for one image; MixNet-L at 1024 px: 12 billion
     activation_bytes: int = 1 << 30  # of the largest layer; MixNet-L at 1024 px: 200 million
+    plan_bytes: int = 4 << 30  # of the fast path's arrays; MixNet-L at 1024 px: 550 million
     weights_file_bytes: int = 1 << 30
     layer_bytes: int = 1 << 29  # of one layer of a dump, unpacked
     dump_layers: int = 20_000  # arrays in a dump; other files in a folder count, too

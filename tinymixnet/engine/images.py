@@ -1,81 +1,116 @@
-"""From a photo to the pixels the network sees: decode safely, then crop and resize by a preset."""
+"""From a photo to the pixels the network sees: `read_image` decodes it, a preset crops and resizes.
+
+How a file is opened stands in `photo_files`, how its pixels become RGB in `rgb`.
+"""
 
 import contextlib
 import io
 import os
 import threading
 import warnings
-from collections.abc import Callable, Mapping
-from typing import IO, TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from tinymixnet.errors import ImageError, InputError
+from tinymixnet.engine.budget import budget
+from tinymixnet.engine.photo_files import (
+    LONGEST_SIDE,
+    check_work,
+    open_regular,
+    read_bounded,
+    signature,
+)
+from tinymixnet.engine.rgb import to_rgb
+from tinymixnet.errors import ImageError, InputError, TinyMixNetError, printable
 
-if TYPE_CHECKING:  # Pillow takes longer to import than all of ours: import it when a photo comes
+if TYPE_CHECKING:  # Pillow takes longer to import than this whole package, so only photos import it
     from PIL.Image import Image
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image | np.ndarray"
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # each further decoder is a further risk
-LONGEST_SIDE = 65535  # of a photo, also while resized: more is a decompression bomb by another way
 CROP = 224 / 256  # how much of the shorter side the presets keep
+BAND_PIXELS = 1 << 22  # that a preset takes from a photo at a time, for little memory
 
-_DECODING = threading.Lock()  # warnings.catch_warnings in two threads at once would never be undone
-
-
-# -- decoding -------------------------------------------------------------------------------------
+_DECODING = threading.Lock()  # Pillow's limit and the filters of warnings belong to all threads
 
 
 def read_image(source: Source) -> "Image":
     """Decode a photo to 8-bit RGB as a person sees it: turned upright, transparency over white.
 
     source is a path, the bytes of an image file, a file object, a PIL image, or a uint8 array
-    (H, W), (H, W, 3) or (H, W, 4). Of an animation, the first frame. Raises ImageError when it
-    cannot be read, is of a format not in FORMATS or has more pixels than Pillow deems safe.
+    (H, W), (H, W, 3) or (H, W, 4). Of an animation the first frame is read.
+
+    Raises ImageError when it cannot be read, is of a format not in FORMATS, is no regular file, or
+    asks for more bytes, pixels or work than `budget` allows.
     """
     from PIL import Image
 
+    kind = None
     name = "array" if isinstance(source, np.ndarray) else "image"
     if isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source)
+        name = os.fsdecode(source)
     try:
-        opened = _open(source)
-        with _DECODING, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if isinstance(opened, Image.Image):
-                return _to_rgb(opened)
-            with Image.open(opened, formats=FORMATS) as image:
-                return _to_rgb(image)
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ImageError(f"{name}: refused, too many pixels to decode safely ({error})") from None
+        if isinstance(source, np.ndarray):
+            return to_rgb(_from_array(source), None)
+        if isinstance(source, Image.Image):
+            with _decoding():
+                check_work(source, None)
+                photo = to_rgb(source, None)
+            return photo.copy() if photo is source else photo
+        with _open(source) as file, _decoding():
+            kind = signature(file)
+            file.seek(0)
+            with Image.open(file, formats=FORMATS) as image:
+                check_work(image, file)
+                return to_rgb(image, file)
+    except Image.DecompressionBombError:
+        reason = (
+            f"refused, too many pixels: at most {budget.photo_pixels:,} are allowed; "
+            "TINYMIXNET_BUDGET=photo_pixels=... sets another limit"
+        )
     except Image.UnidentifiedImageError:
-        kinds = ", ".join(FORMATS)
-        raise ImageError(f"{name}: not an image we read, expected one of {kinds}") from None
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
+        reason = f"not an image we read, expected one of {', '.join(FORMATS)}"
+        if kind:
+            reason = f"a {kind} file that is damaged, or of a kind that is not read"
+    except TinyMixNetError as error:
+        reason = str(error)
     except Exception as error:  # Pillow's decoders raise nearly any type on damaged files
-        raise ImageError(f"{name}: cannot be read as an image ({error})") from None
+        reason = f"cannot be read as an image ({error or type(error).__name__})"
+    raise ImageError(printable(f"{name}: {reason}"))
 
 
-def _open(source: Source) -> "str | os.PathLike[str] | IO[bytes] | Image":
+@contextlib.contextmanager
+def _decoding() -> Iterator[None]:
+    """Set Pillow's limit of pixels to ours, and keep it from warning; one thread at a time."""
     from PIL import Image
 
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
-    if isinstance(source, (str, os.PathLike, Image.Image)):
-        return source
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return io.BytesIO(source)
-    if hasattr(source, "read"):
-        return io.BytesIO(source.read())  # a pipe cannot seek, as Pillow needs
-    raise ImageError(
-        "expected a path, bytes, a file object, a PIL image or an array, "
-        f"found {type(source).__name__}"
-    )
+    with _DECODING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, budget.photo_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+@contextlib.contextmanager
+def _open(source: Any) -> Iterator[IO[bytes]]:
+    """Open what is no array and no PIL image as a file that can be read from its start again."""
+    if isinstance(source, (str, os.PathLike)):
+        with open_regular(source) as file:
+            yield file
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        budget.check("photo_file_bytes", len(source), "the file")
+        yield io.BytesIO(source)
+    elif hasattr(source, "read"):
+        yield io.BytesIO(read_bounded(source))
+    else:
+        raise ImageError(
+            "expected a path, bytes, a file object, a PIL image or an array, "
+            f"found {type(source).__name__}"
+        )
 
 
 def _from_array(array: np.ndarray) -> "Image":
@@ -87,35 +122,9 @@ def _from_array(array: np.ndarray) -> "Image":
             f"expected uint8 (H, W), (H, W, 3) or (H, W, 4), found {array.dtype} "
             f"{array.shape}; pixels that are ready for the network go to model(pixels)"
         )
-    if array.size == 0:
-        raise ImageError(f"no pixels, shape {array.shape}")
+    if not 1 <= min(array.shape[:2]) <= max(array.shape[:2]) <= LONGEST_SIDE:
+        raise ImageError(f"shape {array.shape}: expected 1..{LONGEST_SIDE} pixels a side")
     return Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array)
-
-
-def _to_rgb(image: "Image") -> "Image":
-    from PIL import Image, ImageOps
-
-    w, h = image.size
-    if not 1 <= min(w, h) <= max(w, h) <= LONGEST_SIDE:
-        raise ImageError(f"{w}x{h} pixels, expected 1..{LONGEST_SIDE} a side")
-    # Mode I: older Pillows decode a 16-bit PNG to it. All else there could be of any range.
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
-        raise ImageError("32-bit pixels have no agreed range: save it with 8 or 16 bits")
-    image.load()  # damage shows here, where nothing is suppressed
-    with contextlib.suppress(Exception):  # damaged EXIF says nothing: leave the photo as it lies
-        image = ImageOps.exif_transpose(image)
-    key = image.info.get("transparency")  # in a PNG without alpha: the colour that is transparent
-    if image.mode.startswith("I"):  # 16 bits a pixel, which convert("RGB") would clip to 255
-        values = np.asarray(image)
-        image = Image.fromarray(np.where(values == key, 255, values >> 8).astype(np.uint8))
-    elif isinstance(key, tuple) and max(key) > 255:  # Pillow made 8 bits of 16, but not of the key
-        image = image.copy()
-        image.info["transparency"] = tuple(value >> 8 for value in key)
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "P"):
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
 
 
 # -- presets --------------------------------------------------------------------------------------
@@ -127,7 +136,7 @@ def preprocess(
     """Crop and resize an RGB photo to what the network sees: (size, size, 3) float32, 0..255.
 
     preset is a name of PRESETS; parameters replace its defaults. Raises InputError for a preset or
-    parameter that does not exist, ImageError for a photo too long and thin to resize.
+    parameter that does not exist, ImageError for a photo that takes too much memory to resize.
     """
     check_preset(preset, parameters or {})
     function, defaults = PRESETS[preset]
@@ -135,10 +144,10 @@ def preprocess(
 
 
 def check_preset(preset: str, parameters: Mapping[str, float]) -> None:
-    """See that there is such a preset, with such parameters of usable value, else InputError."""
+    """Raise InputError unless there is such a preset, with such parameters of usable value."""
     if preset not in PRESETS:
         raise InputError(f"no preset {preset!r}: expected one of {', '.join(PRESETS)}")
-    limits = {"crop": (0.1, 1), "thumbnail": (1, 4096)}  # a tiny crop is a bomb: it enlarges
+    limits = {"crop": (0.1, 1), "thumbnail": (1, 4096)}  # a tiny crop would enlarge the photo
     for name, value in parameters.items():
         if name not in PRESETS[preset][1]:
             raise InputError(f"preset {preset!r} has no parameter {name!r}")
@@ -150,35 +159,52 @@ def check_preset(preset: str, parameters: Mapping[str, float]) -> None:
 
 def tf_preset(photo: "Image", size: int, crop: float) -> np.ndarray:
     """TensorFlow's evaluation: a centre square, resized bilinearly as TensorFlow 1 did."""
-    pixels = np.asarray(photo)
-    h, w, _ = pixels.shape
+    w, h = photo.size
     side = max(int(crop * min(h, w)), 1)
     top, left = (h - side + 1) // 2, (w - side + 1) // 2
-    return tf_resize_bilinear(pixels[top : top + side, left : left + side], size)
+    return tf_resize_bilinear(photo, (left, top, left + side, top + side), size)
 
 
-def tf_resize_bilinear(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Resize (H, W, C) to (size, size, C) float32 as TensorFlow 1's resize_bilinear.
+def tf_resize_bilinear(photo: "Image", box: tuple[int, int, int, int], size: int) -> np.ndarray:
+    """Resize a square of an RGB photo to (size, size, 3) float32 as TensorFlow 1's resize_bilinear.
 
-    Output pixel i lies at i * H / size of the input, without the half-pixel offset used since, and
-    nothing is averaged when shrinking. All steps in float32, in TensorFlow's order: bit-close.
+    Output pixel i lies at i * side / size of the square, without the half-pixel offset used since,
+    and nothing is averaged when shrinking. All steps are in float32 and in TensorFlow's order, so
+    that the results are bit-close.
     """
-    h, w, c = pixels.shape
-    if h == w == size:
-        return pixels.astype(np.float32)  # what all of this would give, too
-    top, bottom, dy = _bilinear_axis(h, size)
-    left, right, dx = _bilinear_axis(w, size)
-    rows, place = np.unique(np.concatenate([top, bottom]), return_inverse=True)
-    columns = pixels[rows].astype(np.float32).swapaxes(0, 1)  # (W, rows, C): long runs to copy
-    x = columns[left]
-    x += (columns[right] - x) * dx[:, None, None]
-    x = np.ascontiguousarray(x.swapaxes(0, 1)).reshape(len(rows), size * c)
-    above, below = x[place[:size]], x[place[size:]]
-    return (above + (below - above) * dy[:, None]).reshape(size, size, c)
+    side = box[2] - box[0]
+    if side == size:
+        return np.asarray(photo.crop(box)).astype(np.float32)  # what the steps below would return
+    before, after, distance = _bilinear_axis(side, size)
+    needed, place = np.unique(np.concatenate([before, after]), return_inverse=True)
+    first, second = place[:size], place[size:]
+    pixels = np.empty((len(needed), side, 3), np.uint8)
+    for start, band in _bands(photo, box):
+        here = slice(*np.searchsorted(needed, [start, start + band.height]))
+        pixels[here] = np.asarray(band)[needed[here] - start]
+    if len(needed) < side:
+        pixels = pixels[:, needed]
+    columns = pixels.astype(np.float32).swapaxes(0, 1)  # (W, rows, C): long runs to copy
+    x = columns[first]
+    x += (columns[second] - x) * distance[:, None, None]
+    x = np.ascontiguousarray(x.swapaxes(0, 1)).reshape(len(needed), size * 3)
+    above, below = x[first], x[second]
+    return (above + (below - above) * distance[:, None]).reshape(size, size, 3)
+
+
+def _bands(photo: "Image", box: tuple[int, int, int, int]) -> Iterator[tuple[int, "Image"]]:
+    """Cut a box out of a photo in bands of whole rows; yield (its first row in the box, band).
+
+    A copy of the whole box could be as large as the photo.
+    """
+    left, top, right, bottom = box
+    rows = max(BAND_PIXELS // (right - left), 1)
+    for start in range(top, bottom, rows):
+        yield start - top, photo.crop((left, start, right, min(start + rows, bottom)))
 
 
 def _bilinear_axis(size: int, positions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each position along one axis: the pixel before, the one after, how far in between."""
+    """Return, for each position on an axis, the pixel before, the one after, and the distance."""
     at = np.arange(positions, dtype=np.float32) * (np.float32(size) / np.float32(positions))
     before = np.floor(at).astype(np.intp)
     return before, np.minimum(before + 1, size - 1), at - before.astype(np.float32)
@@ -193,6 +219,7 @@ def timm_preset(photo: "Image", size: int, crop: float) -> "Image":
     h, w = (int(short * h / w), short) if w <= h else (short, int(short * w / h))
     if max(h, w) > LONGEST_SIDE:
         raise ImageError(f"photo of {photo.width}x{photo.height}: too long and thin to resize")
+    _ask("preset_pixels", h * w, f"preset timm for {photo.width}x{photo.height}")
     resized = photo.resize((w, h), Image.Resampling.BICUBIC)
     top, left = round((h - size) / 2), round((w - size) / 2)
     return resized.crop((left, top, left + size, top + size))
@@ -205,24 +232,57 @@ def omz_preset(photo: "Image", size: int, crop: float) -> "Image":
     w, h = photo.size
     ch, cw = max(int(h * crop), 1), max(int(w * crop), 1)
     top, left = (h - ch) // 2, (w - cw) // 2
-    cropped = photo.crop((left, top, left + cw, top + ch))
+    cropped = _crop(photo, (left, top, left + cw, top + ch))
     return cropped.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _crop(photo: "Image", box: tuple[int, int, int, int]) -> "Image":
+    """Return a copy of a part of a photo, if there is enough memory for both."""
+    w, h = box[2] - box[0], box[3] - box[1]
+    if (w, h) == photo.size:
+        return photo
+    _ask("photo_bytes", 4 * (photo.width * photo.height + w * h), "to crop the photo")
+    return photo.crop(box)
+
+
+def _ask(limit: str, asked: int, what: str) -> None:
+    """As `budget.check`, but as an error of this one photo."""
+    try:
+        budget.check(limit, asked, what)
+    except TinyMixNetError as error:
+        raise ImageError(str(error)) from None
 
 
 def thumbnail_preset(photo: "Image", size: int, thumbnail: int) -> "Image":
     """For weights trained on thumbnails (CIFAR-10): a centre square, made small, then enlarged.
 
-    The detour matters: a network that has only ever seen enlarged 32-pixel photos is lost before a
-    sharp one.
+    The detour matters: a network that was trained on enlarged 32-pixel photos alone does badly on
+    sharp ones.
     """
     from PIL import Image
 
     w, h = photo.size
     side = min(h, w)
     top, left = (h - side) // 2, (w - side) // 2
-    square = photo.crop((left, top, left + side, top + side))
-    small = square.resize((thumbnail, thumbnail), Image.Resampling.BICUBIC)
+    narrow = _resize_rows(photo, (left, top, left + side, top + side), thumbnail)
+    small = narrow.resize((thumbnail, thumbnail), Image.Resampling.BICUBIC)
     return small.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _resize_rows(photo: "Image", box: tuple[int, int, int, int], width: int) -> "Image":
+    """Resize a box along its rows only, band by band.
+
+    Pillow resizes a square first along its rows and then along its columns, so that a resize of the
+    columns that follows gives the same pixels as a resize of both at once.
+    """
+    from PIL import Image
+
+    height = box[3] - box[1]
+    _ask("photo_bytes", 4 * (photo.width * photo.height + width * height), "to resize the photo")
+    narrow = Image.new("RGB", (width, height))
+    for start, band in _bands(photo, box):
+        narrow.paste(band.resize((width, band.height), Image.Resampling.BICUBIC), (0, start))
+    return narrow
 
 
 # name: function, its parameters' defaults

@@ -5,29 +5,40 @@ import warnings
 
 import numpy as np
 
+from tinymixnet.engine.budget import budget
 from tinymixnet.engine.kernels import Array
-from tinymixnet.errors import ImageError, InputError
+from tinymixnet.engine.photo_files import open_regular
+from tinymixnet.errors import ImageError, InputError, TinyMixNetError, printable
 
 SMALLEST_INPUT = 32  # pixels a side: halved five times, one is left
 
 
 def check_pixels(pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> Array:
-    """See that a batch is what the network takes, and turn it to NHWC, RGB (a view, no copy).
+    """Check that the network can take a batch, and return it as NHWC, RGB (a view, no copy).
 
-    Raises InputError for another rank, type, channel count, a side under 32, NaN, values far from
-    0..255, and for values that look already normalised.
+    pixels is (N, H, W, 3), or (N, 3, H, W) with layout="NCHW", of uint8 or float32, 0..255. Raises
+    InputError for anything that is not such an array: another rank, type or channel count, a side
+    under 32, NaN, values far from 0..255, and values that look already normalised. Warns of values
+    0..1.
     """
-    if layout not in ("NHWC", "NCHW"):
-        raise InputError(f"layout={layout!r}: expected 'NHWC' or 'NCHW'")
-    if channels not in ("RGB", "BGR"):
-        raise InputError(f"channels={channels!r}: expected 'RGB' or 'BGR'")
+    if not isinstance(layout, str) or layout not in ("NHWC", "NCHW"):
+        raise InputError(printable(f"layout={layout!r}: expected 'NHWC' or 'NCHW'"))
+    if not isinstance(channels, str) or channels not in ("RGB", "BGR"):
+        raise InputError(printable(f"channels={channels!r}: expected 'RGB' or 'BGR'"))
     wanted = "(N, H, W, 3)" if layout == "NHWC" else "(N, 3, H, W)"
-    x = np.asarray(pixels)
+    try:
+        x = np.asarray(pixels)
+    except Exception as error:  # ragged lists, tensors with gradients: all types
+        kind = type(pixels).__name__
+        reason = f"pixels: expected an array {wanted}, found {kind} that is none ({error})"
+        raise InputError(printable(reason)) from None
     if x.ndim != 4:
         hint = ": a single image goes in as pixels[None]" if x.ndim == 3 else ""
-        raise InputError(f"pixels: expected {wanted}, found shape {x.shape}{hint}")
+        kind = "" if isinstance(pixels, np.ndarray) else f" of {type(pixels).__name__}"
+        raise InputError(f"pixels: expected {wanted}, found shape {x.shape}{kind}{hint}")
     if x.dtype not in (np.uint8, np.float32):
-        raise InputError(f"pixels: expected uint8 or float32, found {x.dtype}: use .astype")
+        reason = f"pixels: expected uint8 or float32, found {x.dtype}: use .astype"
+        raise InputError(printable(reason))
     if x.shape[3 if layout == "NHWC" else 1] != 3:
         other = "NCHW" if layout == "NHWC" else "NHWC"
         hint = f': is it layout="{other}"?' if x.shape[1 if layout == "NHWC" else 3] == 3 else ""
@@ -40,12 +51,13 @@ def check_pixels(pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> 
     if min(h, w) < SMALLEST_INPUT:
         raise InputError(f"pixels: {h}x{w} is too small, expected {SMALLEST_INPUT} or more a side")
     if x.dtype == np.float32 and n:
-        _check_range(float(x.min()), float(x.max()))  # NaN anywhere makes both NaN
+        _check_range(x)
     return x
 
 
-def _check_range(low: float, high: float) -> None:
+def _check_range(x: Array) -> None:
     """Refuse values that no photo has; resizing may overshoot 0..255 somewhat, and that is fine."""
+    low, high = float(x.min()), float(x.max())  # NaN anywhere makes both NaN
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError("pixels: expected values 0..255, found NaN or infinity")
     if -5 < low < -0.1 and high < 5:
@@ -55,26 +67,49 @@ def _check_range(low: float, high: float) -> None:
         )
     if low < -64 or high > 320:
         raise InputError(f"pixels: expected values 0..255, found {low:g}..{high:g}")
-    if 0 <= low < high <= 1:  # it could still be a very dark photo
-        warnings.warn(f"pixels: values {low:g}..{high:g}, is that 0..1 for 0..255?", stacklevel=4)
+    if low < high <= 2 and not _is_dark_photo(x, low, high):
+        warnings.warn(f"pixels: values {low:g}..{high:g}, is that 0..1 for 0..255?", stacklevel=6)
+
+
+def _is_dark_photo(x: Array, low: float, high: float) -> bool:
+    """Return whether values of at most 2 are those of a photo of 0..255 that is nearly black.
+
+    Most of its values are whole numbers; of a photo scaled to 0..1 hardly any are. Where all values
+    lie within 0..1, scaling is by far the likelier reason.
+    """
+    if 0 <= low < high <= 1:
+        return False
+    return bool(np.count_nonzero(x == np.rint(x)) > x.size / 2)
 
 
 def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
-    """Pixels from a .npy file, as they are: (H, W, 3) or (N, H, W, 3) -> (N, H, W, 3) float32.
+    """Return the pixels of a .npy file: (H, W, 3) or (N, H, W, 3) -> (N, H, W, 3) float32.
 
-    Raises ImageError for a file that is no array of numbers of such a shape.
+    The values are taken as they are. Raises ImageError for a file that is no array of numbers of
+    such a shape, or that asks for more memory than `budget.photo_bytes`.
     """
-    name = os.fspath(path)
     try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # a lying header maps nothing
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
+        return _read_npy(path)
+    except TinyMixNetError as error:
+        reason = str(error)
     except Exception as error:  # whatever NumPy raises on damage
-        raise ImageError(f"{name}: cannot be read as a .npy array ({error})") from None
+        reason = f"cannot be read as a .npy array ({error or type(error).__name__})"
+    raise ImageError(printable(f"{os.fsdecode(path)}: {reason}"))
+
+
+def _read_npy(path: str | os.PathLike[str]) -> np.ndarray:
+    with open_regular(path) as file:
+        start = file.read(6)
+    if start != b"\x93NUMPY":
+        kind = "an .npz archive" if start[:2] == b"PK" else "another kind of file"
+        raise ImageError(f"expected one array as numpy.save writes it, found {kind}")
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # reads the header, no pixels yet
     if mapped.ndim not in (3, 4) or mapped.shape[-1] != 3 or mapped.dtype.kind not in "uif":
         raise ImageError(
-            f"{name}: expected pixels (H, W, 3) or (N, H, W, 3), 0..255, "
+            "expected pixels (H, W, 3) or (N, H, W, 3), 0..255, "
             f"found {mapped.dtype} {mapped.shape}"
         )
-    pixels = np.asarray(mapped, np.float32)
+    budget.check("photo_bytes", mapped.size * 4, "as float32, it")
+    with np.errstate(over="ignore"):  # too large for float32: infinite, which the network refuses
+        pixels = np.array(mapped, np.float32, order="C")
     return pixels if pixels.ndim == 4 else pixels[np.newaxis]

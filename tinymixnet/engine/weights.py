@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymixnet.engine.architecture import VARIANTS, Architecture, mixnet
+from tinymixnet.engine.architecture import VARIANTS, Architecture, check_input_size, mixnet
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.hdf5 import DEFLATE, SHUFFLE, SIGNATURE, Hdf5File
 from tinymixnet.engine.hdf5_structure import Dataset
@@ -47,7 +47,7 @@ class Weights(NamedTuple):
 def cache_dir() -> Path:
     """The folder of fetched weights: TINYMIXNET_HOME, else in the user's cache folder."""
     if home := os.environ.get("TINYMIXNET_HOME"):
-        return Path(home).expanduser()
+        return Path(os.path.expanduser(home))  # unlike Path's, it leaves an unknown ~user alone
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "tinymixnet"
 
@@ -64,26 +64,49 @@ def find_weights(weights: str | os.PathLike[str] | None = None) -> Path:
     wanted = weights or os.environ.get("TINYMIXNET_WEIGHTS") or BUNDLED
     if wanted in VARIANTS:
         path = cache_dir() / f"{wanted}.h5"
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise WeightsError(
                 f"{wanted}: not fetched yet, no {path}; run: python -m weights_tools fetch {wanted}"
             )
+        if problem := _problem(path):
+            raise WeightsError(f"{wanted}: {path}: {problem}; remove it and fetch {wanted} again")
         return path
     path = Path(wanted)
-    try:
-        problem = "" if path.is_file() else "no such weights file"
-        if problem and path.exists():
-            problem = f"is a {'folder' if path.is_dir() else 'pipe or device'}, not a weights file"
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
-        problem = f"cannot be opened ({error.strerror})"
-    if problem:
-        raise WeightsError(
-            f"{path}: {problem}; expected a .h5 file or one of {', '.join(VARIANTS)}"
-        )
+    if problem := _problem(path):
+        names = ", ".join(VARIANTS)
+        raise WeightsError(f"{path}: {problem}; expected a .h5 file or one of {names}")
     return path
 
 
+def _problem(path: Path) -> str:
+    """Why a path cannot be that of a weights file; nothing is opened for that."""
+    try:
+        if path.is_file():
+            return ""
+        if path.exists():
+            return f"is a {'folder' if path.is_dir() else 'pipe or device'}, not a weights file"
+        return "a link that leads nowhere" if path.is_symlink() else "no such weights file"
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        return f"cannot be opened ({error.strerror})"
+
+
 # -- reading --------------------------------------------------------------------------------------
+
+
+def read_wanted(weights: str | os.PathLike[str] | None = None) -> Weights:
+    """Find weights as `find_weights` does, and read them.
+
+    Raises WeightsError also where the file of a fetched network holds another network.
+    """
+    path = find_weights(weights)
+    content = read_weights(path)
+    wanted = weights or os.environ.get("TINYMIXNET_WEIGHTS")
+    if wanted in VARIANTS and content.architecture.variant != wanted:
+        raise WeightsError(
+            f"{path}: expected {wanted}, found {content.architecture.variant}; remove it and fetch "
+            f"{wanted} again"
+        )
+    return content
 
 
 def read_weights(path: str | os.PathLike[str]) -> Weights:
@@ -164,10 +187,7 @@ def check_size(architecture: Architecture, metadata: Metadata) -> None:
     numbers = sum(map(prod, architecture.tensor_shapes().values()))
     budget.check("network_numbers", numbers, "the network of its block strings")
     size = metadata.input_size
-    at = f"the network at {size} x {size} pixels"
-    largest = max(map(prod, architecture.layer_shapes(size, size).values()))
-    budget.check("activation_bytes", 4 * largest, f"a layer of {at}")
-    budget.check("network_multiply_adds", architecture.multiply_adds(size, size), at)
+    check_input_size(architecture, size, size)
     crop = metadata.preset_parameters.get("crop", 1)
     budget.check("preset_pixels", (size / crop) ** 2, f"input_size {size} over crop {crop}")
 

@@ -1,1 +1,1 @@
-"""The fast way to the same numbers: a compiled plan, its kernels, and worker processes."""
+"""The fast path to the same numbers: a compiled plan, its kernels, and worker processes."""

@@ -1,10 +1,11 @@
 """Compile the network for one input size: from the architecture to a list of steps.
 
 `Compiler` goes through the blocks as `engine/network.py` does. Where that computes a layer, it adds
-a step: which kernel to call, on which arrays. All arrays are allocated here, and the layers share
-them. Running the network then means calling the steps one after another.
+a step: which kernel to call, on which arrays. All arrays are allocated here, once, and the layers
+use them in turn. To run the network is then to call the steps one after another.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import pairwise
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinymixnet.engine.architecture import Architecture, Block, group_kernels
+from tinymixnet.engine.budget import budget
 from tinymixnet.engine.kernels import Array, same_padding
 from tinymixnet.fast import depthwise
 from tinymixnet.fast.kernels import (
@@ -24,10 +26,10 @@ from tinymixnet.fast.kernels import (
 )
 from tinymixnet.fast.layout import Layout, same_pixels
 
-FOURIER_PIXELS = 64  # planes up to this size go by Fourier transform, larger ones by columns
-PHASES_PER_AXIS = 2  # planes that go by columns are cut into 2 x 2 phases
-CACHE_BYTES = 3 << 18  # well within a core's second-level cache
-LINE = 16  # float32 numbers in a line of the cache
+FOURIER_PIXELS = 64  # up to here a plane is filtered by Fourier transform, above it by columns
+PHASES_PER_AXIS = 2  # of planes filtered by columns; 2 x 2 was the fastest
+CACHE_BYTES = 3 << 18  # the memory of a few channels: fits into a core's second-level cache
+LINE = 16  # float32 numbers in a line of the cache (64 bytes)
 
 
 class Step(NamedTuple):
@@ -38,12 +40,19 @@ class Step(NamedTuple):
     run: Callable[[], object]
 
 
+class Output(NamedTuple):
+    """How to get a layer's output out of a program."""
+
+    after: int  # how many steps have to be run first
+    read: Callable[[], Array]  # returns the output as a new array
+
+
 class Program(NamedTuple):
-    """The steps for one input size, and where they read and leave what is wanted of them."""
+    """The network, compiled for one input size."""
 
     image: Array  # (H, W, 3) float32, a view: write the image here, 0..255
     steps: list[Step]
-    outputs: dict[str, tuple[int, Callable[[], Array]]]  # name: (steps to run first, read it)
+    outputs: dict[str, Output]  # by the name of the layer
 
 
 def aligned(size: int) -> Array:
@@ -58,8 +67,40 @@ def aligned(size: int) -> Array:
 
 
 def split(x: Array, sizes: Iterable[int]) -> list[Array]:
-    """Views of x, cut along its first axis into parts of these sizes."""
+    """Return views of x, cut along its first axis into parts of these sizes."""
     return np.split(x, np.cumsum(list(sizes))[:-1])
+
+
+class Memory:
+    """Allocates the arrays of one program, and asks the budget about their sum."""
+
+    def __init__(self) -> None:
+        self.bytes = 0  # allocated so far
+
+    def zeros(self, *shape: int) -> Array:
+        """Return aligned zeros. Raise TinyMixNetError where the budget does not allow for them."""
+        size = prod(shape)
+        self.bytes += 4 * size
+        budget.check("plan_bytes", self.bytes, "the fast path at this input size")
+        return aligned(size).reshape(shape)
+
+
+class Scratch:
+    """Memory that the layers use in turn: each asks for a shape and gets a view of it.
+
+    It grows to the largest request. A view that was given out before keeps the memory it has.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.largest = memory.zeros(0)
+
+    def array(self, *shape: int) -> Array:
+        """Return an array of this shape; it holds whatever the last user left, at first zeros."""
+        size = prod(shape)
+        if self.largest.size < size:
+            self.largest = self.memory.zeros(size)
+        return self.largest[:size].reshape(shape)
 
 
 class Compiler:
@@ -69,70 +110,91 @@ class Compiler:
         self.architecture = architecture
         self.constants = constants
         self.steps: list[Step] = []
-        self.pools: dict[object, Array] = {}
-        self.matrices: dict[tuple[int, int, int, int], depthwise.Fourier] = {}
+        self.memory = Memory()
+        self.transforms: dict[tuple[int, int, int, int], depthwise.Fourier] = {}
         reach = max(max(b.kernel_sizes) for b in architecture.blocks) // 2
         self.margin = -(-reach // LINE) * LINE
 
+        # Below, C are the channels inside a block, O those it puts out, P the numbers in a plane.
+        scratch = partial(Scratch, self.memory)
+        self.expanded = scratch()  # (margin + C * P + margin,): what the block filters
+        self.filtered = scratch()  # (C, P): after the depthwise convolution
+        self.projected = scratch()  # (O, P): the block's output; the next block copies it
+        self.gate = scratch()  # (C,): squeeze-and-excite
+        self.gated_kernels: dict[int, Scratch] = defaultdict(scratch)  # (O, C), by group
+        self.column_sums = scratch()  # (M, C, phase): see `depthwise_columns`
+        self.within_step = scratch()  # any shape: what a kernel needs only while it runs
+        self.zeros = scratch()  # (C * P,): never written to, ReLU compares with it
+
+        # These have padding or rows of ones that are set once, so they are used only for one shape.
+        self.with_bias_rows: dict[tuple[object, ...], Array] = {}  # (C + groups, P)
+        self.unexpanded: dict[tuple[Layout, int], Scratch] = defaultdict(scratch)  # as `expanded`
+
     def program(self, height: int, width: int) -> Program:
         """Go through the network once and note all steps."""
-        outputs: dict[str, tuple[int, Callable[[], Array]]] = {}
+        outputs: dict[str, Output] = {}
         (top, bottom), (left, right) = same_padding(height, 3, 2), same_padding(width, 3, 2)
-        padded = np.empty((3, top + height + bottom, left + width + right), np.float32)
+        padded = self.memory.zeros(3, top + height + bottom, left + width + right)
         padded[:] = self.constants["normalize/mean"][:, np.newaxis, np.newaxis]
         image = padded[:, top : top + height, left : left + width].transpose(1, 2, 0)
-        layout = self.layout_for(-(-height // 2), -(-width // 2))
-        columns = aligned(28 * layout.size).reshape(28, -1)
+        blocks, filters = self.architecture.blocks, self.architecture.stem
+        layout = self.layout_for(-(-height // 2), -(-width // 2), blocks[0].stride)
+        columns = self.memory.zeros(28, layout.size)  # 3 x 3 pixels of 3 colours, and ones
         columns[27] = layout.ones()
-        filters = self.architecture.stem
-        x = self.inside(self.unexpanded(filters, layout), filters)
+        x = self.inside(self.input_of_unexpanded(filters, layout), filters)
         self.step("stem", im2col_planes, padded, 3, 2, layout, columns[:27])
         self.step("stem", np.matmul, self.constants["stem/kernel_0"], columns, out=x)
         self.activate("stem", x, swish=False)
-        outputs["stem/act"] = len(self.steps), partial(layout.plane, x)
+        outputs["stem/act"] = Output(len(self.steps), partial(layout.plane, x))
 
-        for block in self.architecture.blocks:
+        for block in blocks:
             x, layout = self.block(block, x, layout)
-            outputs[f"{block.name}/output"] = len(self.steps), partial(layout.plane, x)
+            outputs[f"{block.name}/output"] = Output(len(self.steps), partial(layout.plane, x))
 
         compact = Layout(layout.height, layout.width)
         last = self.append_bias_rows("head", x, layout, compact, [len(x)])
-        head = self.scratch("head", self.architecture.head_filters, compact.size)
+        head = self.memory.zeros(self.architecture.head_filters, compact.size)
         pooled = np.empty(len(head), np.float32)
         logits = np.empty(self.architecture.classes, np.float32)
         self.step("head", np.matmul, self.constants["head/kernel_0"], last, out=head)
         self.activate("head", head, swish=False)
         self.step("head", np.mean, head, axis=1, out=pooled)
-        outputs["head/pool"] = len(self.steps), pooled.copy
+        outputs["head/pool"] = Output(len(self.steps), pooled.copy)
         self.step("logits", np.matmul, pooled, self.constants["logits/kernel"], out=logits)
         self.step("logits", np.add, logits, self.constants["logits/bias"], out=logits)
-        outputs["logits"] = len(self.steps), logits.copy
+        outputs["logits"] = Output(len(self.steps), logits.copy)
         return Program(image, self.steps, outputs)
 
-    def layout_for(self, h: int, w: int) -> Layout:
-        """The layout in which a depthwise kernel takes planes of this size."""
-        return Layout(h, w, 1 if h * w <= FOURIER_PIXELS else PHASES_PER_AXIS)
+    def layout_for(self, h: int, w: int, stride: int) -> Layout:
+        """Return the layout in which a depthwise kernel of this stride takes planes of this size.
+
+        By columns, the stride has to divide the number of phases. Then all pixels that an element
+        of the kernel reads lie in one phase.
+        """
+        if h * w <= FOURIER_PIXELS:
+            return Layout(h, w)
+        return Layout(h, w, max(PHASES_PER_AXIS, stride))
 
     def block(self, b: Block, x: Array, before: Layout) -> tuple[Array, Layout]:
-        """One block, in the order of `network.mixnet_block`: (its output, the layout of that)."""
-        layout = self.layout_for(before.height, before.width)
+        """Add a block's steps, in the order of `network.mixnet_block`; return (output, layout)."""
+        layout = self.layout_for(before.height, before.width, b.stride)
         if b.expand_groups:
             layer = f"{b.name}/expand"
             kernels = self.weights(layer)
             groups = [kernel.shape[1] - 1 for kernel in kernels]
             with_ones = self.append_bias_rows(layer, x, before, layout, groups)
-            expanded = self.with_margins("expanded", b.expanded, layout)
+            expanded = self.expanded.array(b.expanded * layout.size + 2 * self.margin)
             self.pointwise(layer, kernels, with_ones, self.inside(expanded, b.expanded))
             shortcut = self.without_bias_rows(with_ones, groups)
         else:
-            expanded = self.unexpanded(b.expanded, layout)
+            expanded = self.input_of_unexpanded(b.expanded, layout)
             shortcut = [self.inside(expanded, b.expanded)]
             if not np.may_share_memory(x, expanded):  # the stem's output is there already
                 for pixels, place in same_pixels(x, before, shortcut[0], layout):
                     self.step(f"{b.name}/depthwise", np.copyto, place, pixels)
 
         after = layout.filtered(b.stride)
-        filtered = self.scratch("filtered", b.expanded, after.size)
+        filtered = self.filtered.array(b.expanded, after.size)
         if layout.phases_per_axis == 1:
             self.fourier(b, self.inside(expanded, b.expanded), layout, filtered)
         else:
@@ -142,23 +204,23 @@ class Compiler:
         kernels = self.weights(layer)
         if b.se_width:
             kernels = self.squeeze_excite(b, filtered, after, kernels)
-        projected = self.scratch("block", b.outputs, after.size)
+        projected = self.projected.array(b.outputs, after.size)
         self.pointwise(layer, kernels, filtered, projected)
         bias = self.constants[f"{layer}/bias"][:, np.newaxis]
         self.step(layer, np.add, projected, bias, out=projected)
-        if b.residual:  # in the same layout, for the stride is 1
-            for part, reached in zip(shortcut, split(projected, map(len, shortcut)), strict=True):
-                self.step(layer, np.add, reached, part, out=reached)
+        if b.residual:  # then the stride is 1, and the output has the layout of the input
+            for part, place in zip(shortcut, split(projected, map(len, shortcut)), strict=True):
+                self.step(layer, np.add, place, part, out=place)
         return projected, after
 
     def squeeze_excite(
         self, b: Block, x: Array, layout: Layout, kernels: list[Array]
     ) -> list[Array]:
-        """Compute the gates, and scale with them whatever is smaller: x, or the project kernels.
+        """Compute the gates and multiply the smaller of two with them: x, or the project kernels.
 
-        Either gives the same product. Returns the kernels to project with.
+        Their product is the same either way. Return the kernels to project with.
         """
-        layer, gate = f"{b.name}/se", self.scratch("gate", b.expanded)
+        layer, gate = f"{b.name}/se", self.gate.array(b.expanded)
         mean = layout.ones() / np.float32(layout.height * layout.width)
         names = ("se_reduce/kernel", "se_reduce/bias", "se_expand/kernel", "se_expand/bias")
         weights = [self.constants[f"{b.name}/{name}"] for name in names]
@@ -166,7 +228,7 @@ class Compiler:
         if layout.size < len(kernels[0]):
             self.step(layer, np.multiply, x, gate[:, np.newaxis], out=x)
             return kernels
-        scaled = [self.scratch(f"gated {i}", *kernel.shape) for i, kernel in enumerate(kernels)]
+        scaled = [self.gated_kernels[i].array(*kernel.shape) for i, kernel in enumerate(kernels)]
         gates = split(gate, (kernel.shape[1] for kernel in kernels))
         for kernel, part, out in zip(kernels, gates, scaled, strict=True):
             self.step(layer, np.multiply, kernel, part, out=out)
@@ -177,47 +239,48 @@ class Compiler:
     ) -> Array:
         """Copy x into an array with a row of ones after each group: (C + groups, layout.size).
 
-        A 1x1 convolution takes its bias from the row of ones. In the padding of the layout even
-        these are zero, and so everything computed from it is zero too, also after ReLU or swish. So
-        the depthwise kernel can read it as the zeros of SAME padding.
+        A 1x1 convolution takes its bias from the row of ones. In the padding of the layout this row
+        is zero, too. So the output there is zero, also after ReLU or swish, and the depthwise
+        kernel can read it as the zeros of SAME padding.
         """
-        key = ("laid out", layout, *groups)
-        if key not in self.pools:
-            shape = len(x) + len(groups), layout.size
-            self.pools[key] = aligned(prod(shape)).reshape(shape)
-            for group in split(self.pools[key], (size + 1 for size in groups)):
+        key = (layout, *groups)
+        if key not in self.with_bias_rows:
+            array = self.memory.zeros(len(x) + len(groups), layout.size)
+            for group in split(array, (size + 1 for size in groups)):
                 group[-1] = layout.ones()
-        laid_out = self.pools[key]
-        places = self.without_bias_rows(laid_out, groups)
+            self.with_bias_rows[key] = array
+        with_ones = self.with_bias_rows[key]
+        places = self.without_bias_rows(with_ones, groups)
         for part, group in zip(split(x, groups), places, strict=True):
             for pixels, place in same_pixels(part, before, group, layout):
                 self.step(layer, np.copyto, place, pixels)
-        return laid_out
+        return with_ones
 
-    def without_bias_rows(self, laid_out: Array, groups: list[int]) -> list[Array]:
-        """The channels of each group, as views that leave out the rows of ones."""
-        return [group[:-1] for group in split(laid_out, (size + 1 for size in groups))]
+    def without_bias_rows(self, with_ones: Array, groups: list[int]) -> list[Array]:
+        """Return views of the channels of each group, without the rows of ones."""
+        return [group[:-1] for group in split(with_ones, (size + 1 for size in groups))]
 
     def pointwise(self, layer: str, kernels: list[Array], x: Array, out: Array) -> None:
-        """A 1x1 convolution: one matrix product for each group."""
+        """Add a 1x1 convolution: one matrix product for each group."""
         inputs = split(x, (kernel.shape[1] for kernel in kernels))
         outputs = split(out, (kernel.shape[0] for kernel in kernels))
         for kernel, part, place in zip(kernels, inputs, outputs, strict=True):
             self.step(layer, np.matmul, kernel, part, out=place)
 
     def activate(self, layer: str, x: Array, swish: bool, out: Array | None = None) -> None:
-        """ReLU, or swish of halved values, in place or into `out`; both contiguous."""
+        """Add ReLU, or swish of halved values, in place or into `out`; both contiguous."""
         flat = x.reshape(-1)
         out = flat if out is None else out.reshape(-1)
         if swish:
-            self.step(layer, swish_of_half_to, flat, self.scratch("temporary", flat.size), out)
+            self.step(layer, swish_of_half_to, flat, self.within_step.array(flat.size), out)
         else:
-            self.step(layer, relu_to, flat, self.scratch("zeros", flat.size), out)
+            self.step(layer, relu_to, flat, self.zeros.array(flat.size), out)
 
     def columns(self, b: Block, expanded: Array, layout: Layout, out: Array) -> None:
-        """Activate, filter by `depthwise_columns` and activate again.
+        """Add the activation, `depthwise_columns`, and the second activation.
 
-        A few channels at a time, so that everything they need stays in the cache.
+        All three are done for a few channels before the next few, so that their numbers are still
+        in the cache.
         """
         layer, group = f"{b.name}/depthwise", 0
         bias = self.constants[f"{layer}/bias"]
@@ -228,13 +291,15 @@ class Compiler:
             _, m, n = whole.matrix.shape
             bytes_each = 4 * ((m + n) * layout.phase_size + layout.size)
             parts = min(-(-channels * bytes_each // CACHE_BYTES), channels)
-            # A multiple of 4 channels mostly begins at a cache line.
-            cuts = {part * channels // parts // 4 * 4 for part in range(parts)}
+            # Cut at multiples of 4 channels, because these mostly begin at a cache line. Where even
+            # one channel is too large for the cache, 4 would only take more memory.
+            unit = 4 if bytes_each <= CACHE_BYTES else 1
+            cuts = {part * channels // parts // unit * unit for part in range(parts)}
             for first, end in pairwise([*sorted(cuts), channels]):
                 some, c = slice(group + first, group + end), end - first
                 x = expanded[some.start * layout.size : some.stop * layout.size + 2 * self.margin]
-                columns = self.scratch("temporary", c, n, layout.phase_size)
-                sums = self.scratch("sums", m, c, layout.phase_size)
+                columns = self.within_step.array(c, n, layout.phase_size)
+                sums = self.column_sums.array(m, c, layout.phase_size)
                 part = whole._replace(matrix=whole.matrix[first:end])
                 work = depthwise.columns_for(part, x, self.margin, layout, columns, sums)
                 if b.expand_groups:
@@ -242,14 +307,14 @@ class Compiler:
                 self.step(layer, depthwise.depthwise_columns, work)
                 if len(work.total) == 1:
                     self.activate(layer, work.total, b.swish, out[some])
-                else:  # only a plain copy is fast when it also swaps phases and channels
+                else:  # phases and channels have to change places, which only a copy does fast
                     self.activate(layer, work.total, b.swish)
                     place = out[some].reshape(c, -1, layout.phase_size).transpose(1, 0, 2)
                     self.step(layer, np.copyto, place, work.total)
             group += channels
 
     def fourier(self, b: Block, x: Array, layout: Layout, out: Array) -> None:
-        """Activate, filter by `depthwise_fourier` and activate again, all channels at once."""
+        """Add the activation, `depthwise_fourier`, and the second activation, for all channels."""
         layer, h, w = f"{b.name}/depthwise", layout.height, layout.width
         if b.expand_groups:
             self.activate(f"{b.name}/expand", x, b.swish)
@@ -259,36 +324,29 @@ class Compiler:
         for kernel, part, bias, place in zip(kernels, *parts, strict=True):
             k, _, channels, _ = kernel.shape
             key = h, w, k, b.stride
-            if key not in self.matrices:
-                self.matrices[key] = depthwise.fourier_for(*key)
-            at = self.matrices[key]
-            spectra = depthwise.spectra_for(kernel, h, w, b.stride, at)
-            scratch = self.scratch("temporary", channels, at.forward.shape[1])
-            self.step(layer, depthwise.depthwise_fourier, part, spectra, bias, at, scratch, place)
+            if key not in self.transforms:
+                self.transforms[key] = depthwise.fourier_for(*key)
+            transform = self.transforms[key]
+            spectra = depthwise.spectra_for(kernel, h, w, b.stride, transform)
+            scratch = self.within_step.array(channels, transform.forward.shape[1])
+            arguments = part, spectra, bias, transform, scratch, place
+            self.step(layer, depthwise.depthwise_fourier, *arguments)
         self.activate(layer, out, b.swish)
 
-    # -- weights and memory ----
+    # -- weights, memory and steps ----
 
     def weights(self, layer: str) -> list[Array]:
         return group_kernels(layer, self.constants)
 
-    def scratch(self, name: object, *shape: int) -> Array:
-        """An array shared by all layers that ask for this name. At first it is zero."""
-        size = prod(shape)
-        if name not in self.pools or self.pools[name].size < size:
-            self.pools[name] = aligned(size)
-        return self.pools[name][:size].reshape(shape)
+    def input_of_unexpanded(self, channels: int, layout: Layout) -> Array:
+        """Return where a block without expansion reads its input, with margins.
 
-    def with_margins(self, name: object, channels: int, layout: Layout) -> Array:
-        """Planes with a margin before and after them, because shifted reads reach beyond them."""
-        return self.scratch(name, channels * layout.size + 2 * self.margin)
-
-    def unexpanded(self, channels: int, layout: Layout) -> Array:
-        """Where a block without expansion finds its input, with margins. The padding stays zero."""
-        return self.with_margins(("unexpanded", layout, channels), channels, layout)
+        Nobody writes into the padding, so it stays zero.
+        """
+        return self.unexpanded[layout, channels].array(channels * layout.size + 2 * self.margin)
 
     def inside(self, x: Array, channels: int) -> Array:
-        """What lies between the margins: (C, P)."""
+        """Return what lies between the margins: (C, P). Shifted reads reach into the margins."""
         return x[self.margin : len(x) - self.margin].reshape(channels, -1)
 
     def step(self, layer: str, kernel: Callable[..., object], *a: Any, **named: Any) -> None:

@@ -1,4 +1,4 @@
-"""From the weights of a file to those of the fast path, once for all input sizes."""
+"""Turn the weights of a file into those of the fast path, once for all input sizes."""
 
 from collections.abc import Mapping
 
@@ -7,22 +7,39 @@ import numpy as np
 from tinymixnet.engine.architecture import BATCH_NORM, Architecture, group_kernels
 from tinymixnet.engine.kernels import Array, fold_batch_norm
 from tinymixnet.engine.metadata import Metadata
+from tinymixnet.errors import WeightsError, printable
 
 
 def constants(
     architecture: Architecture, tensors: Mapping[str, Array], metadata: Metadata
 ) -> dict[str, Array]:
-    """The weights as the plan needs them, by step: blocks_3/expand/kernel_0, ...
+    """Return the weights as the compiler takes them, named by step: blocks_3/expand/kernel_0, ...
 
-    Batch norm is folded into the convolution before it, and what goes into a swish is halved (see
-    `swish_of_half_to`). Depthwise kernels stay (K, K, C, 1) and project kernels become (O, C); both
-    have a bias of their own. All other kernels become (O, C + 1): their last column is the bias,
-    because the last row of their input is all ones.
+    Batch norm is folded into the convolution before it. Weights that feed a swish are halved, see
+    `swish_of_half_to`. Depthwise kernels stay (K, K, C, 1) and project kernels become (O, C); both
+    have a bias of their own. All other kernels become (O, C + 1): the last column is the bias, and
+    the last row of their input is all ones. Raises WeightsError where the result overflows float32.
     """
+    with np.errstate(all="ignore"):
+        folded = _fold(architecture, tensors, metadata)
+    for name, array in folded.items():
+        if not np.isfinite(array).all():
+            weights = printable(metadata.name or architecture.variant)
+            raise WeightsError(
+                f"{weights}: {name} overflows float32 when the batch "
+                "norm and the normalisation are folded into it; are the weights damaged, or the "
+                "metadata's std or epsilon too small?"
+            )
+    return folded
+
+
+def _fold(
+    architecture: Architecture, tensors: Mapping[str, Array], metadata: Metadata
+) -> dict[str, Array]:
     folded: dict[str, Array] = {}
 
     def convolution(name: str, conv: str, norm: str, half: bool = False) -> None:
-        """Fold a convolution, group by group, with the part of the batch norm that follows it."""
+        """Fold each group's kernel with its part of the batch norm that follows."""
         start, biases, scale = 0, [], np.float32(0.5 if half else 1)
         depthwise, project = conv.endswith("depthwise_conv"), conv.endswith("project_conv")
         kernels = group_kernels(conv, tensors) or [tensors[f"{conv}/kernel"]]
@@ -30,7 +47,7 @@ def constants(
             end = start + kernel.shape[2 if depthwise else 3]
             gamma, beta, mean, variance = (tensors[f"{norm}/{s}"][start:end] for s in BATCH_NORM)
             kernel, bias = fold_batch_norm(kernel, gamma, beta, mean, variance, metadata.epsilon)
-            if conv == "stem/conv":  # it normalises, too: the image is padded with its mean
+            if conv == "stem/conv":  # takes the image as it is, padded with the mean colour
                 kernel = kernel / np.array(metadata.std, np.float32)[:, np.newaxis]
                 bias = bias - np.einsum("ijco,c->o", kernel, folded["normalize/mean"])
             if not depthwise:

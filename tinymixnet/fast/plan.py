@@ -1,21 +1,28 @@
-"""The fast way to the logits: the network as a list of steps, compiled once for each input size.
+"""The fast path to the logits: the network as a list of steps, compiled once for each input size.
 
 `constants.py` folds batch norm into the convolutions and lays the weights out. `compiler.py` turns
-the architecture into steps. Here they are run. A test holds the result equal to the readable path.
+the architecture into steps. `Plan` runs them. A test holds the result equal to the readable path.
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
-from tinymixnet.engine.architecture import Architecture
+import numpy as np
+
+from tinymixnet.engine.architecture import Architecture, check_input_size
 from tinymixnet.engine.kernels import Array
 from tinymixnet.fast.compiler import Compiler, Program, Step
 
+PROGRAMS_KEPT = 2  # input sizes; the arrays of each take as much memory as the weights or more
+
 
 class Plan:
-    """A compiled network; constants are those of `constants.constants`, possibly shared memory."""
+    """The network, compiled for the input sizes that come; threads may share it.
+
+    constants are those of `constants.constants`; they may lie in shared memory.
+    """
 
     def __init__(self, architecture: Architecture, constants: Mapping[str, Array]) -> None:
         self.architecture = architecture
@@ -27,15 +34,16 @@ class Plan:
         return Plan, (self.architecture, dict(self.constants))
 
     def run(self, image: Array, wanted: list[str]) -> list[Array]:
-        """The wanted outputs of one image (H, W, 3), 0..255, uint8 or float32, as new arrays.
+        """Return the wanted layers' outputs for one image (H, W, 3), 0..255, uint8 or float32.
 
-        To be had: stem/act, every block's output (H, W, C), head/pool and logits (C,).
+        Layers to choose from: stem/act and every block's output (H, W, C), head/pool and logits
+        (C,). An overflow shows as infinity or NaN in the outputs, without NumPy's warning.
         """
-        with self._lock:
+        with self._lock, np.errstate(all="ignore"):
             program = self.program(*image.shape[:2])
             program.image[:] = image
             outputs, done = {}, 0
-            for name in sorted(wanted, key=lambda name: program.outputs[name][0]):
+            for name in sorted(wanted, key=lambda name: program.outputs[name].after):
                 after, read = program.outputs[name]
                 for step in program.steps[done:after]:
                     step.run()
@@ -43,21 +51,27 @@ class Plan:
                 outputs[name] = read()
             return [outputs[name] for name in wanted]
 
-    def profile(self, image: Array) -> Iterator[tuple[Step, float]]:
-        """Run all steps on one image (H, W, 3), and yield each with the seconds it took."""
-        with self._lock:
+    def profile(self, image: Array) -> list[tuple[Step, float]]:
+        """Run all steps on one image (H, W, 3), and return each with the seconds it took."""
+        with self._lock, np.errstate(all="ignore"):
             program = self.program(*image.shape[:2])
             program.image[:] = image
+            times = []
             for step in program.steps:
                 start = perf_counter()
                 step.run()
-                yield step, perf_counter() - start
+                times.append(perf_counter() - start)
+            return list(zip(program.steps, times, strict=True))
 
     def program(self, height: int, width: int) -> Program:
-        """The program of an input size, compiled when first asked for; the last two are kept."""
+        """Return the program for an input size. It is compiled at the first request.
+
+        Raises TinyMixNetError when the budget does not allow for the size.
+        """
         size = height, width
         if size not in self._programs:
-            while len(self._programs) > 1:
+            check_input_size(self.architecture, *size)
+            while len(self._programs) >= PROGRAMS_KEPT:
                 del self._programs[next(iter(self._programs))]
             self._programs[size] = Compiler(self.architecture, self.constants).program(*size)
         return self._programs[size]

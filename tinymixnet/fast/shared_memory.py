@@ -1,9 +1,9 @@
-"""Memory that several processes see: an object goes to a worker, and its arrays are not copied.
+"""Send an object to other processes without copying the arrays in it.
 
-Pickle can hand out the contents of arrays apart from everything else (protocol 5, "out of band").
-Here they go into a file that lives in memory, and every process that has the file open maps it.
-The file has no name. So there is nothing to remove, and nothing is left behind by a crash: the
-memory is freed with the last process that has it open or mapped.
+Pickle can hand over the contents of arrays apart from everything else (protocol 5, "out of band").
+Here they go into a file that lies in memory, and every process that has the file open maps it. The
+file has no name, so nothing has to be removed, and a crash leaves nothing behind: the memory is
+freed with the last process that has it open or mapped.
 """
 
 import mmap
@@ -13,14 +13,14 @@ import sys
 import tempfile
 from typing import IO, Any, NamedTuple
 
-ALIGNMENT = 64  # bytes of a cache line: a vector that straddles two lines is slower to load
+ALIGNMENT = 64  # bytes, a cache line: a vector that straddles two lines is slower to load
 
 
 class Shared(NamedTuple):
-    """An object in shared memory: what `attach` needs to build it in another process."""
+    """What `attach` needs to build an object in another process."""
 
     file: IO[bytes]
-    pickled: bytes  # the object without its arrays' contents
+    pickled: bytes  # the object without the contents of its arrays
     places: list[tuple[int, int]]  # (offset, bytes) of each array in the file
 
 
@@ -33,21 +33,24 @@ def share(value: Any) -> Shared:
     else:
         file = tempfile.TemporaryFile()  # noqa: SIM115
     places = []
-    for buffer in buffers:
-        content = buffer.raw()
-        file.seek(-file.tell() % ALIGNMENT, os.SEEK_CUR)
-        places.append((file.tell(), content.nbytes))
-        file.write(content)
-    file.flush()
+    try:
+        for buffer in buffers:
+            content = buffer.raw()
+            file.seek(-file.tell() % ALIGNMENT, os.SEEK_CUR)
+            places.append((file.tell(), content.nbytes))
+            file.write(content)
+        file.flush()
+    except BaseException:
+        file.close()
+        raise
     return Shared(file, pickled, places)
 
 
 def attach(file: int, pickled: bytes, places: list[tuple[int, int]]) -> Any:
-    """The object of `share`; its arrays are read-only views of the shared memory.
+    """Return the object of `share`; its arrays are read-only views of the shared memory.
 
     file is the number of the open file in this process.
     """
-    if not places:
-        return pickle.loads(pickled)
-    memory = memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_READ))
-    return pickle.loads(pickled, buffers=[memory[o : o + size] for o, size in places])
+    empty = not any(size for _, size in places)
+    memory = memoryview(b"" if empty else mmap.mmap(file, 0, access=mmap.ACCESS_READ))
+    return pickle.loads(pickled, buffers=[memory[start : start + n] for start, n in places])

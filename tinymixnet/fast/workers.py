@@ -1,15 +1,14 @@
 """Many photos at once: worker processes that share one copy of the weights.
 
 The parent hands out photos and puts the answers in order (`map_in_processes`). A worker answers one
-photo after the other (`serve`). Workers are new Python processes that run nothing but this module.
-So a script needs no `if __name__ == "__main__"`, and no thread of the parent's BLAS is ever forked.
+photo after another (`serve`). Workers are new Python processes that run nothing but this module. So
+a script needs no `if __name__ == "__main__"`, and no thread of the parent's BLAS is ever forked.
 
 Nothing is left behind. The weights lie in shared memory that is freed with the last process that
-uses it, and a worker whose parent has died finds its pipe closed and ends.
+uses it. A worker whose parent has died finds its pipe closed, and ends.
 """
 
 import contextlib
-import io
 import os
 import pickle
 import queue
@@ -23,75 +22,93 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from tinymixnet.engine.budget import budget
 from tinymixnet.engine.images import Source, read_image
-from tinymixnet.errors import ImageError, InputError, TinyMixNetError
+from tinymixnet.engine.photo_files import read_bounded
+from tinymixnet.errors import ImageError, InputError, TinyMixNetError, printable
 from tinymixnet.fast.shared_memory import Shared, attach, share
 
 Answer = Any  # what the function returns for a photo, or the TinyMixNetError that it raises
 
 READY, BEGUN = "ready", "begun"  # what a worker says besides its answers
 
-AHEAD = 2  # photos a worker has at most: one in work, and one so that it need not wait for us
-WINDOW = 4  # times as many photos as workers are on their way at most
-MOST_DEATHS = 2  # of workers with the same photo in work
-MOST_TRIES = 10  # with a photo: one that kills as it arrives is never in work
-MOST_FAILED_STARTS = 5  # of workers, one after the other
+AHEAD = 2  # photos a worker has at most: one in work, and the next, so that it need not wait
+WINDOW = 4  # times as many photos as workers may be taken but not yet answered
+MOST_DEATHS = 2  # of workers with the same photo in work; after that it gets an error
+MOST_TRIES = 10  # to send a photo: one that kills a worker on arrival is never in work
+MOST_FAILED_STARTS = 5  # of workers, one after another; after that `map_in_processes` gives up
 ONE_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
 
 
 class Failure(NamedTuple):
-    """What stands for an answer when it is no user's mistake: raised when its turn comes."""
+    """An error that is no user's mistake. It is raised when the answer's turn comes."""
 
     error: Exception
 
 
 @dataclass
 class Photo:
-    """A photo on its way to an answer, pickled; or, where that is not to be had, why."""
+    """A photo that has no answer yet."""
 
     index: int
     name: str
-    pickled: bytes | TinyMixNetError | Failure
+    pickled: bytes | TinyMixNetError | Failure  # an error if the photo cannot be sent to a worker
     deaths: int = 0  # of workers that had it in work
-    tries: int = 0
+    tries: int = 0  # how often it was sent to a worker
 
 
 # -- the parent -----------------------------------------------------------------------------------
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def map_in_processes(
     function: Callable[[Any], Any], sources: Iterable[Source], workers: int = 2
 ) -> Generator[Answer, None, None]:
-    """Call a function on many photos in `workers` processes; yield its results in their order.
+    """Call a function on many photos in up to `workers` processes; yield the results in order.
 
     function is anything that can be pickled; the arrays in it are shared, not copied. It takes a
-    path, bytes or a uint8 array. sources may be an endless generator: no more is taken from it than
-    keeps the workers busy. Where the function raises a TinyMixNetError for a photo, that error is
-    the answer. A photo that a worker dies on is tried once more in another.
+    path, bytes or a uint8 array. If it raises a TinyMixNetError for a photo, that error is the
+    result. A photo on which a worker dies is tried once more by another worker.
 
-    Raises InputError at once for unusable arguments, TinyMixNetError when no worker can start. When
-    its turn comes, raises what the source raised, or RuntimeError for any other error in a worker.
-    Workers start with the first `next`, and end with the last answer or the generator's `close`.
+    sources may be an endless generator: photos are taken from it only as fast as workers need them.
+    A worker is started only when there is a photo for it, and there are never more workers than
+    usable cores, since further ones would only take turns with them and use more memory.
+
+    Raises InputError at once when sources is a single photo or not iterable, and TinyMixNetError
+    when workers cannot be started. When its turn comes, raises what the source has raised, or
+    RuntimeError for any other error in a worker. Workers start with the first `next`, and end with
+    the last result or the generator's `close`.
     """
     if sys.platform == "win32":
         raise TinyMixNetError("workers need Linux or macOS; here classify photos one by one")
-    if workers < 1:
-        raise InputError(f"workers={workers}: expected the number of processes, 1 or more")
-    single = isinstance(sources, (str, bytes, os.PathLike)) or hasattr(sources, "read")
-    if single or not isinstance(sources, Iterable):
+    if _is_single(sources) or not isinstance(sources, Iterable):
         kind = type(sources).__name__
         raise InputError(f"sources: expected several images, such as a list, found {kind}")
-    return _answers(function, _photos(sources), workers)
+    return _answers(function, _photos(sources), min(workers, usable_cores()))
+
+
+def _is_single(sources: Any) -> bool:
+    """Tell a photo from a collection of photos, although one can iterate over it, too."""
+    if isinstance(sources, np.ndarray):
+        return sources.ndim < 3 or (sources.ndim == 3 and sources.shape[2] in (3, 4))
+    single = (str, bytes, bytearray, memoryview, os.PathLike)
+    return isinstance(sources, single) or hasattr(sources, "read")
 
 
 def _photos(sources: Iterable[Source]) -> Iterator[Photo]:
-    """The sources, numbered and pickled now: the caller may well use an array again."""
+    """Yield the sources, numbered. They are pickled here, since the caller may reuse an array."""
     taken = 0
     try:
         for source in sources:
@@ -104,13 +121,15 @@ def _photos(sources: Iterable[Source]) -> Iterator[Photo]:
                 photo = Photo(taken, name, error)
             yield photo
             taken += 1
-    except Exception as error:  # of the source: the answers before it come first
+    except Exception as error:  # raised by the source; the answers before it come first
         yield Photo(taken, "", Failure(error))
 
 
 def _portable(source: Source) -> str | bytes | np.ndarray:
-    """The same image as something that can be pickled: read here if it is a file object, decoded
-    here if it is a PIL image; all else is a worker's work."""
+    """Return the image in a form that can be pickled.
+
+    A file object is read here and a PIL image is decoded here. All other work is left to a worker.
+    """
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -118,85 +137,127 @@ def _portable(source: Source) -> str | bytes | np.ndarray:
     if isinstance(source, np.ndarray) and source.dtype == np.uint8:
         return source
     if hasattr(source, "read"):
-        with contextlib.suppress(Exception):  # read_image will find the same, and say it well
-            return io.BytesIO(source.read()).getvalue()
+        return _read(source)  # type: ignore[arg-type]  # a PIL image has no read
     return np.asarray(read_image(source))
+
+
+def _read(file: IO[bytes]) -> bytes:
+    """Return what is in a file object. Raise ImageError as `read_image` does."""
+    try:
+        return read_bounded(file)
+    except TinyMixNetError as error:
+        raise ImageError(f"image: {error}") from None
+    except Exception as error:  # of a file object of somebody else's
+        reason = printable(error or type(error).__name__)
+        raise ImageError(f"image: cannot be read as an image ({reason})") from None
 
 
 def _answers(
     function: Callable[[Any], Any], photos: Iterator[Photo], workers: int
 ) -> Generator[Answer, None, None]:
-    pool = WorkerPool(share(function), photos)
+    try:
+        shared = share(function)
+    except OSError as error:
+        raise _cannot_start(error) from None
+    pool = WorkerPool(shared, photos, workers)
     due = 0  # the photo whose answer comes next
     try:
-        pool.hire(workers)
         while True:
             pool.listen(timeout=0)
-            if due in pool.answers:  # goes first: the source may take its time
+            if due in pool.answers:  # comes first: the source may take its time
                 answer = pool.answers.pop(due)
                 due += 1
                 if isinstance(answer, Failure):
                     raise answer.error
                 yield answer
-            elif (worker := pool.idlest()) and (photo := pool.next_photo(due)):
-                pool.give(photo, worker)
-            elif worker and due == pool.taken:
+            elif pool.exhausted and due == pool.taken:
                 return
-            else:
+            elif not pool.advance(due):
                 pool.listen()
     finally:
         pool.dismiss()
 
 
-class WorkerPool:
-    """The workers, the photos that dead ones left undone, and the answers that are there."""
+def _cannot_start(error: OSError) -> TinyMixNetError:
+    return TinyMixNetError(
+        f"cannot start a worker process ({error.strerror or error}); ask for fewer workers, or "
+        "allow for more open files and processes (ulimit -n, ulimit -u)"
+    )
 
-    def __init__(self, function: Shared, photos: Iterator[Photo]) -> None:
+
+class WorkerPool:
+    """The workers, the photos that wait for one, and the answers that wait for their turn."""
+
+    def __init__(self, function: Shared, photos: Iterator[Photo], limit: int) -> None:
         self.function = function
         self.photos = photos
+        self.limit = limit  # of workers
         self.taken = 0  # of the photos
-        self.left: deque[Photo] = deque()
+        self.exhausted = False  # whether there are no more photos
+        self.waiting: deque[Photo] = deque()
         self.answers: dict[int, Answer | Failure] = {}
         self.workers: list[Worker] = []
         self.failed_starts = 0
 
-    def hire(self, number: int) -> None:
-        for _ in range(number):
-            with _interrupts_held():  # `dismiss` must know of every worker that was started
-                self.workers.append(Worker(self.function))
+    def advance(self, due: int) -> bool:
+        """Do one thing that can be done without waiting for a worker; False if there is none."""
+        worker = self.idlest()
+        may_start = len(self.workers) < self.limit
+        starting = sum(not worker.ready for worker in self.workers)
+        if worker and self.waiting:
+            self.give(self.waiting.popleft(), worker)
+        elif not worker and may_start and starting < len(self.waiting):
+            self.start_worker()
+        elif (worker or may_start) and not self.exhausted and self.taken < due + self.window:
+            self.take_photo()
+        else:
+            return False
+        return True
+
+    @property
+    def window(self) -> int:
+        """How many photos may be taken from the source before the first of them is answered."""
+        return WINDOW * self.limit
 
     def idlest(self) -> "Worker | None":
-        """The worker with the least to do, if any has room for a photo."""
+        """Return the worker with the least to do, if any has room for a photo."""
         free = (worker for worker in self.workers if worker.ready and len(worker.photos) < AHEAD)
         return min(free, key=lambda worker: len(worker.photos), default=None)
 
-    def next_photo(self, due: int) -> Photo | None:
-        """One that a dead worker left, else a new one if that is not too far from the one due."""
-        if self.left:
-            return self.left.popleft()
-        if self.taken >= due + WINDOW * len(self.workers):
-            return None
+    def start_worker(self) -> None:
+        try:
+            with _interrupts_held():  # `dismiss` must know of every worker that was started
+                self.workers.append(Worker(self.function))
+        except OSError as error:
+            raise _cannot_start(error) from None
+
+    def take_photo(self) -> None:
+        """Take a photo from the source. If it is an error, that is its answer."""
         photo = next(self.photos, None)
-        self.taken += photo is not None
-        return photo
+        if photo is None:
+            self.exhausted = True
+            return
+        self.taken += 1
+        if isinstance(photo.pickled, bytes):
+            self.waiting.append(photo)
+        else:
+            self.answers[photo.index] = photo.pickled
 
     def give(self, photo: Photo, worker: "Worker") -> None:
-        if not isinstance(photo.pickled, bytes):
-            self.answers[photo.index] = photo.pickled
-            return
+        assert isinstance(photo.pickled, bytes)
         photo.tries += 1
         worker.photos.append(photo)
         worker.send(photo.pickled)
 
     def listen(self, timeout: float | None = None) -> None:
-        """Wait until a worker has an answer, is ready or has died, and see to it."""
+        """Wait until a worker has an answer, is ready or has died, and note that."""
         workers = {worker.pipe: worker for worker in self.workers}
         for pipe in wait(list(workers), timeout):
             worker = workers[pipe]  # type: ignore[index]  # wait returns what it was given
             try:
                 message = worker.pipe.recv()
             except (EOFError, OSError):
-                self._replace(worker)
+                self._bury(worker)
                 continue
             if message == READY:
                 worker.ready = True
@@ -207,8 +268,11 @@ class WorkerPool:
                 worker.at_work = False
                 self.answers[worker.photos.popleft().index] = message
 
-    def _replace(self, dead: "Worker") -> None:
-        """Hire another; only the photo in work is to blame, and at its second death given up."""
+    def _bury(self, dead: "Worker") -> None:
+        """Remove a dead worker; its photos wait for another one.
+
+        Only the photo that was in work is to blame. At its second death it gets an error.
+        """
         self.workers.remove(dead)
         how = dead.end()
         if not dead.ready:
@@ -222,16 +286,16 @@ class WorkerPool:
             photo = dead.photos[0]
             photo.deaths += dead.at_work
             if photo.deaths == MOST_DEATHS or photo.tries == MOST_TRIES:
-                photo.pickled = ImageError(
-                    f"{photo.name}: a worker process died twice on this image ({how}); does it "
-                    "need more memory than there is, or crash its decoder?"
+                self.answers[photo.index] = ImageError(
+                    f"{printable(photo.name)}: a worker process died twice on this image ({how}); "
+                    "does it need more memory than there is, or crash its decoder?"
                 )
-        self.left.extendleft(reversed(dead.photos))
-        self.hire(1)
+                dead.photos.popleft()
+        self.waiting.extendleft(reversed(dead.photos))
 
     def dismiss(self) -> None:
-        """End all workers at once: they hold nothing that could be lost."""
-        with _interrupts_held():  # a second Ctrl-C comes after this
+        """Kill all workers: they hold nothing that could be lost."""
+        with _interrupts_held():  # a second Ctrl-C has to wait until all have ended
             for worker in self.workers:
                 worker.process.kill()
             for worker in self.workers:
@@ -243,29 +307,34 @@ class Worker:
     """A process at the other end of a pipe, and the photos it has, oldest first."""
 
     def __init__(self, function: Shared) -> None:
-        self.ready = False  # to take photos
-        self.at_work = False  # on the first of them
+        self.ready = False  # whether it can take photos
+        self.at_work = False  # whether it has begun with the first of its photos
         self.photos: deque[Photo] = deque()
         self.pipe, theirs = Pipe()
         files = theirs.fileno(), function.file.fileno()
         path = [*sys.path, str(Path(__file__).resolve().parents[2])]
         code = f"import sys; sys.path[:] = {path}; from {__name__} import serve; serve{files}"
-        with theirs:
+        try:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # ours may be a list of answers: nothing may mix in
+                stdout=subprocess.DEVNULL,  # nothing may mix with the answers we print to ours
                 env=os.environ | ONE_THREAD,
-                pass_fds=files,  # Windows has no such thing
+                pass_fds=files,  # Windows cannot do this
             )
-        self.send(pickle.dumps((function.pickled, function.places)))
+        except BaseException:
+            self.pipe.close()
+            raise
+        finally:
+            theirs.close()
+        self.send(pickle.dumps((vars(budget), function.pickled, function.places)))
 
     def send(self, message: bytes) -> None:
-        with contextlib.suppress(OSError):  # it has died: `listen` comes to know of it
+        with contextlib.suppress(OSError):  # the worker has died: `listen` will notice
             self.pipe.send_bytes(message)
 
     def end(self) -> str:
-        """Wait for the end of a process that is dying, and say how it ended."""
+        """Wait for the end of a process that is dying, and return how it ended."""
         self.pipe.close()
         status = self.process.wait()
         return f"killed by signal {-status}" if status < 0 else f"exit code {status}"
@@ -273,10 +342,11 @@ class Worker:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait until the block ends; a process started in it never gets to see it.
+    """Make Ctrl-C wait until the block ends. A process started in the block never sees Ctrl-C.
 
-    The mask is for that process, which inherits it. For us it is not enough: any thread without it,
-    BLAS has some, may take the signal, and Python then raises KeyboardInterrupt in the main thread.
+    The new process inherits the signal mask. In this process the mask is not enough: a thread
+    without it (BLAS has some) may take the signal, and Python then raises KeyboardInterrupt in the
+    main thread. So the handler is replaced, too.
     """
     ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT)
     late: list[int] = []
@@ -296,19 +366,21 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def serve(pipe_file: int, shared_file: int) -> None:
-    """Be a worker, with the files that `Worker` passes on, until the pipe ends."""
+    """Be a worker until the pipe ends; the arguments are the numbers of two open files."""
     pipe = Connection(pipe_file)
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(pipe, inbox), daemon=True).start()
-    function = attach(shared_file, *pickle.loads(inbox.get()))
+    limits, pickled, places = pickle.loads(inbox.get())
+    vars(budget).update(limits)
+    function = attach(shared_file, pickled, places)
     answer: Answer | Failure
     try:
         pipe.send(READY)
         while True:
-            pickled = inbox.get()
+            photo = inbox.get()
             pipe.send(BEGUN)
             try:
-                answer = function(pickle.loads(pickled))
+                answer = function(pickle.loads(photo))
             except TinyMixNetError as error:
                 answer = error
             except Exception:
@@ -320,8 +392,11 @@ def serve(pipe_file: int, shared_file: int) -> None:
 
 
 def _receive(pipe: Connection, inbox: "queue.SimpleQueue[bytes]") -> None:
-    """Empty the pipe at once, however busy we are: else parent and worker, both sending, could
-    wait for each other for ever. And end with the parent, also in the middle of a photo."""
+    """Move photos from the pipe to the inbox at once, also while the worker is busy.
+
+    Otherwise parent and worker could both be sending, and wait for each other for ever. The end of
+    the pipe is the end of the parent: the worker then ends, even in the middle of a photo.
+    """
     try:
         while True:
             inbox.put(pipe.recv_bytes())

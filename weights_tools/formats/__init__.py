@@ -1,1 +1,1 @@
-"""One module for each file format that is not our own."""
+"""The file formats that are not our own: one module for each that can be read or written."""

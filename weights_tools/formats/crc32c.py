@@ -1,23 +1,23 @@
-"""CRC-32C, the checksum that TensorFlow's checkpoints carry, in NumPy and quick on megabytes.
+"""Compute CRC-32C, the checksum that TensorFlow's checkpoints carry, with NumPy and fast.
 
-The idea. A CRC is a register of 32 bits that swallows its data byte by byte:
+A CRC is a register of 32 bits that takes in the data byte by byte:
 
     crc = TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
 
-Each byte waits for the one before it, so a plain loop runs at Python's speed. But everything in it
-is *linear* over bits, with exclusive or as the addition, hence
+Each byte has to wait for the one before it, so a plain loop is slow in Python. But every step is
+*linear* over bits, if the exclusive or counts as addition. Therefore
 
     register after A then B  =  shift(register after A)  ^  (register after B, begun at zero)
 
-where shift sends len(B) zero bytes through the register: a 32 x 32 matrix of bits that depends on
-nothing but len(B). So the data is cut into equal lanes, all lanes advance side by side as one NumPy
-array, and then neighbours are joined in pairs until one register is left. Each round of joining
-spans twice as many bytes as the round before, and the matrix for twice the bytes is the matrix
-applied to itself.
+where `shift` sends len(B) zero bytes through the register. It is a 32 x 32 matrix of bits that
+depends only on len(B). This lets us cut the data into equal lanes and move all lanes forward side
+by side, as one NumPy array. Then neighbouring lanes are joined in pairs until one register is left.
+Each round joins pieces twice as long as the round before, and the matrix for twice as many bytes is
+the matrix applied to itself.
 
-The same linearity gives two more things. A register at zero stays at zero on zero bytes, so zeros
-may be put *before* the data to fill the first lane. And a register that begins at another value
-does the same as one begun at zero, with that value xor-ed into the first four bytes.
+Linearity gives two more things. A register at zero stays at zero on zero bytes, so zeros may be put
+*before* the data to fill the first lane. And a register that begins at another value does the same
+as one that begins at zero, if that value is xor-ed into the first four bytes.
 
 Sources: RFC 3720 (polynomial and test vectors), LevelDB's file format (the mask).
 """
@@ -29,13 +29,13 @@ import numpy as np
 Bytes = bytes | bytearray | memoryview
 
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, lowest bit first
-_LANE = 64  # bytes in a lane; even, a power of two
-_CHUNK = 1 << 20  # bytes worked on at once: they and the table stay in the processor's cache
-_SHORT = 2048  # below this the plain loop is quicker
+_LANE = 64  # bytes in a lane: a power of two, because lanes are joined in doublings
+_CHUNK = 1 << 20  # bytes at once, so that they and the table stay in the processor's cache
+_SHORT = 2048  # bytes; below this the plain loop is faster
 
 
 def crc32c(data: Bytes, crc: int = 0) -> int:
-    """The CRC-32C of some bytes; give the `crc` of what came before to continue it."""
+    """Return the CRC-32C of some bytes; to continue, give the `crc` of the bytes before them."""
     view = memoryview(data).cast("B")
     register = crc ^ 0xFFFFFFFF
     for start in range(0, len(view), _CHUNK):
@@ -45,12 +45,12 @@ def crc32c(data: Bytes, crc: int = 0) -> int:
 
 
 def mask(crc: int) -> int:
-    """A CRC disguised for storage, so that checksumming bytes which hold a CRC stays meaningful."""
+    """Change a CRC for storage: the CRC of bytes that contain their own CRC would be a constant."""
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def masked_crc32c(data: Bytes) -> int:
-    """The CRC-32C of some bytes as TensorFlow stores it."""
+    """Return the CRC-32C of some bytes as TensorFlow stores it."""
     return mask(crc32c(data))
 
 
@@ -62,13 +62,14 @@ def _plain(data: memoryview, register: int) -> int:
 
 
 def _lanes(data: memoryview, register: int) -> int:
-    """The register after the data (four bytes at least): lanes side by side, joined in pairs."""
+    """Return the register after the data, which must have at least four bytes."""
     padding = -len(data) % _LANE
     padded = np.zeros(padding + len(data), np.uint8)
     padded[padding:] = np.frombuffer(data, np.uint8)
     padded[padding : padding + 4] ^= np.frombuffer(register.to_bytes(4, "little"), np.uint8)
 
-    # Two bytes a step, by a table of 65,536: half the steps, and the table still fits the cache.
+    # Two bytes in each step, by a table of 65,536 entries: half as many steps, and the table still
+    # fits into the cache.
     table = _two_byte_table()
     states = np.zeros(len(padded) // _LANE, np.uint32)
     for word in np.ascontiguousarray(padded.view("<u2").reshape(len(states), -1).T):
@@ -85,7 +86,7 @@ def _lanes(data: memoryview, register: int) -> int:
 
 @cache
 def _byte_table() -> tuple[int, ...]:
-    """What one byte does to a register of that value: eight steps of the polynomial division."""
+    """For each low byte of the register: what eight steps of the polynomial division make of it."""
     table = []
     for register in range(256):
         for _ in range(8):
@@ -101,7 +102,7 @@ def _two_byte_table() -> np.ndarray:
 
 @cache
 def _shift(doublings: int) -> np.ndarray:
-    """The matrix of 2**doublings zero bytes, as 32 columns: what becomes of each single bit."""
+    """Return the matrix of 2**doublings zero bytes as 32 columns: what becomes of each bit."""
     if doublings == 0:
         return _zero_byte(np.uint32(1) << np.arange(32, dtype=np.uint32))
     half = _shift(doublings - 1)
@@ -113,6 +114,6 @@ def _zero_byte(states: np.ndarray) -> np.ndarray:
 
 
 def _apply(columns: np.ndarray, states: np.ndarray) -> np.ndarray:
-    """Matrix times vector over bits, for every state: the xor of the columns whose bit is set."""
+    """Multiply the matrix with every state: the xor of the columns whose bit is set."""
     bits = (states >> np.arange(32, dtype=np.uint32)[:, np.newaxis]) & 1
     return np.bitwise_xor.reduce(bits * columns[:, np.newaxis], axis=0)

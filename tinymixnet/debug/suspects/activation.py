@@ -125,8 +125,8 @@ ACTIVATION = [
         Suspect(
             "se-width",
             "se_act",
-            f"only one in {share} of the squeezed units is there: their number is the block's "
-            "*input* filters times the ratio",
+            f"only one in {share} of the squeezed units is used: their number should be the "
+            "block's *input* filters times the ratio",
             fewer_units(share),
         )
         for share in (2, 4)
@@ -146,7 +146,8 @@ ACTIVATION = [
     Suspect(
         "missing-residual",
         "output",
-        "the block's input is not added to its output: it is, where stride is 1 and filters equal",
+        "the block's input is not added to its output: add it if the stride is 1 and the "
+        "numbers of filters are equal",
         where_residual(lambda at: at.x),
     ),
     Suspect(

@@ -42,17 +42,17 @@ def pad_before_normalization(at: LayerContext) -> Array:
 
 
 UNNORMALIZED: dict[str, Callable[[Array, Array, Array], Array]] = {
-    "neither mean nor deviation is applied": lambda x, mean, std: x,
-    "pixels are divided by 255, and that is all": lambda x, mean, std: x / 255,
-    "pixels are brought to -1..1, and that is all": lambda x, mean, std: x / 127.5 - 1,
+    "the pixels stay 0..255": lambda x, mean, std: x,
+    "the pixels are only divided by 255": lambda x, mean, std: x / 255,
+    "the pixels are only scaled to -1..1": lambda x, mean, std: x / 127.5 - 1,
     "the mean is not subtracted": lambda x, mean, std: x / std,
-    "the deviation is not divided by": lambda x, mean, std: x - mean,
+    "there is no division by the deviation": lambda x, mean, std: x - mean,
     "the mean is subtracted, but the division is by 255": lambda x, mean, std: (x - mean) / 255,
 }
 DOUBLED: dict[str, Callable[[Array, Array, Array], Array]] = {
     "the image is normalised twice": lambda x, mean, std: ((x - mean) / std - mean) / std,
     "the mean is subtracted twice": lambda x, mean, std: (x - mean - mean) / std,
-    "the deviation is divided by twice": lambda x, mean, std: (x - mean) / std / std,
+    "the division by the deviation is done twice": lambda x, mean, std: (x - mean) / std / std,
 }
 INPUT = [
     Suspect(
@@ -83,7 +83,7 @@ INPUT = [
         Suspect(
             "no-normalization",
             "normalize",
-            f"{how}: subtract the mean, divide by the deviation, both in units of 0..255",
+            f"{how}: subtract the mean and divide by the deviation, both in units of 0..255",
             colours(change),
         )
         for how, change in UNNORMALIZED.items()

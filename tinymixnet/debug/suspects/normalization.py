@@ -58,7 +58,7 @@ NORMALIZATION = [
     Suspect(
         "missing-scale",
         NORMS,
-        "batch norm's gamma is not multiplied by",
+        "the multiplication by batch norm's gamma is missing",
         weights=lambda name, tensor: tensor * 0 + 1 if name.endswith("/gamma") else tensor,
     ),
     Suspect("missing-bn", NORMS, "batch norm is left out", lambda at: at.x),

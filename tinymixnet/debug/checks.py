@@ -1,0 +1,24 @@
+"""Checks of what callers hand in: a wrong type is an InputError, not an accident further in."""
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+from tinymixnet.errors import InputError
+
+T = TypeVar("T")
+
+
+def expect(value: object, kind: type[T], name: str) -> T:
+    """Return `value` if it is of this type, else raise InputError."""
+    if not isinstance(value, kind):
+        found = type(value).__name__
+        raise InputError(f"{name}: expected a {kind.__name__}, found {found}")
+    return value
+
+
+def as_path(path: object) -> Path:
+    """Return a path as a `Path`; anything else raises InputError."""
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise InputError(f"expected a path, found {type(path).__name__}")
+    return Path(path)
