@@ -6,7 +6,7 @@ the page shows it.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from tinymixnet.report.text import format_number
 LARGEST = 112  # pixels a side that are stored of a map
 SHOWN = 90  # pixels a side of a tile on the page, as in page.css
 BINS = 48  # of a histogram
+PIECE = 1 << 20  # values of a large layer that are looked at together
 
 # A picture's palette: pink, a ramp for values from small to large, one for values with a sign.
 SHADES = 63  # of each ramp, odd so that zero has a shade of its own
@@ -99,8 +100,21 @@ def display_range(maps: Array) -> tuple[float, float]:
 
 
 def finite_range(values: Array) -> tuple[float, float]:
-    finite = values[np.isfinite(values)]
-    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    """Return the lowest and the highest finite value; 0 and 0 if there is none."""
+    ends = [
+        end
+        for piece in pieces(values)
+        if (finite := piece[np.isfinite(piece)]).size
+        for end in (float(finite.min()), float(finite.max()))
+    ]
+    return (min(ends), max(ends)) if ends else (0.0, 0.0)
+
+
+def pieces(values: Array) -> Iterator[Array]:
+    """Yield all values, PIECE at a time, so that what is computed from them takes little memory."""
+    flat = values.reshape(-1)
+    for start in range(0, flat.size, PIECE):
+        yield flat[start : start + PIECE]
 
 
 def format_range(values: Array) -> str:
@@ -163,10 +177,12 @@ def count_values(x: Array, low: float, high: float) -> Array:
 
     Values outside count in the first or the last bin.
     """
-    x = x.reshape(-1)
-    x = x[(x != 0) & np.isfinite(x)]
-    bins = np.clip((x - low) * (BINS / ((high - low) or 1)), 0, BINS - 1).astype(np.int32)
-    return np.bincount(bins, minlength=BINS)
+    counts = np.zeros(BINS, np.int64)
+    for piece in pieces(x):
+        some = piece[(piece != 0) & np.isfinite(piece)]
+        bins = np.clip((some - low) * (BINS / ((high - low) or 1)), 0, BINS - 1).astype(np.int32)
+        counts += np.bincount(bins, minlength=BINS)
+    return counts
 
 
 def histogram(x: Array, other: Array | None) -> str:
