@@ -100,7 +100,7 @@ def test_json_holds_what_the_page_shows(files, capsys, tmp_path: Path) -> None:
     [cause] = data["comparison"]["causes"]
     first = data["comparison"]["first"]
     assert (cause["slug"], cause["place"], first) == ("bn-epsilon", "stem/bn", FIRST)
-    assert f"<title>bn-epsilon: theirs differs from {first} on</title>" in text
+    assert f"<title>bn-epsilon: theirs first differs at {first}</title>" in text
     shown = re.findall('<section class="card" id="(.*?)"', text)
     assert [layer["name"] for layer in data["layers"]] == shown
     assert re.findall("<dt>(.*?)</dt><dd><span class=.meter ours", text)[:5] == [
@@ -140,7 +140,7 @@ def test_compare_writes_the_same_page(
     assert out.startswith(f"first difference: {FIRST}")
     text = page.read_text("utf-8")
     Page(text)
-    assert f"<title>bn-epsilon: theirs differs from {FIRST} on</title>" in text
+    assert f"<title>bn-epsilon: theirs first differs at {FIRST}</title>" in text
     assert ("of which" in text) == bool(isolated)
     assert main(["report", files.photo, files.theirs, *files.weights, "-o", str(report)]) == 0
     if not isolated:

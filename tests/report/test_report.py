@@ -147,7 +147,7 @@ def test_every_part_and_every_layer_has_its_place(folder: Path, model: Model, na
 
 def test_the_cause_and_the_first_difference_are_named_and_marked(folder: Path) -> None:
     text = (folder / "other.html").read_text("utf-8")
-    title = "swish-as-relu: dump differs from blocks_4/expand_act on"
+    title = "swish-as-relu: dump first differs at blocks_4/expand_act"
     assert f"<title>{title}</title>" in text
     assert f"<h1>{title}</h1>" in text
     verdict = text.split('aria-label="Comparison"')[1].split("</section>")[0]
@@ -176,7 +176,7 @@ def test_a_mistake_without_a_name(tiny: Model, tmp_path: Path) -> None:
     stored += np.random.default_rng(0).normal(size=stored.shape).astype(np.float32)
     np.save(place, stored)
     text = tiny_page(tiny, pixels, tmp_path, tmp_path / "dump")
-    assert "<title>dump differs from stem/bn on</title>" in text
+    assert "<title>dump first differs at stem/bn</title>" in text
     assert '<p class="cause"><b>unknown</b> at <a href="#stem/bn">' in text
 
 

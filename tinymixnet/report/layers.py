@@ -6,6 +6,7 @@ large as a number can be.
 """
 
 from collections.abc import Sequence
+from math import isnan
 
 import numpy as np
 
@@ -31,6 +32,7 @@ GROUP_CHANNELS = 8  # feature maps shown of each kernel size
 WORST_CHANNELS = 6  # in which ours and theirs are shown side by side
 LONGEST_LABEL = 40  # characters of a label in a caption
 POINTS = 200  # of a curve, at least; so many are enough for its width on the page
+POINTED_AT = "<output aria-live=off></output>"  # for the name of the map that is pointed at
 COLOUR_NAMES = ("red", "green", "blue")  # the channels of the photo
 
 
@@ -72,7 +74,10 @@ def difference(data: ReportData, name: str) -> str:
     axes = ("image", "row", "column", "channel") if len(row.worst) == 4 else ("image", "channel")
     place = ", ".join(f"{axis} {i}" for axis, i in zip(axes, row.worst, strict=True))
     error, decibels, ours, theirs = map(format_number, (row.error, row.snr, *row.values))
-    added = "" if row.added is None else f", of which {format_number(row.added)} by its own fault"
+    added = ""
+    if row.added is not None:  # NaN if nobody can tell
+        part = "an unknown part" if isnan(row.added) else format_number(row.added)
+        added = f", of which {part} by its own fault"
     return (
         f"<br>error <b>{error}</b>{added}, {decibels} dB, worst at {place}: ours {ours}, "
         f"theirs {theirs}"
@@ -142,7 +147,7 @@ def beside_the_photo(drawn: str, caption: str) -> str:
     """Return tiles with the photo on their left, and a line that names the tile pointed at."""
     return (
         '<figure class="maps"><span class="photo" role="img" aria-label="The photo"></span>'
-        f"<div>{drawn}</div><figcaption>{caption} <output></output></figcaption></figure>"
+        f"<div>{drawn}</div><figcaption>{caption} {POINTED_AT}</figcaption></figure>"
     )
 
 
@@ -215,7 +220,7 @@ def side_by_side(name: str, ours: Array, theirs: Array) -> str:
     return (
         '<figure class="maps pairs"><p class="group">ours · theirs · difference</p>'
         f"<div>{drawn}</div><figcaption>The channels furthest off: {which}; {darkest} "
-        "<output></output></figcaption></figure>"
+        "{POINTED_AT}</figcaption></figure>"
     )
 
 
@@ -236,7 +241,7 @@ def kernels(data: ReportData, block: Block) -> str:
         drawn += f'<p class="group">{label}</p>{tiles([group], "plain", alt)}'
     return (
         f'<figure class="maps kernels"><div>{drawn}</div><figcaption>The first depthwise kernels '
-        "of each size: orange positive, blue negative, white 0 <output></output></figcaption>"
+        f"of each size: orange positive, blue negative, white 0 {POINTED_AT}</figcaption>"
         "</figure>"
     )
 

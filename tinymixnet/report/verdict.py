@@ -28,7 +28,7 @@ def headline(data: ReportData) -> str:
     known = [cause.slug for cause in causes(data) if cause.slug != UNKNOWN]
     more = f" and {len(known) - 3} more" if len(known) > 3 else ""
     cause = f"{', '.join(known[:3])}{more}: " if known else ""
-    return f"{cause}{name} differs from {data.first} on"
+    return f"{cause}{name} first differs at {data.first}"
 
 
 def causes(data: ReportData) -> tuple[Cause, ...]:
@@ -48,10 +48,11 @@ def verdict(data: ReportData, picture: str) -> str:
         parts = [f"<p>Alike: all {count} layers compared are within {comparison.tolerance:g}.</p>"]
     else:
         past = sum(row.status != "ok" for row in comparison.rows)
+        what = difference(data, first).removeprefix("<br>")
         parts = [
             *map(cause_text, causes(data)[:CAUSES]),
             f'<h3>First difference: <a href="#{first}">{first}</a></h3><p>'
-            f"{difference(data, first).removeprefix('<br>')}. {past} of {count} layers are past "
+            f"{what[:1].upper()}{what[1:]}. {past} of {count} layers are past "
             f"their tolerance, {comparison.tolerance:g} unless a note says otherwise.</p>{picture}",
         ]
         if not causes(data):
@@ -70,9 +71,9 @@ def cause_text(cause: Cause) -> str:
     """Return a cause as HTML: its name and place, the remedy, and the evidence."""
     places = len(cause.places) - 1
     more = f" and {places:,} more" if places else ""
-    evidence = f"Fed with their inputs, our layer is {format_number(cause.before)} off"
+    evidence = f"Fed with their input, our layer is off by {format_number(cause.before)}"
     if cause.slug != UNKNOWN:
-        evidence += f"; with the same mistake, {format_number(cause.after)}"
+        evidence += f"; if it makes the same mistake, by {format_number(cause.after)}"
     sentence = to_html(cause.sentence, LONGEST_TEXT)
     sentence = sentence[:1].upper() + sentence[1:] + "." * (sentence[-1:] not in ".?!")
     return (
