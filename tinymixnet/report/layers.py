@@ -220,7 +220,7 @@ def side_by_side(name: str, ours: Array, theirs: Array) -> str:
     return (
         '<figure class="maps pairs"><p class="group">ours · theirs · difference</p>'
         f"<div>{drawn}</div><figcaption>The channels furthest off: {which}; {darkest} "
-        "{POINTED_AT}</figcaption></figure>"
+        f"{POINTED_AT}</figcaption></figure>"
     )
 
 
