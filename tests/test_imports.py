@@ -24,6 +24,7 @@ LEVELS: dict[str, list[str]] = {
         "tinymixnet.mixnet",
     ],
     "weights and images": [
+        "tinymixnet.engine.explain",
         "tinymixnet.engine.hdf5",
         "tinymixnet.engine.hdf5_structure",
         "tinymixnet.engine.images",

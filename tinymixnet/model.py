@@ -6,15 +6,17 @@ the fast path to the same numbers (`fast/plan.py`).
 
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
+from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from tinymixnet.engine.architecture import Architecture, check_input_size
 from tinymixnet.engine.budget import read_environment
+from tinymixnet.engine.explain import Explanation, Progress, explain, seen_of_photo
 from tinymixnet.engine.images import PRESETS, Source, check_preset, preprocess, read_image
 from tinymixnet.engine.kernels import Array, softmax
 from tinymixnet.engine.metadata import Metadata, default_labels
@@ -141,6 +143,53 @@ class Model:
         InputError for an unusable top or preset, WeightsError when the network overflows.
         """
         return self._classifier(top, preset)(image)
+
+    def explain(
+        self,
+        image: Source,
+        label: str | int | None = None,
+        size: int | None = None,
+        preset: str | None = None,
+        progress: Progress = iter,
+    ) -> Explanation:
+        """Return why the network gives a photo its label: see `engine.explain.Explanation`.
+
+        image and preset as for `pixels`. label: the name or index of a label to explain instead of
+        the best. size: pixels a side that the network sees; the input size of the weights is where
+        they answer best. progress: such as `tqdm.tqdm`, is put around the network's 100 runs.
+        Raises ImageError when the image cannot be read, InputError for an unusable label, size or
+        preset.
+        """
+        _check_preset_name(preset)
+        if size is not None and (type(size) is not int or not 32 <= size <= 4096):
+            raise InputError(f"size: expected 32 to 4096 pixels a side, found {size!r:.40}")
+        metadata = self.metadata if size is None else replace(self.metadata, input_size=size)
+        ready = isinstance(image, (str, os.PathLike)) and os.fsdecode(image).endswith(".npy")
+        if ready and size is not None:
+            raise InputError("size: the pixels of a .npy file are taken as they are")
+        photo = None if ready else read_image(image)
+        pixels = _prepare(image if photo is None else photo, metadata, preset)
+        if len(pixels) != 1:
+            raise ImageError(f"{image!r}: holds {len(pixels)} images, expected one")
+        layers = {name: x[0] for name, x in self.layers(pixels) if name in ("image", "head/act")}
+        box = None
+        if photo is not None:
+            name = preset or metadata.preset
+            own = name == metadata.preset
+            parameters = metadata.preset_parameters if own else PRESETS[name][1]
+            box = seen_of_photo(name, parameters, *photo.size, metadata.input_size)
+        return explain(
+            layers["image"],
+            layers["head/act"],
+            self.tensors,
+            self.labels,
+            stride=2 * prod(block.stride for block in self.architecture.blocks),
+            logits_of=self,
+            grey=metadata.mean,
+            label=label,
+            photo_box=box,
+            progress=progress,
+        )
 
     def map(
         self,

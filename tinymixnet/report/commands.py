@@ -1,7 +1,9 @@
-"""The command `report`, which writes the page, and the same page for `compare --html`."""
+"""The commands `report`, `explain`, and the page of `compare --html`."""
 
 import argparse
 import json
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +33,10 @@ LARGEST_SIZE = 1024  # pixels a side; the page of a larger input would be too la
 def add_commands(
     commands: "argparse._SubParsersAction[Any]", weights: argparse.ArgumentParser
 ) -> None:
-    """Add the parser of `report`, and --html to that of `compare`, which must be there already."""
+    """Add the parsers of `report` and `explain`, and --html to that of `compare`.
+
+    `compare` must be there already. Its page is made here, because debug may not import report.
+    """
     report = commands.add_parser(
         "report",
         parents=[weights, picture_options(), dump_options()],
@@ -51,6 +56,7 @@ def add_commands(
     compare.add_argument("--html", metavar="FILE", help="write a report as well")
     compare.add_argument("--force", action="store_true", help="replace any FILE")
     compare.set_defaults(run=run_compare_with_page)
+    add_explain(commands, weights)
 
 
 def _size(text: str) -> int:
@@ -72,12 +78,19 @@ def run_report(arguments: argparse.Namespace) -> int:
         check_page(arguments.output, inputs, arguments.force)
     loaded = load(arguments.weights)
     model, pixels, dump = _choose_size(loaded, arguments)
+    explanation = None
+    if dump is None and len(pixels) == 1:
+        size = pixels.shape[1] if _photo(arguments.image) else None
+        explanation = loaded.explain(
+            arguments.image, size=size, preset=arguments.preset, progress=_with_progress
+        )
     data = write_report(
         model,
         arguments.image,
         pixels,
         arguments.output,
         dump,
+        explanation=explanation,
         photo=_photo(arguments.image),
         inputs=inputs,
         force=arguments.force,
@@ -149,3 +162,66 @@ def _choose_size(
         return first
     second = opened(other)
     return max(first, second, key=lambda choice: len(choice[2].names))
+
+
+def add_explain(
+    commands: "argparse._SubParsersAction[Any]", weights: argparse.ArgumentParser
+) -> None:
+    """Add the parser of `explain`."""
+    explain = commands.add_parser(
+        "explain",
+        parents=[weights, picture_options()],
+        help="show which parts of a photo speak for its label",
+    )
+    explain.add_argument("image", metavar="PHOTO", help="a photo, or - for stdin")
+    explain.add_argument(
+        "-o", "--output", metavar="FILE", help="write a page.html or a picture.png"
+    )
+    explain.add_argument("--label", metavar="L", help="explain this one: a name or an index")
+    explain.add_argument(
+        "--size",
+        type=int,
+        metavar="S",
+        help="pixels a side (those of the weights, at which they answer best)",
+    )
+    explain.add_argument("--json", action="store_true", help="one JSON object")
+    explain.set_defaults(run=run_explain)
+
+
+def run_explain(arguments: argparse.Namespace) -> int:
+    from tinymixnet.report import explanation as files  # slow to import
+    from tinymixnet.report.explanation_words import sentence, text
+
+    inputs = [arguments.image, arguments.weights]
+    if arguments.output:
+        files.check_explanation_output(arguments.output, inputs)
+    model = load(arguments.weights)
+    source = sys.stdin.buffer if arguments.image == "-" and sys.stdin else arguments.image
+    options = arguments.label, arguments.size, arguments.preset
+    explanation = model.explain(source, *options, progress=_with_progress)
+    if arguments.output:
+        files.write_explanation(explanation, arguments.image, arguments.output, inputs)
+    if arguments.json:
+        print(json.dumps({"image": arguments.image, **explanation.as_json()}))
+    elif arguments.output:
+        print(sentence(explanation), printable(arguments.output), sep="\n")
+    else:
+        print(text(explanation))
+    return 0
+
+
+def _with_progress(runs: Sequence[int]) -> Iterator[int]:
+    """Draw a bar on standard error, if that is a terminal, and remove it in the end."""
+    shown = sys.stderr is not None and sys.stderr.isatty()
+    for done, run in enumerate(runs):
+        if shown:
+            bar = "#" * (30 * done // len(runs))
+            print(
+                f"\r[{bar:<30}] {done}/{len(runs)} parts hidden",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+        yield run
+    if shown:
+        print(f"\r{'':<60}\r", end="", file=sys.stderr, flush=True)

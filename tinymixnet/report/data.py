@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tinymixnet.engine.architecture import Architecture, Block
+from tinymixnet.engine.explain import Explanation
 from tinymixnet.engine.kernels import Array, softmax
 from tinymixnet.engine.pixels import check_pixels
 from tinymixnet.errors import InputError
@@ -70,7 +71,8 @@ class ReportData(NamedTuple):
     dump: "Dump | None"
     comparison: "Comparison | None"
     rows: Mapping[str, "Row"]  # of the comparison, by layer
-    diagnosis: "Diagnosis | None"  # None if there is nothing to explain
+    diagnosis: "Diagnosis | None"  # None if nothing differs
+    explanation: Explanation | None
     layers: dict[str, LayerFacts]
     answers: list[Answer]
 
@@ -89,6 +91,7 @@ def gather(
     pixels: Array,
     dump: "Dump | None" = None,
     comparison: "Comparison | None" = None,
+    explanation: Explanation | None = None,
     photo: "Source | None" = None,
     progress: bool = False,
     preferred: int | None = None,
@@ -129,6 +132,7 @@ def gather(
             comparison=comparison,
             rows={row.layer: row for row in comparison.rows} if comparison else {},
             diagnosis=diagnosis,
+            explanation=explanation,
             layers={},
             answers=[],
         )
@@ -212,6 +216,8 @@ def as_json(data: ReportData) -> dict[str, Any]:
         "answers": [answer._asdict() for answer in data.answers],
         "layers": [_layer_json(data, unit, name) for unit in data.units for name in unit.layers],
     }
+    if data.explanation:
+        result["explanation"] = data.explanation.as_json()
     if timing:
         result["seconds"] = {
             "readable": sum(timing.readable.values()),

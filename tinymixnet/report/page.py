@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinymixnet.engine.explain import Explanation
 from tinymixnet.engine.files import atomic_write, begins_with, check_output
 from tinymixnet.engine.kernels import Array
 from tinymixnet.errors import InputError
@@ -23,6 +24,7 @@ from tinymixnet.model import Model
 from tinymixnet.report.data import ReportData, gather, unit_times
 from tinymixnet.report.drawing import drawing
 from tinymixnet.report.drawing import style as drawing_style
+from tinymixnet.report.explanation import fragment, how_to_read
 from tinymixnet.report.layers import kernels, layer_card, side_by_side
 from tinymixnet.report.pictures import DIVERGING, SEQUENTIAL, SHADES, data_uri, strips
 from tinymixnet.report.steps import Step, steps
@@ -49,6 +51,7 @@ def write_report(
     path: str | os.PathLike[str] | None,
     dump: "Dump | None" = None,
     comparison: "Comparison | None" = None,
+    explanation: Explanation | None = None,
     photo: "Source | None" = None,
     inputs: Iterable[Any] = (),
     force: bool = False,
@@ -58,7 +61,7 @@ def write_report(
     """Write the page about `pixels` (N, H, W, 3), 0..255, and return what it shows as data.
 
     image is what to call them. With a dump of another implementation the page shows where the two
-    differ and why. For comparison, photo, progress and preferred see `gather`. Only an earlier page
+    differ and why. explanation: of the same pixels, to open the page. For comparison, photo, progress and preferred see `gather`. Only an earlier page
     of ours is replaced, unless `force`; never one of the `inputs`. Without a path none is written.
     Raises InputError if `path` must not or cannot be written; then nothing has changed there.
     """
@@ -81,6 +84,7 @@ def write_report(
             pixels,
             dump,
             comparison,
+            explanation,
             photo,
             progress,
             preferred,
@@ -115,10 +119,11 @@ def page(data: ReportData, cards: Mapping[str, str], first: str) -> str:
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     policy += f"script-src 'sha256-{digest}'"
     photo = f"--photo:{data.pixels.shape[1]}/{data.pixels.shape[0]}"
-    style = (FOLDER / "page.css").read_text("utf-8") + drawing_style(data)
+    sheets = ("page.css", "explanation.css") if data.explanation else ("page.css",)
+    style = "".join((FOLDER / sheet).read_text("utf-8") for sheet in sheets) + drawing_style(data)
     style += f":root{{{photo}}}.photo{{background-image:url({picture_of(data)})}}"
     parts = [
-        # The explanation of the answers goes here, at the top of a page without a comparison.
+        fragment(data.explanation) if data.explanation else "",
         verdict(data, first),
         answers(data),
         f'<h2 id="network">The network</h2>{drawing(data)}',
@@ -279,6 +284,8 @@ def reading_aid(data: ReportData) -> str:
             "implementation."
         )
     text = "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+    if data.explanation:
+        text = how_to_read(data.explanation) + text
     return (
         f'<details class="help"><summary>How to read this page</summary>{text}{colours}</details>'
     )
