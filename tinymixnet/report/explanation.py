@@ -17,7 +17,7 @@ from tinymixnet.engine.kernels import Array
 from tinymixnet.errors import LONGEST_TEXT, InputError
 from tinymixnet.report.explanation_pictures import Panel, blend, panels, patch, picture
 from tinymixnet.report.explanation_words import sentence, where_seen
-from tinymixnet.report.layers import data_uri
+from tinymixnet.report.pictures import data_uri
 from tinymixnet.report.text import to_html
 
 if TYPE_CHECKING:

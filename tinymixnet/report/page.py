@@ -61,8 +61,9 @@ def write_report(
     """Write the page about `pixels` (N, H, W, 3), 0..255, and return what it shows as data.
 
     image is what to call them. With a dump of another implementation the page shows where the two
-    differ and why. explanation: of the same pixels, to open the page. For comparison, photo, progress and preferred see `gather`. Only an earlier page
-    of ours is replaced, unless `force`; never one of the `inputs`. Without a path none is written.
+    differ and why. explanation: of the same pixels, to open the page. For comparison, photo,
+    progress and preferred see `gather`. Only an earlier page of ours is replaced, unless `force`;
+    never one of the `inputs`. Without a path nothing is written.
     Raises InputError if `path` must not or cannot be written; then nothing has changed there.
     """
     if path is not None:
