@@ -119,6 +119,23 @@ def test_json_holds_what_the_page_shows(files, capsys, tmp_path: Path) -> None:
     assert not page.exists()
 
 
+def test_the_explanation_opens_the_page_of_a_photo(files, capsys, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    argv = ["report", files.photo, *files.weights, "--size", "64", "-o", str(page)]
+    data = as_object(capsys, *argv)
+    text = page.read_text("utf-8").split("<main>")[1]
+    assert text.startswith('<section class="why"')
+    best, label = data["answers"][0], data["explanation"]["labels"][0]
+    assert (best["label"], best["number"]) == (label["label"], label["index"])
+    assert best["ours"] == pytest.approx(label["probability"], abs=1e-4)
+    for pixels in (synthetic_image(2, 64, 64), synthetic_image(1, 64, 64)):
+        np.save(tmp_path / "pixels.npy", pixels)
+        argv = ["report", str(tmp_path / "pixels.npy"), *files.weights]
+        assert ("explanation" in as_object(capsys, *argv)) == (len(pixels) == 1)
+    argv = ["report", files.photo, files.theirs, *files.weights]
+    assert "explanation" not in as_object(capsys, *argv)
+
+
 def test_a_report_goes_somewhere(files, capsys) -> None:
     capsys.readouterr()
     assert main(["report", files.photo, *files.weights]) == 2
