@@ -84,12 +84,20 @@ def test_a_dump_decides_the_size(files, capsys, name: str, size: int) -> None:
     assert data["comparison"]["alike"] == (name == "large")
 
 
-def test_the_page_says_that_the_weights_prefer_another_size(files, tmp_path: Path) -> None:
+def test_the_answers_are_those_at_the_size_of_the_weights(files, capsys, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    main(["classify", files.photo, *files.weights, "--json"])
+    expected = json.loads(capsys.readouterr().out)["predictions"]
     for size in ("64", "96"):
-        page = tmp_path / f"{size}.html"
         argv = ["report", files.photo, *files.weights, "-o", str(page), "--size", size]
-        assert main(argv) == 0
-        assert ("made for 64: there" in page.read_text("utf-8")) == (size == "96")
+        data = as_object(capsys, *argv)
+        assert data["answers_input"] == [64, 64]
+        assert [a["label"] for a in data["answers"]] == [p["label"] for p in expected]
+        ours = [answer["ours"] for answer in data["answers"]]
+        assert ours == pytest.approx([p["probability"] for p in expected], abs=1e-4)
+        text = page.read_text("utf-8")
+        assert ("The answers are those at 64 × 64 pixels" in text) == (size == "96")
+        assert f'<h2 id="network">The network at {size} × {size} pixels</h2>' in text
 
 
 def test_json_holds_what_the_page_shows(files, capsys, tmp_path: Path) -> None:
@@ -121,7 +129,7 @@ def test_json_holds_what_the_page_shows(files, capsys, tmp_path: Path) -> None:
 
 def test_the_explanation_opens_the_page_of_a_photo(files, capsys, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    argv = ["report", files.photo, *files.weights, "--size", "64", "-o", str(page)]
+    argv = ["report", files.photo, *files.weights, "--size", "96", "-o", str(page)]
     data = as_object(capsys, *argv)
     text = page.read_text("utf-8").split("<main>")[1]
     assert text.startswith('<section class="why"')

@@ -80,9 +80,9 @@ def run_report(arguments: argparse.Namespace) -> int:
     model, pixels, dump = _choose_size(loaded, arguments)
     explanation = None
     if dump is None and len(pixels) == 1:
-        size = pixels.shape[1] if _photo(arguments.image) else None
+        # at the size of the weights, at which they answer best
         explanation = loaded.explain(
-            arguments.image, size=size, preset=arguments.preset, progress=_with_progress
+            arguments.image, preset=arguments.preset, progress=_with_progress
         )
     data = write_report(
         model,
@@ -95,7 +95,6 @@ def run_report(arguments: argparse.Namespace) -> int:
         inputs=inputs,
         force=arguments.force,
         progress=True,
-        preferred=loaded.metadata.input_size if _photo(arguments.image) else None,
     )
     print(json.dumps(as_json(data)) if arguments.json else printable(arguments.output))
     return 0

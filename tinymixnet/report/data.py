@@ -65,7 +65,6 @@ class ReportData(NamedTuple):
     image: str  # what to call the photo
     pixels: Array  # (H, W, 3), of the image that is shown
     images: int  # how many there were
-    preferred: int | None  # pixels a side for which the weights were made, if not these
     units: list[Unit]
     timing: Timing | None  # None: this machine is too busy to measure
     dump: "Dump | None"
@@ -75,6 +74,12 @@ class ReportData(NamedTuple):
     explanation: Explanation | None
     layers: dict[str, LayerFacts]
     answers: list[Answer]
+
+    @property
+    def answer_size(self) -> tuple[int, int]:
+        """Height and width in pixels of what the answers are about."""
+        h, w, _ = self.explanation.pixels.shape if self.explanation else self.pixels.shape
+        return h, w
 
     @property
     def first(self) -> str | None:
@@ -94,16 +99,15 @@ def gather(
     explanation: Explanation | None = None,
     photo: "Source | None" = None,
     progress: bool = False,
-    preferred: int | None = None,
     visit: Visit | None = None,
 ) -> ReportData:
     """Measure what the report shows of `pixels` (N, H, W, 3), 0..255: the first of the images.
 
     With a dump each layer is shown for the image in which it differs most, and the mistake behind
     the first difference is looked for (`photo` and `progress` as for `diagnose`). comparison: of
-    this dump, if it is known already. preferred: the input size for which the weights were made,
-    pixels a side; the page says so if it is another. visit(data, name, ours, theirs) is called for
-    each layer, to draw it: (H, W, C) or (C,) each, theirs None where the dump lacks the layer.
+    this dump, if it is known already. explanation: of the same photo; if it is of another size, the
+    answers are those of that size. visit(data, name, ours, theirs) is called for each layer, to
+    draw it: (H, W, C) or (C,) each, theirs None where the dump lacks the layer.
     """
     pixels = check_pixels(pixels).astype(np.float32)
     if not len(pixels):
@@ -125,7 +129,6 @@ def gather(
             image=image,
             pixels=pixels[0],
             images=count,
-            preferred=None if preferred in (None, h) else preferred,
             units=units(model.architecture, h, w),
             timing=measure_times(model, pixels[0]),
             dump=dump,
@@ -157,6 +160,8 @@ def _visit_layers(data: ReportData, pixels: Array, visit: Visit | None) -> None:
             ours = layer[0]
         if other is not None and name in ("logits", "probabilities"):
             theirs = softmax(other[:1])[0] if name == "logits" else other[0]
+    if data.explanation and data.answer_size != data.pixels.shape[:2]:
+        ours = softmax(data.model(data.explanation.pixels[None]))[0]
     for i in np.argsort(-ours, kind="stable")[:ANSWERS]:
         their_own = None if theirs is None else float(theirs[i])
         data.answers.append(Answer(data.model.labels[i], int(i), float(ours[i]), their_own))
@@ -213,6 +218,7 @@ def as_json(data: ReportData) -> dict[str, Any]:
         "parameters": architecture.parameters(),
         "multiply_adds": architecture.multiply_adds(h, w),
         "seconds": None,
+        "answers_input": list(data.answer_size),
         "answers": [answer._asdict() for answer in data.answers],
         "layers": [_layer_json(data, unit, name) for unit in data.units for name in unit.layers],
     }

@@ -56,14 +56,14 @@ def write_report(
     inputs: Iterable[Any] = (),
     force: bool = False,
     progress: bool = False,
-    preferred: int | None = None,
 ) -> ReportData:
     """Write the page about `pixels` (N, H, W, 3), 0..255, and return what it shows as data.
 
     image is what to call them. With a dump of another implementation the page shows where the two
-    differ and why. explanation: of the same pixels, to open the page. For comparison, photo,
-    progress and preferred see `gather`. Only an earlier page of ours is replaced, unless `force`;
-    never one of the `inputs`. Without a path nothing is written.
+    differ and why. explanation: of the same photo, to open the page; it may be of another size, for
+    which the weights are better. For comparison, photo and progress see `gather`. Only an earlier
+    page of ours is replaced, unless `force`; never one of the `inputs`. Without a path nothing is
+    written.
     Raises InputError if `path` must not or cannot be written; then nothing has changed there.
     """
     if path is not None:
@@ -88,7 +88,6 @@ def write_report(
             explanation,
             photo,
             progress,
-            preferred,
             visit if path else None,
         )
         text = page(data, cards, "".join(first)) if path else ""
@@ -127,7 +126,8 @@ def page(data: ReportData, cards: Mapping[str, str], first: str) -> str:
         fragment(data.explanation) if data.explanation else "",
         verdict(data, first),
         answers(data),
-        f'<h2 id="network">The network</h2>{drawing(data)}',
+        f'<h2 id="network">The network at {format_shape(data.pixels.shape[:2])} pixels</h2>',
+        drawing(data),
         *(panel(data, place, cards) for place in range(len(data.units))),
     ]
     start = f' data-first="{data.first}"' if data.first else ""
@@ -180,11 +180,13 @@ def answers(data: ReportData) -> str:
         meters = meter(answer.ours, "ours" if both else "")
         meters += meter(answer.theirs, "theirs") if answer.theirs is not None else ""
         rows += f"<dt>{to_html(answer.label)}</dt><dd>{meters}</dd>"
-    caption = f"{to_html(data.image)} as the network sees it, "
-    caption += f"{format_shape(data.pixels.shape[:2])} pixels"
+    caption = f"{to_html(data.image)}, {format_shape(data.pixels.shape[:2])} pixels"
     caption += f", the first of {data.images} images" if data.images > 1 else ""
-    if data.preferred:
-        caption += f". The weights were made for {data.preferred}: there the answer can differ"
+    if data.answer_size != data.pixels.shape[:2]:
+        caption += (
+            f". The answers are those at {format_shape(data.answer_size)} pixels, for which the "
+            "weights were made. They can differ in the layers below, at another size"
+        )
     return (
         '<section class="answers" aria-label="Answers"><figure><span class="photo" role="img" '
         'aria-label="The image as the network sees it"></span>'
