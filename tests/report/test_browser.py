@@ -250,6 +250,9 @@ def test_a_click_enlarges_a_map_beside_the_photo(browser: Browser, folder: Path,
     assert sizes[0] == sizes[1]
     assert sizes[0][0] > 3 * small
     assert browser.js("document.documentElement.scrollWidth") <= width
+    dialog = "document.querySelector('dialog')"
+    assert browser.js(f"{dialog}.scrollHeight <= {dialog}.clientHeight")  # all of it is in sight
+    assert browser.js("document.querySelector('dialog form button').offsetHeight") < 50
     image = "(s) => getComputedStyle(document.querySelector(s)).backgroundImage"
     assert browser.js(f"({image})('dialog .large') === ({image})('{tile}')")
     place = "(s) => getComputedStyle(document.querySelector(s)).backgroundPosition"
