@@ -95,7 +95,7 @@
       image.style.setProperty("--i", one.style.getPropertyValue("--i"));
       figures.push(figure);
     }
-    dialog.className = ["", "", "", "three", "four"][figures.length];
+    dialog.className = figures.length > 2 ? "four" : "";
     dialog.firstElementChild.replaceChildren(...figures);
     dialog.querySelector("p").textContent = group.getAttribute("aria-label");
     if (!dialog.open) dialog.showModal();
