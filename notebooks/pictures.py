@@ -93,8 +93,9 @@ def draw_map(
         for (row, column), value in np.ndenumerate(values):
             red, green, blue, _ = image.cmap(image.norm(value))
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            text = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
-            axis.text(column, row, format(value, numbers), **text)
+            colour = "white" if dark else "black"
+            text = format(value, numbers)
+            axis.text(column, row, text, ha="center", va="center", color=colour)
     if label is not None:
         axis.figure.colorbar(image, ax=axis, label=label, shrink=0.9)
     return image
@@ -190,7 +191,8 @@ def show_maps(
             axis.label_outer()
     for axis in axes.flat[len(maps) :]:
         axis.set_visible(False)
-    figure.suptitle(title or None)
+    if title:
+        figure.suptitle(title)
     figure.colorbar(image, ax=axes, label=label, shrink=0.9, aspect=12 * rows)
 
 
@@ -246,3 +248,15 @@ def _label_pixels(axis: Axes, height: int, width: int) -> None:
 def _ticks(size: int) -> list[int]:
     """First, middle and last; of a short axis all."""
     return sorted({0, (size - 1) // 2, size - 1}) if size > 5 else list(range(size))
+
+
+# -- pictures of single notebooks: 00 and 01 -------------------------------------------------------
+
+
+# -- 02, 03 and 04 ---------------------------------------------------------------------------------
+
+
+# -- 05, 06 and 07 ---------------------------------------------------------------------------------
+
+
+# -- 08, 09 and 10 ---------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_top_larger_than_the_classes_gives_all():
     assert len(out.splitlines()) == 11
 
 
-@pytest.mark.parametrize("preset", ["tf", "timm", "omz", "thumbnail"])
+@pytest.mark.parametrize("preset", ["tf", "timm", "omz", "square"])
 def test_preset(preset):
     code, out, _ = run(MODULE, "classify", CAT, "--preset", preset, "--json", "--top", 1)
     assert code == 0
@@ -158,7 +158,7 @@ def test_output_that_the_terminal_cannot_show(tiny, tmp_path):
         (["classify"], "IMAGE"),
         (["classify", "x.jpg", "--top", "0"], "whole number from 1"),
         (["classify", "x.jpg", "--top", "many"], "whole number from 1"),
-        (["classify", "x.jpg", "--preset", "none"], "thumbnail"),
+        (["classify", "x.jpg", "--preset", "none"], "square"),
         (["classify", "x.jpg", "--weights", "none.h5"], "none.h5: no such weights file"),
         (["classify", "x.jpg", "--weights", __file__], "not a weights file"),
         (["summary", "--weights", "mixnet-s"], "python -m weights_tools fetch mixnet-s"),

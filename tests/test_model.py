@@ -389,12 +389,12 @@ def test_classify_top(tiny: Model, photo: Path) -> None:
 
 
 def test_classify_by_another_preset(tiny: Model, photo: Path) -> None:
-    shrunk = {"thumbnail": 16}
-    metadata = Metadata(labels=LABELS, input_size=64, preset="thumbnail", preset_parameters=shrunk)
+    half = {"crop": 0.5}
+    metadata = Metadata(labels=LABELS, input_size=64, preset="square", preset_parameters=half)
     model = Model(TINY, tiny.tensors, metadata)
     wanted: list[tuple[str | None, str, dict[str, float]]] = [
-        (None, "thumbnail", shrunk),  # what the weights ask for, with their parameters
-        ("thumbnail", "thumbnail", shrunk),
+        (None, "square", half),  # what the weights ask for, with their parameters
+        ("square", "square", half),
         ("omz", "omz", {}),
         ("timm", "timm", {}),
     ]

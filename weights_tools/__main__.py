@@ -47,7 +47,7 @@ def parser() -> Parser:
 
     evaluating = commands.add_parser("evaluate", help="measure accuracy on labelled photos")
     evaluating.add_argument("weights")
-    evaluating.add_argument("photos", help=".npz with images (N, H, W, 3) uint8 and labels (N,)")
+    evaluating.add_argument("photos", help=".npz: labels and images, or labels, jpeg and offsets")
     evaluating.add_argument("--write", action="store_true", help="note it in the weights file")
     evaluating.set_defaults(run=run_evaluate)
 
@@ -125,7 +125,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from weights_tools.evaluate import evaluate
 
     accuracy = evaluate(arguments.weights, arguments.photos, arguments.write)
-    print(f"top-1 {accuracy:.4f}")
+    print(f"{accuracy} on {accuracy.photos:,} photos")
     return 0
 
 

@@ -2,11 +2,12 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,27 +22,42 @@ from tinymixnet.model import Model
 Item = TypeVar("Item")
 
 
+class Accuracy(NamedTuple):
+    """The shares of photos whose label is the best answer, and among the five best."""
+
+    top1: float
+    top5: float
+    photos: int
+
+    def __str__(self) -> str:
+        return f"top-1 {self.top1:.4f}, top-5 {self.top5:.4f}"
+
+
 def evaluate(
     weights: str | os.PathLike[str], photos: str | os.PathLike[str], write: bool = False
-) -> float:
-    """Return the share of photos whose best answer is their label.
+) -> Accuracy:
+    """Measure how often the label of a photo is the best answer, and among the five best.
 
-    photos is an .npz with `images` (N, H, W, 3) uint8 and `labels` (N,), class numbers. Each photo
-    is prepared as `Model.classify` does it. With write, the result is noted in the weights file.
-    Raises WeightsError when either file is not usable.
+    photos is an .npz with `labels` (N,), class numbers, and either `images` (N, H, W, 3) uint8, or
+    `jpeg`, the bytes of N image files one after another, and `offsets` (N + 1,), where each begins
+    and the last ends. Each photo is prepared as `Model.classify` does it. With write, the result is
+    noted in the weights file. Raises WeightsError when either file is not usable.
     """
     loaded = read_weights(weights)
     if write and Path(weights).is_symlink():  # it would be replaced by a file
         raise WeightsError(f"{weights}: a symbolic link; to write, name the file itself")
     model = Model(*loaded)
     images, labels = _read_photos(Path(photos), len(model.labels))
-    right = 0
+    first = fifth = 0
     for image, label in zip(with_progress(images), labels, strict=True):
-        right += int(model(model.pixels(image)).argmax()) == label
-    accuracy = right / len(labels)
+        [logits] = model(model.pixels(image))
+        better = int((logits > logits[label]).sum())
+        first += better < 1
+        fifth += better < 5
+    accuracy = Accuracy(first / len(labels), fifth / len(labels), len(labels))
     if write:
-        photos_name = os.path.basename(photos)
-        _note(weights, loaded, f"top-1 {accuracy:.4f} on {len(labels)} photos of {photos_name}")
+        text = f"{accuracy} on {len(labels):,} photos of {os.path.basename(photos)}"
+        _note(weights, loaded, text)
     return accuracy
 
 
@@ -58,36 +74,62 @@ def _note(path: str | os.PathLike[str], evaluated: Weights, accuracy: str) -> No
     write_weights(path, evaluated._replace(metadata=metadata), float16=stem.dtype == np.float16)
 
 
-def _read_photos(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_photos(path: Path, classes: int) -> tuple[Sequence[np.ndarray | bytes], np.ndarray]:
     """Return images and labels of an .npz, once their shapes and types are known to be right."""
-    expected = f"expected an .npz with images (N, H, W, 3) uint8 and labels (N,) below {classes}"
+    expected = (
+        f"expected an .npz with labels (N,) below {classes} and images (N, H, W, 3) uint8, or with "
+        "jpeg, the bytes of files, and offsets (N + 1,)"
+    )
     try:
         if path.is_dir():
             raise WeightsError(f"a folder, {expected}")
         arrays = open_arrays(path)
-        for name in ("images", "labels"):
+        packed = "jpeg.npy" in arrays.files
+        names = ("jpeg", "offsets", "labels") if packed else ("images", "labels")
+        for name in names:
             if f"{name}.npy" not in arrays.files:
                 raise WeightsError(f"{expected}, found no {name}")
-        image_shape, image_type = _header(arrays, "images")
-        label_shape, label_type = _header(arrays, "labels")
-        fits = len(image_shape) == 4 and image_type == np.uint8
-        fits = fits and 0 not in image_shape and image_shape[3] == 3
-        fits = fits and label_shape == image_shape[:1] and label_type.kind in "iu"
-        if not fits:
-            raise WeightsError(
-                f"{expected}, found {image_type} {image_shape} and {label_type} {label_shape}"
-            )
-        budget.check("layer_bytes", prod(image_shape), "images")
-        images, labels = arrays.read("images.npy"), arrays.read("labels.npy")
+        headers = {name: _header(arrays, name) for name in names}
+        if not (_files_fit if packed else _images_fit)(headers):
+            shapes = (f"{name} {dtype} {shape}" for name, (shape, dtype) in headers.items())
+            raise WeightsError(f"{expected}, found {', '.join(shapes)}")
+        for name, (shape, dtype) in headers.items():
+            budget.check("layer_bytes", prod(shape) * dtype.itemsize, name)
+        labels = arrays.read("labels.npy")
         lowest, highest = int(labels.min()), int(labels.max())
         if lowest < 0 or highest >= classes:
             raise WeightsError(f"{expected}, found labels from {lowest} to {highest}")
+        if packed:
+            return _cut(arrays.read("jpeg.npy"), arrays.read("offsets.npy")), labels
+        return [*arrays.read("images.npy")], labels
     except (TinyMixNetError, OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = str(error).removeprefix(f"{path}: ")
         raise WeightsError(f"{path}: {reason}") from None
     except Exception as error:  # zipfile and zlib raise nearly any type on damaged files
         raise WeightsError(f"{path}: {expected} ({error})") from None
-    return images, labels
+
+
+def _images_fit(headers: Mapping[str, Header]) -> bool:
+    (shape, dtype), labels = headers["images"], headers["labels"]
+    fits = len(shape) == 4 and dtype == np.uint8 and 0 not in shape and shape[3] == 3
+    return fits and labels.shape == shape[:1] and labels.dtype.kind in "iu"
+
+
+def _files_fit(headers: Mapping[str, Header]) -> bool:
+    jpeg, offsets, labels = headers["jpeg"], headers["offsets"], headers["labels"]
+    fits = len(jpeg.shape) == 1 and jpeg.dtype == np.uint8
+    fits = fits and len(labels.shape) == 1 and labels.shape[0] > 0
+    fits = fits and offsets.shape == (labels.shape[0] + 1,)
+    return fits and {labels.dtype.kind, offsets.dtype.kind} <= {"i", "u"}
+
+
+def _cut(files: np.ndarray, offsets: np.ndarray) -> list[bytes]:
+    """Cut the bytes of many files, which lie one after another, into one for each file."""
+    ends = [int(offset) for offset in offsets]
+    if ends[0] != 0 or ends[-1] != len(files) or any(b <= a for a, b in pairwise(ends)):
+        raise WeightsError(f"expected offsets that rise from 0 to {len(files)}, the bytes of jpeg")
+    content = files.tobytes()
+    return [content[start:end] for start, end in pairwise(ends)]
 
 
 def _header(arrays: NpyFiles | Hdf5Arrays, name: str) -> Header:

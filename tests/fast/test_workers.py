@@ -250,7 +250,7 @@ def test_several_maps_at_once_and_in_threads(model):
         ([CAT], {"workers": 0}, "workers=0"),
         ([CAT], {"workers": -1}, "workers=-1"),
         ([CAT], {"top": 0}, "top=0"),
-        ([CAT], {"preset": "none"}, "thumbnail"),
+        ([CAT], {"preset": "none"}, "square"),
         (CAT, {}, "several images"),
         (Path(CAT), {}, "several images"),
         (b"x", {}, "several images"),

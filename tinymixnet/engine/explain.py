@@ -341,7 +341,11 @@ def seen_of_photo(
         w, h = max(int(width * crop), 1), max(int(height * crop), 1)
         left, top = (width - w) // 2, (height - h) // 2
         return left, top, left + w, top + h
-    if preset in ("timm", "thumbnail"):  # resized, then cropped: not at whole pixels of the photo
+    if preset == "square":
+        side = max(int(crop * min(width, height)), 1)
+        left, top = (width - side) // 2, (height - side) // 2
+        return left, top, left + side, top + side
+    if preset == "timm":  # resized, then cropped: not at whole pixels of the photo
         shown = min(width, height) * size / int(size / crop)
         x, y = (width - shown) / 2, (height - shown) / 2
         return x, y, x + shown, y + shown

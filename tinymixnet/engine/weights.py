@@ -27,7 +27,7 @@ from tinymixnet.engine.hdf5_structure import Dataset
 from tinymixnet.engine.metadata import Metadata, check_format, read_architecture, read_metadata
 from tinymixnet.errors import InputError, TinyMixNetError, WeightsError
 
-BUNDLED = Path(__file__).parents[1] / "data" / "mixnet-l-cifar10.h5"
+BUNDLED = Path(__file__).parents[1] / "data" / "mixnet-l-tiny-imagenet.h5"
 
 LARGEST_LABEL = 1024  # bytes
 LARGEST_VALUE = 1e30  # of a weight: products of larger ones leave the range of float32
