@@ -35,7 +35,7 @@ from tinymixnet.debug.names.candidates import Candidates
 from tinymixnet.debug.names.canonical import nearest
 from tinymixnet.debug.names.choose import MAPS
 from tinymixnet.debug.strict_json import read_json
-from tinymixnet.debug.tables import html, table
+from tinymixnet.debug.tables import table
 from tinymixnet.debug.traces import open_trace, record, write_dump, write_trace
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.metadata import Metadata
@@ -164,9 +164,9 @@ def test_names_that_a_terminal_would_obey(tmp_path: Path, capsys: Any) -> None:
     np.savez(tmp_path / "x.npz", **OURS, **strange)
     comparison = compare(OURS.items(), opened(tmp_path / "x.npz"))
     assert len(comparison.unmatched) == 3
-    for text in (table(comparison), html(comparison)):
-        assert "red" in text
-        assert all(line.isprintable() for line in text.split("\n"))
+    text = table(comparison)
+    assert "red" in text
+    assert all(line.isprintable() for line in text.split("\n"))
     archive(tmp_path / "y.npz", {"\x1b[31m\nred.npy": b"no array"})
     refused(tmp_path / "y.npz", "not a .npy file")
     np.savez(tmp_path / "z.npz", **strange)
@@ -293,7 +293,6 @@ def test_huge_values_warn_nobody(tmp_path: Path, value: float, capsys: Any) -> N
     for comparison in (compare(OURS.items(), dump), isolated(MODEL, PIXELS, dump)):
         assert not comparison.alike
         assert table(comparison)
-        html(comparison)
     assert not diagnose(MODEL, PIXELS, dump).alike
     json.dumps(diagnose(MODEL, PIXELS, dump).as_json(), allow_nan=False)
     a, b = OURS["logits"].astype(float), np.full((1, 6), value)

@@ -6,7 +6,8 @@ Each imports what it needs when it runs, so that `classify` starts quickly.
 import argparse
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -81,8 +82,6 @@ def add_commands(
         help="give each layer of ours the input that theirs had, so that only its own error shows",
     )
     compare.add_argument("--json", action="store_true", help="one JSON object")
-    compare.add_argument("--html", metavar="FILE", help="write a page as well")
-    compare.add_argument("--force", action="store_true", help="replace any FILE")
     compare.set_defaults(run=run_compare)
 
     diagnose = commands.add_parser(
@@ -212,30 +211,35 @@ def run_trace(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def run_compare(arguments: argparse.Namespace) -> int:
+class Compared(NamedTuple):
+    """A comparison, and what a page about it needs."""
+
+    comparison: "Comparison"
+    model: Model
+    image: str
+    pixels: np.ndarray
+    dump: "Dump"
+
+
+def run_compare(
+    arguments: argparse.Namespace, show: Callable[[Compared], object] | None = None
+) -> int:
+    """Compare and print. show: gets the result first, such as to write a page about it."""
     from tinymixnet.debug import tables
-    from tinymixnet.engine.files import begins_with, check_output
 
     reference = arguments.reference
-    if arguments.html:
-        check_output(
-            arguments.html,
-            inputs=[reference, arguments.other, arguments.names, arguments.weights],
-            own=begins_with(tables.PAGE_START.encode()),
-            force=arguments.force,
-        )
     if os.path.isdir(reference) or reference.endswith((".npz", ".h5", ".hdf5")):
-        comparison = _compare_trace(arguments, reference)
+        comparison = _compare_trace(arguments, reference, show)
     else:
-        comparison = _compare_image(arguments, reference)
-    if arguments.html:
-        _write_page(arguments.html, tables.html(comparison))
+        comparison = _compare_image(arguments, reference, show)
     print(json.dumps(tables.as_json(comparison)) if arguments.json else tables.table(comparison))
     return 0 if comparison.alike else 1
 
 
-def _compare_trace(arguments: argparse.Namespace, path: str) -> "Comparison":
-    """Compare with a trace of ours. Only --isolated runs the network, on the recorded image."""
+def _compare_trace(
+    arguments: argparse.Namespace, path: str, show: Callable[[Compared], object] | None
+) -> "Comparison":
+    """Compare with a trace of ours. Only --isolated and a page run the network, on its image."""
     from tinymixnet.debug.compare import compare, isolated
     from tinymixnet.debug.dumps import open_dump
     from tinymixnet.debug.manifest import weights_hash
@@ -251,19 +255,33 @@ def _compare_trace(arguments: argparse.Namespace, path: str) -> "Comparison":
     n, h, w, _ = manifest.image_shape
     names, layout = arguments.names, arguments.layout
     dump = open_dump(arguments.other, manifest.architecture, n, h, w, names, layout)
-    if not arguments.isolated:
+
+    def recorded() -> "Comparison":
         layers = ((name, trace[name]) for name in trace.names)
         return compare(layers, dump, arguments.tolerance, manifest)
+
+    if not arguments.isolated and not show:
+        return recorded()
+    option = "--isolated" if arguments.isolated else "--html"
     model = load(arguments.weights)
     if weights_hash(model) != manifest.weights_sha256:
         wanted = manifest.weights_name or "others"
-        raise TraceError(f"{path}: --isolated needs its weights ({wanted}): say --weights F")
+        raise TraceError(f"{path}: {option} needs its weights ({wanted}): say --weights F")
     if "image" not in trace.names:
-        raise TraceError(f"{path}: --isolated needs its layer `image`; or name the image itself")
-    return isolated(model, trace["image"], dump, arguments.tolerance, manifest)
+        raise TraceError(f"{path}: {option} needs its layer `image`; or name the image itself")
+    pixels = trace["image"]
+    if arguments.isolated:
+        comparison = isolated(model, pixels, dump, arguments.tolerance, manifest)
+    else:
+        comparison = recorded()
+    if show:
+        show(Compared(comparison, model, manifest.image_name or path, pixels, dump))
+    return comparison
 
 
-def _compare_image(arguments: argparse.Namespace, image: str) -> "Comparison":
+def _compare_image(
+    arguments: argparse.Namespace, image: str, show: Callable[[Compared], object] | None
+) -> "Comparison":
     """Compare with a run of ours on the image."""
     from tinymixnet.debug.compare import compare, isolated
     from tinymixnet.debug.manifest import manifest_of
@@ -275,18 +293,12 @@ def _compare_image(arguments: argparse.Namespace, image: str) -> "Comparison":
     if dump.trace.manifest:  # a trace of ours: then pixels and weights can be compared
         manifest = manifest_of(model, pixels, *_origin(model, arguments, image))
     if arguments.isolated:
-        return isolated(model, pixels, dump, arguments.tolerance, manifest)
-    return compare(model.layers(pixels), dump, arguments.tolerance, manifest)
-
-
-def _write_page(path: str, text: str) -> None:
-    from tinymixnet.engine.files import atomic_write
-
-    try:
-        with atomic_write(path) as new:
-            new.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be written ({error.strerror or error})") from None
+        comparison = isolated(model, pixels, dump, arguments.tolerance, manifest)
+    else:
+        comparison = compare(model.layers(pixels), dump, arguments.tolerance, manifest)
+    if show:
+        show(Compared(comparison, model, image, pixels, dump))
+    return comparison
 
 
 def run_diagnose(arguments: argparse.Namespace) -> int:
