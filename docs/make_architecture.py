@@ -1,7 +1,7 @@
 """Make docs/architecture.svg and the made parts of docs/architecture.md, from the code itself.
 
-    python docs/make_architecture.py            write both
-    python docs/make_architecture.py --check    only say whether they are as they would be written
+    python -m docs.make_architecture            write both
+    python -m docs.make_architecture --check    only say whether they are as they would be written
 
 The order of the rooms is that of tests/test_imports.py. The way of a photo is recorded: a run of
 `tinymixnet classify` under Python's profiler, which tells every function that is called.
@@ -12,16 +12,14 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tests.test_imports import GRAPH, LEVELS, level_of, modules  # noqa: E402
-from tinymixnet.report.colours import BLUE, SKY  # noqa: E402
+from tests.test_imports import GRAPH, LEVELS, level_of, modules
+from tinymixnet.report.colours import BLUE, SKY
 
 PAGE, DRAWING = ROOT / "docs" / "architecture.md", ROOT / "docs" / "architecture.svg"
 PHOTO = ROOT / "tinymixnet" / "data" / "cat.jpg"
@@ -178,25 +176,23 @@ def first_sentence(path: Path, qualified: str) -> str:
 
 # -- writing --------------------------------------------------------------------------------------
 
-MADE: dict[str, Callable[[], str]] = {"way": way}
 
-
-def filled(page: str) -> str:
+def fill(page: str, parts: Mapping[str, Callable[[], str]]) -> str:
     """The page with its made parts, which stand between <!-- made: NAME --> and <!-- end -->."""
-    for name, make in MADE.items():
-        begin, end = f"<!-- made: {name} -->\n", "<!-- end -->"
+    for name, make in parts.items():
+        begin, end = f"<!-- made: {name} -->", "<!-- end -->"
         before, _, rest = page.partition(begin)
-        page = f"{before}{begin}\n{make()}\n\n{end}{rest.partition(end)[2]}"
+        page = f"{before}{begin}{make()}{end}{rest.partition(end)[2]}"
     return page
 
 
 def main(arguments: list[str]) -> int:
     page = PAGE.read_text("utf-8")
-    new = {PAGE: filled(page), DRAWING: drawing()}
+    new = {PAGE: fill(page, {"way": lambda: f"\n\n{way()}\n\n"}), DRAWING: drawing()}
     stale = [p for p, text in new.items() if not p.is_file() or p.read_text("utf-8") != text]
     if arguments == ["--check"]:
         for path in stale:
-            print(f"{path.relative_to(ROOT)}: not as `python docs/make_architecture.py` writes it")
+            print(f"{path.relative_to(ROOT)}: not as `python -m docs.make_architecture` writes it")
         return 1 if stale else 0
     for path, text in new.items():
         path.write_text(text, "utf-8")

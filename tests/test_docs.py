@@ -11,6 +11,14 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not tell a method's class")
 def test_the_page_on_the_architecture_is_true() -> None:
-    command = [sys.executable, "docs/make_architecture.py", "--check"]
+    assert_made_by("docs.make_architecture")
+
+
+def test_what_depends_on_the_weights_is_what_they_give() -> None:
+    assert_made_by("docs.make_readme")
+
+
+def assert_made_by(module: str) -> None:
+    command = [sys.executable, "-m", module, "--check"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stdout + run.stderr
