@@ -17,9 +17,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
 from tests.test_imports import GRAPH, LEVELS, level_of, modules
 from tinymixnet.report.colours import BLUE, SKY
+
+ROOT = Path(__file__).resolve().parents[1]
 
 PAGE, DRAWING = ROOT / "docs" / "architecture.md", ROOT / "docs" / "architecture.svg"
 PHOTO = ROOT / "tinymixnet" / "data" / "cat.jpg"
