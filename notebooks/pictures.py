@@ -252,6 +252,171 @@ def _ticks(size: int) -> list[int]:
 # -- pictures of single notebooks: 00 and 01 -------------------------------------------------------
 
 
+def show_answers(
+    photos: Sequence[np.ndarray],
+    pixels: Sequence[np.ndarray],
+    logits: np.ndarray,
+    probabilities: np.ndarray,
+    labels: Sequence[str],
+    top: int = 5,
+) -> None:
+    """Make a figure of how photos become answers: one row a photo, one column a step.
+
+    photos and pixels: RGB pictures of 0..255; logits and probabilities (N, classes).
+    """
+    steps = zip(photos, pixels, logits, probabilities, strict=True)
+    _, axes = panels(len(photos), 4, 3.3 * len(photos), width_ratios=[3, 2, 2.2, 1.8])
+    for row, (photo, seen, values, shares) in zip(axes, steps, strict=True):
+        draw_image(row[0], photo, "1. a photo")
+        draw_image(row[1], seen, "2. pixels")
+        order = np.argsort(-values)
+        best = order[:top]
+        ranks = np.arange(1, len(values) + 1)
+        row[2].plot(ranks, values[order], color=PALE, label="all labels")
+        row[2].plot(ranks[:top], values[best], "o", color=STRONG, label=f"the first {top}")
+        row[2].set(title="3. logits", xlabel="rank of the label", ylabel="logit")
+        row[2].legend(frameon=False)
+        names = [labels[i] for i in best]
+        draw_bars(row[3], names, 100 * shares[best], "probability in %", "4. softmax", "%.1f", [0])
+        row[3].margins(x=0.35)
+
+
+def show_presets(
+    photo: np.ndarray,
+    seen: Mapping[str, np.ndarray],
+    boxes: Mapping[str, Sequence[float]],
+) -> None:
+    """Make a figure of a photo, the part that each preset cuts out, and what becomes of it.
+
+    seen: a picture of 0..255 for each preset. boxes: (left, top, right, bottom) in the photo.
+    """
+    _, axes = panels(1, len(seen) + 1, 2.9, width_ratios=[1.9] + [1] * len(seen))
+    draw_image(axes[0, 0], photo, "the photo, and what is cut out")
+    styles = ("-", ":", "--", "-.")
+    for axis, colour, style, name in zip(axes[0, 1:], COLOURS, styles, seen, strict=False):
+        left, top, right, bottom = boxes[name]
+        corner = left - 0.5, top - 0.5
+        frame = Rectangle(
+            corner, right - left, bottom - top, fill=False, edgecolor=colour, lw=3, ls=style
+        )
+        axes[0, 0].add_patch(frame)
+        draw_image(axis, seen[name], name)
+        axis.title.set_color(colour)
+        axis.label_outer()
+
+
+def show_features(features: Mapping[str, np.ndarray]) -> None:
+    """Make a figure of one channel of each output (1, h, w, C): the one that varies most."""
+    maps, titles = [], []
+    for name, tensor in features.items():
+        channel = int(tensor[0].std(axis=(0, 1)).argmax())
+        values = tensor[0, :, :, channel]
+        maps.append(values / np.abs(values).max())
+        titles.append(f"{name}\nchannel {channel}")
+    show_maps(maps, titles, "value / largest |value|", columns=5, signs=True, height=3.4)
+
+
+def show_kernels(
+    picture: np.ndarray, kernels: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarray]
+) -> None:
+    """Make a figure of kernels (3, 3) above what each makes of a grey picture (H, W) of 0..255.
+
+    An answer with values below zero is drawn in blue and orange, any other one in grey.
+    """
+    _, axes = panels(2, len(kernels) + 1, 5.6, height_ratios=[1, 1.5])
+    axes[0, 0].set_visible(False)
+    draw_image(axes[1, 0], np.repeat(picture[..., np.newaxis], 3, 2), "the picture")
+    for column, (name, weights) in enumerate(kernels.items(), start=1):
+        whole = bool((weights == weights.round()).all())
+        draw_map(axes[0, column], weights, name, None, True, None, ".0f" if whole else ".2f")
+        axes[0, column].set(xlabel="", ylabel="", xticks=[], yticks=[])
+        values = answers[name]
+        if values.min() < -0.5 * values.max():
+            draw_map(axes[1, column], values, "", None, True)
+        else:
+            draw_image(axes[1, column], np.repeat(values[..., np.newaxis], 3, 2))
+        axes[1, column].label_outer()
+
+
+def show_filters(kernel: np.ndarray, answers: np.ndarray, count: int = 6) -> None:
+    """Make a figure of the filters that vary most over a photo, and of what they answer.
+
+    kernel (KH, KW, 3, O), drawn as small colour pictures in which mid-grey is zero, each brightened
+    to its own range; answers (H, W, O), on one scale.
+    """
+    chosen = np.argsort(-answers.std(axis=(0, 1)))[:count]
+    _, axes = panels(2, count, 4.2)
+    largest = float(np.abs(answers[..., chosen]).max())
+    for column, number in enumerate(chosen):
+        tiny = kernel[..., number]
+        draw_image(axes[0, column], 127.5 + 127.5 * tiny / np.abs(tiny).max(), f"filter {number}")
+        bar = draw_map(axes[1, column], answers[..., number], "", None, True, (-largest, largest))
+        axes[0, column].label_outer()
+        axes[1, column].label_outer()
+    axes[1, 0].figure.colorbar(bar, ax=axes[1], label="value")
+
+
+def show_patch(
+    pixels: np.ndarray, products: np.ndarray, answers: np.ndarray, row: int, column: int
+) -> None:
+    """Make a figure of one output of a 3x3 convolution with stride 2, and of all its products.
+
+    pixels (H, W, 3) of 0..255; products (3, 3, 3), pixel times weight: row, column, colour;
+    answers (H/2, W/2), of one filter; row and column of the output.
+    """
+    _, axes = panels(1, 3, 4.6, width_ratios=[2, 3, 2])
+    draw_image(axes[0, 0], pixels, "the patch in the photo")
+    draw_box(axes[0, 0], 2 * row, 2 * column, 3, 3)
+    names = [f"{colour} {i},{j}" for i in range(3) for j in range(3) for colour in "RGB"]
+    title = "one row times one column"
+    draw_bars(axes[0, 1], names, products.ravel(), "pixel * weight", title, None)
+    axes[0, 1].tick_params(axis="y", labelsize=8)
+    axes[0, 1].set_ylabel("colour, row and column in the patch")
+    draw_map(axes[0, 2], answers, "one filter, all positions", "value", True)
+    draw_box(axes[0, 2], row, column, 1, 1)
+
+
+def show_receptive_fields(rows: Mapping[str, Sequence[np.ndarray]]) -> None:
+    """Make a figure of which pixels reach one output after 1, 2, 3 ... layers.
+
+    rows: for each kind of layer its maps, one for each number of layers; a map holds the number of
+    ways from each pixel to the output. Pixels without a way stay white, and the width of the rest
+    is written above.
+    """
+    columns = max(len(maps) for maps in rows.values())
+    figure, axes = panels(len(rows), columns, 3.7 * len(rows))
+    for row, (kind, maps) in zip(axes, rows.items(), strict=True):
+        for layers, (axis, ways) in enumerate(zip(row, maps, strict=True), start=1):
+            high, wide = (int((ways.sum(axis=i) > 0).sum()) for i in (1, 0))
+            name = f"{layers} layer{'s' if layers > 1 else ''}, {kind}: {high} x {wide}"
+            shares = np.ma.masked_equal(ways / ways.max(), 0)
+            image = draw_map(axis, shares, name, None, limits=(0, 1))
+            top, left = (int(np.flatnonzero(ways.sum(axis=i))[0]) for i in (1, 0))
+            draw_box(axis, top, left, high, wide)
+            draw_box(axis, -0, -0, *ways.shape, "#d0d0d0")
+            axis.label_outer()
+    figure.colorbar(image, ax=axes, label="ways to the output / most ways", shrink=0.6)
+
+
+def show_who_notices(changes: Mapping[str, np.ndarray], row: int, column: int, size: int) -> None:
+    """Make a figure of which positions of each layer change when one pixel of a photo does.
+
+    changes: for each layer a map (h, w) of |change|, over the same size x size pixels. The pixel at
+    (row, column) is marked. All maps show the same part of the photo, around the pixel.
+    """
+    _, axes = panels(1, len(changes), 3.4)
+    for axis, (name, values) in zip(axes[0], changes.items(), strict=True):
+        step = size // len(values)
+        shares = np.ma.masked_equal(values / values.max(), 0)
+        axis.imshow(shares, cmap=SIZES, vmin=0, vmax=1, extent=(0, size, size, 0))
+        axis.set_title(f"{name}\n{int((values > 0).sum())} positions of {step} x {step} pixels")
+        axis.set(xlim=(column - 16, column + 17), ylim=(row + 17, row - 16))
+        axis.set(xlabel="column of the photo", ylabel="row of the photo")
+        corner = column, row
+        axis.add_patch(Rectangle(corner, 1, 1, facecolor=COLOURS[1]))
+        axis.label_outer()
+
+
 # -- 02, 03 and 04 ---------------------------------------------------------------------------------
 
 
