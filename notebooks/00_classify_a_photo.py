@@ -200,7 +200,7 @@ for photo in (CAT, COFFEE):
 
 # %% [markdown]
 # Look at which photo keeps its answer with the other presets. Where one label is far ahead, a lost
-# margin or another shape does not change it. Where several labels are close, the way of cutting can
+# margin or another shape seldom changes it. Where several labels are close, the way of cutting can
 # decide. So a port of a network with any other preset can give worse answers although every layer
 # is right.
 #
@@ -273,7 +273,7 @@ picture(coffee)
 # |---|---|---|
 # | asks | what does each cell of the last layer add? | what happens if a part is hidden? |
 # | looks at | the last layer only | the whole network |
-# | is | exact: its mean plus the bias is the logit | an experiment: the square itself is seen, too |
+# | is | exact: its mean plus the bias is the logit | an experiment: the square is seen, too |
 # | costs | one matrix product | one run of the network for each place |
 #
 # One warning: a cell of the last layer is drawn over 32 x 32 pixels, but it looks at many more.
