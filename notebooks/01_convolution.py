@@ -27,17 +27,23 @@ from start import *
 # %% [markdown]
 # ## Three kernels made by hand, on a photo
 #
-# Take a part of the photo in grey, and three kernels of 3x3. Before you look at the pictures, look
-# at the numbers: what does each kernel do where all pixels are equal? Add up its numbers to see.
+# Here are three kernels of 3x3. What does each of them answer where all pixels are equal? The sum
+# of its numbers says it.
 
 # %%
-from tinymixnet.engine.kernels import conv2d
-
 kernels = {
     "blur": np.full((3, 3), 1 / 9),
     "edge": np.array([[-1, 0, 1], [-1, 0, 1], [-1, 0, 1]]),
     "sharpen": np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]]),
 }
+print("sums:", {name: round(float(kernel.sum()), 6) for name, kernel in kernels.items()})
+
+# %% [markdown]
+# And this is what they make of a part of the photo in grey:
+
+# %%
+from tinymixnet.engine.kernels import conv2d
+
 pixels = model.pixels(CAT)
 grey = pixels[:, 24:72, 24:72].mean(axis=3, keepdims=True)  # (1, 48, 48, 1)
 answers = {name: conv2d(grey, k.reshape(3, 3, 1, 1))[0, :, :, 0] for name, k in kernels.items()}
@@ -45,16 +51,18 @@ pictures.show_kernels(grey[0, :, :, 0], kernels, answers)
 
 # %% [markdown]
 # - **blur** is the mean of nine pixels. Its numbers add up to 1, so the brightness stays.
-# - **edge** is the right column minus the left one. Its numbers add up to 0, so it answers nothing
-#   where all pixels are equal, and much where the picture gets brighter (orange) or darker (blue)
-#   from left to right. The frame of the picture looks like an edge, too, because there are zeros
-#   outside. [03](03_same_padding.ipynb) is about these zeros.
+# - **edge** is the right column minus the left one. Its numbers add up to 0, so it answers 0 where
+#   all pixels are equal. It answers much where the picture gets brighter (orange) or darker (blue)
+#   from left to right.
 # - **sharpen** makes each pixel more different from its neighbours. Its numbers add up to 1 again.
+#
+# At the frame of each result you see that zeros, which are black, lie around the picture.
+# [03](03_same_padding.ipynb) is about these zeros.
 #
 # ## By hand: four loops
 #
 # Here is the definition, over plain numbers. Two loops go over the positions, and two over the
-# kernel. Where the kernel reaches outside the picture, it meets zeros, so those products are left
+# kernel. Where the kernel reaches outside the picture it meets zeros, so these products are left
 # out.
 
 
@@ -78,9 +86,9 @@ print("picture\n", toy, "\nedge\n", slide(toy, kernels["edge"]).astype(int), sep
 print("blur\n", slide(toy, kernels["blur"]).round(1), sep="")
 
 # %% [markdown]
-# Find the edge between the third column and the fourth in both results. Look at the frame, too:
-# the zeros outside make a second edge at the right, and make the blurred picture darker there.
-# Now the same loops on the photo:
+# Find the edge between the third column and the fourth in both results. Look at the frame, too: the
+# zeros outside make a second edge at the right, and darken the blurred picture there. Now the same
+# loops on the photo:
 
 # %%
 for name, kernel in kernels.items():
@@ -100,8 +108,11 @@ for name, kernel in kernels.items():
 # nobody chooses the numbers: training finds them.
 #
 # The first layer of MixNet, the stem, also has *stride* 2: it moves by two pixels at a time, so
-# that its output has half the rows and half the columns. Here are some of its filters, as the
-# small colour pictures that they are, above what they answer.
+# that its output has half the rows and half the columns. Here are six of its filters, as the small
+# colour pictures that they are (mid-grey is zero), above what they answer. Again a sum tells what a
+# filter is for. Its *balance* adds up the nine numbers of each colour, and divides by the sum of
+# all absolute values. It is 0 if the numbers of each colour cancel out, as in "edge", and 1 if all
+# numbers of a colour have the same sign, as in "blur".
 
 # %%
 from tinymixnet.engine.kernels import normalize
@@ -110,12 +121,15 @@ normalized = normalize(pixels, model.metadata.mean, model.metadata.std)
 kernel = model.tensors["stem/conv/kernel"]  # (3, 3, 3, filters): row, column, colour, filter
 stem = conv2d(normalized, kernel, stride=2)  # (1, H/2, W/2, filters)
 print("kernel", kernel.shape, " input", normalized.shape, " output", stem.shape)
-pictures.show_filters(kernel, stem[0])
+balance = np.abs(kernel.sum(axis=(0, 1))).sum(axis=0) / np.abs(kernel).sum(axis=(0, 1, 2))
+strong = np.argsort(-np.abs(kernel).sum(axis=(0, 1, 2)))[:24]  # not those of nearly zeros
+strong = strong[np.argsort(balance[strong])]
+pictures.show_filters(kernel, stem[0], [*strong[:3], *strong[-3:]], balance)
 
 # %% [markdown]
-# Compare them with ours. A filter that is dark on one side and light on the other is an edge filter
-# for one direction. One with different colours on its two sides compares colours. One of nearly a
-# single tone is a blur.
+# Compare them with ours. The three at the left are nearest to "edge". Look for two sides of a
+# filter that differ, and for lines of that direction in its answer. The three at the right are
+# nearest to "blur": they answer to the brightness, or to a colour, of whole areas.
 #
 # ## The same as a matrix product
 #
@@ -259,8 +273,8 @@ print("ways from each row of the field:", *three.sum(axis=1)[5:12].astype(int))
 print(f"the middle 3x3 pixels of 7x7 have {three[7:10, 7:10].sum() / three.sum():.0%} of all ways")
 
 # %% [markdown]
-# How wide is the field at the end of MixNet? Walk from the photo to the head and add, for each layer
-# with a kernel of 3x3, two steps. (MixNet's kernels are up to 9x9;
+# How wide is the field at the end of MixNet? Walk from the photo to the head and add two steps for
+# each layer with a kernel of 3x3. (MixNet's kernels are up to 9x9;
 # [02](02_depthwise_and_mixconv.ipynb) shows what they add. Here all of them count as 3x3.)
 
 # %%
@@ -286,7 +300,7 @@ for position, (name, stride) in enumerate(layers):
 row, column = 63, 63
 changed = pixels.copy()
 changed[0, row, column] = 255 - changed[0, row, column]
-names = ["stem/act", "blocks_0/output", "blocks_1/output", "blocks_2/output"]
+names = ["stem/conv", "blocks_0/output", "blocks_1/output", "blocks_2/output"]
 changes = {}
 for (name, before), (_, after) in zip(model.layers(pixels), model.layers(changed), strict=True):
     if name in names:
@@ -294,7 +308,8 @@ for (name, before), (_, after) in zip(model.layers(pixels), model.layers(changed
 pictures.show_who_notices(changes, row, column, pixels.shape[1])
 
 # %% [markdown]
-# The spot grows with every layer, as the fields did.
+# The spot grows with every layer, as the fields did. Look where the change is largest: in the middle
+# of the spot, or at its rim?
 #
 # ## Check: against six loops, and against TensorFlow
 #
@@ -432,11 +447,9 @@ check(
 answer = None  # yours here
 
 # %% jupyter={"source_hidden": true} tags=["check"]
-verdict = answer
-if callable(answer):
-    result, expected = answer(normalized, kernel), conv2d(normalized, kernel)
-    verdict = result.shape == expected.shape and bool(np.abs(result - expected).max() < 1e-4)
-check(verdict, True, hint="np.pad one zero on each side; padded[:, i : i + h, j : j + w] is moved")
+expected = conv2d(normalized, kernel)
+hint = "np.pad one zero on each side; padded[:, i : i + h, j : j + w] is the moved picture"
+check(answer, expected, hint, given=(normalized, kernel))
 
 # %% [markdown]
 # <details><summary>Answer</summary>

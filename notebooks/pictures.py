@@ -338,22 +338,23 @@ def show_kernels(
         axes[1, column].label_outer()
 
 
-def show_filters(kernel: np.ndarray, answers: np.ndarray, count: int = 6) -> None:
-    """Make a figure of the filters that vary most over a photo, and of what they answer.
+def show_filters(
+    kernel: np.ndarray, answers: np.ndarray, chosen: Sequence[int], balance: np.ndarray
+) -> None:
+    """Make a figure of some filters, and of what each answers to a photo.
 
     kernel (KH, KW, 3, O), drawn as small colour pictures in which mid-grey is zero, each brightened
-    to its own range; answers (H, W, O), on one scale.
+    to its own range; answers (H, W, O), each on its own scale; balance (O,) is written above.
     """
-    chosen = np.argsort(-answers.std(axis=(0, 1)))[:count]
-    _, axes = panels(2, count, 4.2)
-    largest = float(np.abs(answers[..., chosen]).max())
+    _, axes = panels(2, len(chosen), 4.2)
     for column, number in enumerate(chosen):
-        tiny = kernel[..., number]
-        draw_image(axes[0, column], 127.5 + 127.5 * tiny / np.abs(tiny).max(), f"filter {number}")
-        bar = draw_map(axes[1, column], answers[..., number], "", None, True, (-largest, largest))
+        tiny, values = kernel[..., number], answers[..., number]
+        title = f"filter {number}\nbalance {balance[number]:.2f}"
+        draw_image(axes[0, column], 127.5 + 127.5 * tiny / np.abs(tiny).max(), title)
+        bar = draw_map(axes[1, column], values / np.abs(values).max(), "", None, True, (-1, 1))
         axes[0, column].label_outer()
         axes[1, column].label_outer()
-    axes[1, 0].figure.colorbar(bar, ax=axes[1], label="value")
+    axes[1, 0].figure.colorbar(bar, ax=axes[1], label="value /\nlargest |value|")
 
 
 def show_patch(
@@ -393,28 +394,30 @@ def show_receptive_fields(rows: Mapping[str, Sequence[np.ndarray]]) -> None:
             image = draw_map(axis, shares, name, None, limits=(0, 1))
             top, left = (int(np.flatnonzero(ways.sum(axis=i))[0]) for i in (1, 0))
             draw_box(axis, top, left, high, wide)
-            draw_box(axis, -0, -0, *ways.shape, "#d0d0d0")
+            draw_box(axis, 0, 0, *ways.shape, "#d0d0d0")
             axis.label_outer()
     figure.colorbar(image, ax=axes, label="ways to the output / most ways", shrink=0.6)
 
 
 def show_who_notices(changes: Mapping[str, np.ndarray], row: int, column: int, size: int) -> None:
-    """Make a figure of which positions of each layer change when one pixel of a photo does.
+    """Make a figure of which places of each layer change when one pixel of a photo does.
 
     changes: for each layer a map (h, w) of |change|, over the same size x size pixels. The pixel at
     (row, column) is marked. All maps show the same part of the photo, around the pixel.
     """
-    _, axes = panels(1, len(changes), 3.4)
+    figure, axes = panels(1, len(changes), 3.4)
     for axis, (name, values) in zip(axes[0], changes.items(), strict=True):
         step = size // len(values)
         shares = np.ma.masked_equal(values / values.max(), 0)
-        axis.imshow(shares, cmap=SIZES, vmin=0, vmax=1, extent=(0, size, size, 0))
-        axis.set_title(f"{name}\n{int((values > 0).sum())} positions of {step} x {step} pixels")
+        image = axis.imshow(shares, cmap=SIZES, vmin=0, vmax=1, extent=(0, size, size, 0))
+        count = int((values > 0).sum())
+        places = "1 place" if count == 1 else f"{count} places"
+        axis.set_title(f"{name}\n{places} of {step} x {step}")
         axis.set(xlim=(column - 16, column + 17), ylim=(row + 17, row - 16))
         axis.set(xlabel="column of the photo", ylabel="row of the photo")
-        corner = column, row
-        axis.add_patch(Rectangle(corner, 1, 1, facecolor=COLOURS[1]))
+        axis.add_patch(Rectangle((column, row), 1, 1, facecolor=COLOURS[1]))
         axis.label_outer()
+    figure.colorbar(image, ax=axes, label="|change| / largest", shrink=0.9)
 
 
 # -- 02, 03 and 04 ---------------------------------------------------------------------------------
