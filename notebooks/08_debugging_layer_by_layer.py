@@ -15,8 +15,8 @@
 # %% [markdown]
 # # Which layer of a port is wrong, and why?
 #
-# Somebody has written MixNet again, in another framework. It runs, all shapes are right, and the
-# answers are a little off. The numbers at the end cannot say where a network of hundreds of layers
+# Somebody has written MixNet again, in another framework. It runs, all shapes are right, but the
+# answers are not ours. The numbers at the end cannot say where a network of hundreds of layers
 # went wrong, but the layers can. In this notebook you plant a mistake yourself, one that PyTorch
 # makes easy, and then find it as if you did not know about it: first the layer, then the name of
 # the mistake.
@@ -150,8 +150,8 @@ percents = {name: 100 * values[best] for name, values in answers.items()}
 pictures.show_answers([model.labels[c] for c in best], percents)
 
 # %% [markdown]
-# The port still gives sensible words, so a quick test on a photo or two would pass it. Only the
-# probabilities have moved, and they do not say why. What does the first wrong layer look like?
+# The answers have moved. On another photo the first word may still be right, and then a quick test
+# passes. Right or wrong, the answers do not say why. What does the first wrong layer look like?
 
 # %%
 a, b = right["stem/conv"][0], wrong["stem/conv"][0]
