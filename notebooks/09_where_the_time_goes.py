@@ -276,10 +276,11 @@ cases = {
 pictures.show_times_of_ways(cases, "microseconds a channel")
 
 # %% [markdown]
-# The fastest way is drawn dark. Look at how each way pays for a larger kernel: the readable one
-# and the shifts do K x K times the work, the columns about K times, and Fourier nearly the same
-# for each. And look at how each pays for a larger plane: the Fourier matrices grow with the square
-# of the plane. So the plan asks how many pixels a plane has, and takes one or the other.
+# The fastest way is drawn dark. Look at how each way pays for a larger kernel: the work of the
+# readable one and of the shifts grows with K x K, the passes of the columns grow with K, and for
+# Fourier only the border grows. And look at how each pays for a larger plane: the Fourier matrices
+# grow with the square of its pixels. So the plan asks how many pixels a plane has, and takes one
+# or the other.
 #
 # ## Step 4: small change
 #

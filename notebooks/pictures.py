@@ -338,7 +338,7 @@ def show_inherited_and_added(comparison: Any) -> None:
             name = row.layer.split("/")[0].replace("blocks_", "block ")
             axis.plot(i, row.added, "o", color=COLOURS[1], markersize=10)
             place = {"ha": "center", "va": "bottom", "rotation": 90}
-            axis.annotate(name, (i, row.added), (0, 9), textcoords="offset points", **place)
+            axis.annotate(name, (i, row.added), (0, 16), textcoords="offset points", **place)
     axis.set(xlabel="layer, in the network's order", ylabel="largest difference / largest value")
     axis.set(yscale="log", ylim=(FLOOR / 3, 1e3))
     axis.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.12))
