@@ -308,8 +308,8 @@ for (name, before), (_, after) in zip(model.layers(pixels), model.layers(changed
 pictures.show_who_notices(changes, row, column, pixels.shape[1])
 
 # %% [markdown]
-# The spot grows with every layer, as the fields did. Look where the change is largest: in the middle
-# of the spot, or at its rim?
+# The spot grows with every layer, as the fields did. Look where the change is largest: in the
+# middle of the spot, or at its rim?
 #
 # ## Check: against six loops, and against TensorFlow
 #
