@@ -13,10 +13,10 @@
 # ---
 
 # %% [markdown]
-# # How does a photo become a word, and why this word?
+# # How does a photo become the name of what it shows, and why this name?
 #
-# A photo is a block of numbers. A classifier turns this block into one number for each word that it
-# knows, and the words with the largest numbers are its answer. This notebook goes the whole way
+# A photo is a block of numbers. A classifier turns this block into one number for each name that it
+# knows, and the names with the largest numbers are its answer. This notebook goes the whole way
 # once, quickly: photo, pixels, logits, probabilities. Then it asks which parts of the photo made
 # the answer. The other ten notebooks take the steps apart.
 
@@ -62,7 +62,7 @@ print("photos       ", *(photo.shape for photo in photos), photos[0].dtype)
 print("pixels       ", pixels.shape, pixels.dtype, f"{pixels.min():.0f} to {pixels.max():.0f}")
 print("logits       ", logits.shape, logits.dtype)
 print("probabilities", probabilities.shape, "sums:", probabilities.sum(axis=1).round(4))
-pictures.show_answers(photos, pixels, logits, probabilities, model.labels)
+pictures.show_four_steps(photos, pixels, logits, probabilities, model.labels)
 
 # %% [markdown]
 # Compare the third column with the fourth. The order of the labels is the same, but softmax

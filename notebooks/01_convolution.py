@@ -124,7 +124,7 @@ print("kernel", kernel.shape, " input", normalized.shape, " output", stem.shape)
 balance = np.abs(kernel.sum(axis=(0, 1))).sum(axis=0) / np.abs(kernel).sum(axis=(0, 1, 2))
 strong = np.argsort(-np.abs(kernel).sum(axis=(0, 1, 2)))[:24]  # not those of nearly zeros
 strong = strong[np.argsort(balance[strong])]
-pictures.show_filters(kernel, stem[0], [*strong[:3], *strong[-3:]], balance)
+pictures.show_learned_filters(kernel, stem[0], [*strong[:3], *strong[-3:]], balance)
 
 # %% [markdown]
 # Compare them with ours. The three at the left are nearest to "edge". Look for two sides of a

@@ -252,7 +252,7 @@ def _ticks(size: int) -> list[int]:
 # -- pictures of single notebooks: 00 and 01 -------------------------------------------------------
 
 
-def show_answers(
+def show_four_steps(
     photos: Sequence[np.ndarray],
     pixels: Sequence[np.ndarray],
     logits: np.ndarray,
@@ -338,7 +338,7 @@ def show_kernels(
         axes[1, column].label_outer()
 
 
-def show_filters(
+def show_learned_filters(
     kernel: np.ndarray, answers: np.ndarray, chosen: Sequence[int], balance: np.ndarray
 ) -> None:
     """Make a figure of some filters, and of what each answers to a photo.
