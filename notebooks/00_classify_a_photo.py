@@ -83,8 +83,8 @@ from tinymixnet import mixnet
 show(mixnet)
 
 # %% [markdown]
-# `model` takes a faster way to the same numbers, which [09](09_where_the_time_goes.ipynb) explains.
-# They are the same numbers:
+# `model` takes a faster way, which [09](09_where_the_time_goes.ipynb) explains. Both give the same
+# logits, apart from rounding:
 
 # %%
 on_one_screen = mixnet.mixnet(pixels, model.tensors, model.architecture.blocks)
@@ -93,8 +93,8 @@ print("mixnet.py and model(pixels) agree within 1e-5:", bool(difference < 1e-5))
 
 # %% [markdown]
 # Between pixels and logits stand a first convolution (the *stem*), a row of blocks, and a *head*.
-# Each row below is one of these, with the shape of what comes out of it for one image, and its
-# cost in multiply-adds: one multiply-add is one product and one addition.
+# Each row below is one of these, or a step without weights. It says the shape of what comes out for
+# one image, and the cost in multiply-adds: one multiply-add is one product and one addition.
 
 # %%
 height, width = pixels.shape[1:3]
@@ -239,10 +239,8 @@ maps = cells @ model.tensors["logits/kernel"]  # (2, h, w, labels)
 from_maps = maps.mean(axis=(1, 2)) + model.tensors["logits/bias"]
 for photo, ours, theirs in zip((CAT, COFFEE), from_maps, logits, strict=True):
     best = int(theirs.argmax())
-    print(
-        f"{photo.name:11} {model.labels[best]:13} mean of the map + bias {ours[best]:7.3f}", end=""
-    )
-    print(f"   logit {theirs[best]:7.3f}")
+    print(f"{photo.name:11} {model.labels[best]:13}", end=" ")
+    print(f"mean of the map + bias {ours[best]:7.3f}, logit {theirs[best]:7.3f}")
 difference = np.abs(from_maps - logits).max() / np.abs(logits).max()
 print("all labels, both photos, within 1e-5:", bool(difference < 1e-5))
 
@@ -266,6 +264,9 @@ picture(coffee)
 # maps, the right one is the occlusion map. Ask three questions. Is the orange on the object, or
 # beside it? Do the maps of the label and of its rival differ, or do both labels use the same cells?
 # Does hiding an orange part lower the probability?
+#
+# Do not be surprised if the best label has a map that is mostly blue. Its logit is then low or
+# negative, but those of all other labels are lower still, and softmax looks only at differences.
 #
 # The two kinds of map answer different questions, so they need not look alike:
 #

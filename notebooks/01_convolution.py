@@ -256,7 +256,7 @@ def ways(strides, size=17):
 
 
 fields = {f"stride {s}": [ways([s] * layers) for layers in (1, 2, 3)] for s in (1, 2)}
-pictures.show_receptive_fields(fields)
+pictures.show_growing_fields(fields)
 
 # %% [markdown]
 # Each layer makes the field wider by two steps, one on each side. In the first layer a step is one
@@ -292,9 +292,9 @@ for position, (name, stride) in enumerate(layers):
 # and most ways begin near that place, but not all of them.
 #
 # Now turn the question round, on the real photo and with the trained weights. Change one pixel: who
-# notices? Here are the stem and the first three blocks. They have only convolutions and functions
-# of single numbers. (Later blocks also have squeeze-and-excite, which lets every pixel reach every
-# output a little: see [05](05_swish_and_squeeze_excite.ipynb).)
+# notices? Here are the stem and the first three blocks, in which only the kernels look at other
+# places. (Later blocks also have squeeze-and-excite, which lets every pixel reach every output a
+# little: see [05](05_swish_and_squeeze_excite.ipynb).)
 
 # %%
 row, column = 63, 63

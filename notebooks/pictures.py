@@ -377,7 +377,7 @@ def show_patch(
     draw_box(axes[0, 2], row, column, 1, 1)
 
 
-def show_receptive_fields(rows: Mapping[str, Sequence[np.ndarray]]) -> None:
+def show_growing_fields(rows: Mapping[str, Sequence[np.ndarray]]) -> None:
     """Make a figure of which pixels reach one output after 1, 2, 3 ... layers.
 
     rows: for each kind of layer its maps, one for each number of layers; a map holds the number of
