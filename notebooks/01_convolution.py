@@ -264,8 +264,8 @@ pictures.show_growing_fields(fields)
 # strides make the field grow fast: with stride 1 it is 3, 5, 7, with stride 2 it is 3, 7, 15. This
 # is why depth matters: deep layers see large things although every kernel is small.
 #
-# The colours say a second thing. Not all pixels of the field count the same. Most ways start near
-# the middle:
+# The colours say a second thing: not all pixels of the field count the same. Many more ways start
+# near the middle than at the rim:
 
 # %%
 three = fields["stride 1"][2]
@@ -288,8 +288,9 @@ for position, (name, stride) in enumerate(layers):
 
 # %% [markdown]
 # The last cells are 32 pixels apart, but each could look at all of a photo of 128 pixels. That is
-# the warning of [00](00_classify_a_photo.ipynb): the map of cells says where the last layer *is*,
-# and most ways begin near that place, but not all of them.
+# the warning of [00](00_classify_a_photo.ipynb): the map says at which cell of the last layer
+# something speaks for a label. What the cell has seen is most likely near its place, but it need
+# not be.
 #
 # Now turn the question round, on the real photo and with the trained weights. Change one pixel: who
 # notices? Here are the stem and the first three blocks, in which only the kernels look at other
