@@ -13,139 +13,192 @@
 # ---
 
 # %% [markdown]
-# # How is a convolution one matrix product?
+# # What is a convolution, and how is it one matrix product?
 #
-# A convolution slides a small kernel over a picture. Written as loops that is a loop over rows,
-# columns, kernel rows, kernel columns, input channels and output channels. Processors are bad at
-# such loops and very good at one thing: multiplying matrices. So the patches under the kernel are
-# written out as the rows of a matrix, and the sliding is done.
+# A convolution slides a small table of numbers, the *kernel*, over a picture. At each position it
+# multiplies the pixels under the kernel by the kernel's numbers and adds up the products. Nine
+# numbers are enough to blur a photo, to sharpen it or to find its edges.
 #
-# You need: [01](01_same_padding.ipynb), for what happens at the edges.
+# Read before: [00](00_classify_a_photo.ipynb), for what the network does as a whole.
 
 # %%
-import inspect
-from pathlib import Path
-
-import numpy as np
-from exercise import check
-from IPython.display import Code
-from pictures import draw_bars, draw_box, draw_image, draw_map, panels, show_maps
-from recorded import RECORDED, kernel_cases
-
-import tinymixnet
-from tinymixnet.engine.kernels import conv2d, im2col, normalize, pointwise_conv2d, windows
-
-model = tinymixnet.load()
-PHOTO = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"
+from start import *
 
 # %% [markdown]
-# ## By hand: nine pixels, a kernel of two by two
+# ## Three kernels made by hand, on a photo
 #
-# SAME padding puts one row of zeros below and one column at the right. Each of the nine positions
-# sees four pixels. Written out row by row, each position becomes one line of four numbers.
+# Here are three kernels of 3x3. What does each of them answer where all pixels are equal? The sum
+# of its numbers says it.
+
+# %%
+kernels = {
+    "blur": np.full((3, 3), 1 / 9),
+    "edge": np.array([[-1, 0, 1], [-1, 0, 1], [-1, 0, 1]]),
+    "sharpen": np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]]),
+}
+print("sums:", {name: round(float(kernel.sum()), 6) for name, kernel in kernels.items()})
+
+# %% [markdown]
+# And this is what they make of a part of the photo in grey:
+
+# %%
+from tinymixnet.engine.kernels import conv2d
+
+pixels = model.pixels(CAT)
+grey = pixels[:, 24:72, 24:72].mean(axis=3, keepdims=True)  # (1, 48, 48, 1)
+answers = {name: conv2d(grey, k.reshape(3, 3, 1, 1))[0, :, :, 0] for name, k in kernels.items()}
+pictures.show_kernels(grey[0, :, :, 0], kernels, answers)
+
+# %% [markdown]
+# - **blur** is the mean of nine pixels. Its numbers add up to 1, so the brightness stays.
+# - **edge** is the right column minus the left one. Its numbers add up to 0, so it answers 0 where
+#   all pixels are equal. It answers much where the picture gets brighter (orange) or darker (blue)
+#   from left to right.
+# - **sharpen** makes each pixel more different from its neighbours. Its numbers add up to 1 again.
+#
+# At the frame of each result you see that zeros, which are black, lie around the picture.
+# [03](03_same_padding.ipynb) is about these zeros.
+#
+# ## By hand: four loops
+#
+# Here is the definition, over plain numbers. Two loops go over the positions, and two over the
+# kernel. Where the kernel reaches outside the picture it meets zeros, so these products are left
+# out.
+
+
+# %%
+def slide(picture, kernel):
+    """Slide a 3x3 kernel over a picture (H, W), one product after another."""
+    height, width = picture.shape
+    result = np.zeros((height, width))
+    for row in range(height):
+        for column in range(width):
+            for i in range(3):
+                for j in range(3):
+                    y, x = row + i - 1, column + j - 1
+                    if 0 <= y < height and 0 <= x < width:
+                        result[row, column] += picture[y, x] * kernel[i, j]
+    return result
+
+
+toy = np.array([[0, 0, 0, 9, 9, 9]] * 4)
+print("picture\n", toy, "\nedge\n", slide(toy, kernels["edge"]).astype(int), sep="")
+print("blur\n", slide(toy, kernels["blur"]).round(1), sep="")
+
+# %% [markdown]
+# Find the edge between the third column and the fourth in both results. Look at the frame, too: the
+# zeros outside make a second edge at the right, and darken the blurred picture there. Now the same
+# loops on the photo:
+
+# %%
+for name, kernel in kernels.items():
+    difference = np.abs(slide(grey[0, :, :, 0], kernel) - answers[name]).max()
+    print(f"{name:8} conv2d and the loops, within 0.001 of 255: {bool(difference < 1e-3)}")
+
+# %% [markdown]
+# (Mathematicians turn the kernel upside down and back to front before they slide it, and call this
+# version a correlation. Everybody who builds networks leaves the kernel as it is and says
+# convolution, and so do we.)
+#
+# ## Kernels made by training
+#
+# A network differs in three things. Its kernels read several *channels* at once: a kernel of the
+# first layer has 3x3 numbers for each of red, green and blue, and all 27 products go into one sum.
+# A layer has many kernels, also called *filters*, and each makes one channel of the output. And
+# nobody chooses the numbers: training finds them.
+#
+# The first layer of MixNet, the stem, also has *stride* 2: it moves by two pixels at a time, so
+# that its output has half the rows and half the columns. Here are six of its filters, as the small
+# colour pictures that they are (mid-grey is zero), above what they answer. Again a sum tells what a
+# filter is for. Its *balance* adds up the nine numbers of each colour, and divides by the sum of
+# all absolute values. It is 0 if the numbers of each colour cancel out, as in "edge", and 1 if all
+# numbers of a colour have the same sign, as in "blur".
+
+# %%
+from tinymixnet.engine.kernels import normalize
+
+normalized = normalize(pixels, model.metadata.mean, model.metadata.std)
+kernel = model.tensors["stem/conv/kernel"]  # (3, 3, 3, filters): row, column, colour, filter
+stem = conv2d(normalized, kernel, stride=2)  # (1, H/2, W/2, filters)
+print("kernel", kernel.shape, " input", normalized.shape, " output", stem.shape)
+balance = np.abs(kernel.sum(axis=(0, 1))).sum(axis=0) / np.abs(kernel).sum(axis=(0, 1, 2))
+strong = np.argsort(-np.abs(kernel).sum(axis=(0, 1, 2)))[:24]  # not those of nearly zeros
+strong = strong[np.argsort(balance[strong])]
+pictures.show_learned_filters(kernel, stem[0], [*strong[:3], *strong[-3:]], balance)
+
+# %% [markdown]
+# Compare them with ours. The three at the left are nearest to "edge". Look for two sides of a
+# filter that differ, and for lines of that direction in its answer. The three at the right are
+# nearest to "blur": they answer to the brightness, or to a colour, of whole areas.
+#
+# ## The same as a matrix product
+#
+# Sliding is a job for loops, and loops in Python are slow: the interpreter does one small operation
+# at a time. A matrix product does a great many in a single call, in compiled code. So we write the
+# patches under the kernel as the rows of a matrix. Here with nine pixels and a kernel of two by
+# two. Zeros stand below and at the right, so each of the nine positions has a patch of four pixels.
 
 # %%
 picture = np.arange(1, 10).reshape(3, 3)
-toy_kernel = np.array([[1, 2], [3, 4]])
-print("picture\n", picture, "\nkernel\n", toy_kernel, sep="")
-
 padded = np.zeros((4, 4), int)
 padded[:3, :3] = picture
+print("picture, with zeros\n", padded, "\nkernel\n[[1 2]\n [3 4]]", sep="")
+print("\npatches       times 1 2 3 4")
 rows = []
 for i in range(3):
     for j in range(3):
-        rows.append(padded[i : i + 2, j : j + 2].ravel())
-print("\npatches       times 1 2 3 4")
-for row in rows:
-    products = " + ".join(
-        f"{value}*{weight}" for value, weight in zip(row, (1, 2, 3, 4), strict=True)
-    )
-    print(row, "    ", products, "=", row @ (1, 2, 3, 4))
+        row = padded[i : i + 2, j : j + 2].ravel()
+        rows.append(row)
+        products = " + ".join(f"{row[n]}*{n + 1}" for n in range(4))
+        print(row, "    ", products, "=", row @ (1, 2, 3, 4))
 
 # %% [markdown]
-# Nine dot products with the same four weights are one matrix product: nine rows times one column.
-# A second output channel is a second column. That is all there is to it.
-#
-# ## The package's functions
+# Nine sums with the same four weights are one matrix product: nine rows times one column. A second
+# filter is a second column. That is the whole trick, and its name is *im2col*, "image to columns".
+# The package does it in three short functions:
 
 # %%
-Code(inspect.getsource(windows), language="python")
+from tinymixnet.engine.kernels import im2col, windows
+
+show(windows)
 
 # %%
-Code(inspect.getsource(im2col), language="python")
+show(im2col)
 
 # %%
-Code(inspect.getsource(conv2d), language="python")
+show(conv2d)
 
 # %%
 x = picture.reshape(1, 3, 3, 1).astype(np.float32)
-columns = im2col(x, (2, 2))
-print("the same patches:", np.array_equal(columns[0].reshape(9, 4), rows))
-print(conv2d(x, toy_kernel.reshape(2, 2, 1, 1).astype(np.float32))[0, :, :, 0])
+two_by_two = np.array([1, 2, 3, 4], np.float32).reshape(2, 2, 1, 1)
+print("the same patches:", np.array_equal(im2col(x, (2, 2)).reshape(9, 4), rows))
+print(conv2d(x, two_by_two)[0, :, :, 0])
 
 # %% [markdown]
-# One line of `windows` deserves a second look: `sliding_window_view` copies nothing. It returns
-# the same memory with other *strides*: how many bytes to go for the next row, the next column, and
-# again for the next row and column *within* the patch. Neighbouring patches share their pixels.
-# The copy comes later, when `im2col` asks for rows that lie one after the other.
+# One line of `windows` deserves a second look: `sliding_window_view` copies nothing. It returns the
+# same memory with other *strides*. These are the numbers of bytes to the next row and to the next
+# column, of positions and also *within* a patch. So neighbouring patches share their pixels. They
+# are copied only when `im2col` asks for rows whose numbers lie one after another.
 
 # %%
 patches = windows(x, (2, 2), 1)
-print("shape  ", patches.shape, " N, OH, OW, C, KH, KW")
-print("strides", patches.strides, "bytes: a step of the window is a step in the patch")
-print("as if  ", patches.nbytes, "bytes; in truth", 4 * padded.size)
+print("shape  ", patches.shape, " images, rows, columns, channels, rows and columns in the patch")
+print("strides", patches.strides, "bytes: to the next position is as far as to the next pixel")
+print("bytes  ", patches.nbytes, "if they were copied;", 4 * padded.size, "in memory")
 
 # %% [markdown]
-# ## On the photo: one patch, one number
-#
-# The stem of the network is a 3x3 convolution over three colours: each row of its matrix has 3 * 3
-# * 3 numbers. Let us follow the patch at the edge of the cat's nose through one of the filters.
+# On the photo: one output of the stem is one row of the matrix times one column of weights. Here it
+# is for one position, and for the filter that answers most strongly there.
 
 # %%
-pixels = model.pixels(PHOTO)
-normalized = normalize(pixels, model.metadata.mean, model.metadata.std)
-kernel = model.tensors["stem/conv/kernel"]  # (3, 3, 3, filters): row, column, colour, filter
-stem = conv2d(normalized, kernel, stride=2)
 matrix = im2col(normalized, (3, 3), 2)
-rows_of_weights = kernel.reshape(-1, kernel.shape[3])
-row, column = 27, 20  # of the output, half of those in the photo
-patch = matrix[0, row, column]
+columns = kernel.reshape(-1, kernel.shape[3])
+row, column = 27, 20  # a position in the output; in the photo it is twice as far
 chosen = int(np.abs(stem[0, row, column]).argmax())
-weights = rows_of_weights[:, chosen]
-print(
-    "the matrix", matrix.reshape(-1, len(patch)).shape, "times the weights", rows_of_weights.shape
-)
-print(f"the sum of the products is {patch @ weights:.4f},", end=" ")
-print(f"conv2d says {stem[0, row, column, chosen]:.4f}")
-
-figure, axes = panels(1, 3, 4.6, width_ratios=[2, 3, 2])
-draw_image(axes[0, 0], pixels[0], "the patch in the photo")
-draw_box(axes[0, 0], 2 * row, 2 * column, 3, 3)
-names = [f"{colour} {i},{j}" for i in range(3) for j in range(3) for colour in "RGB"]
-draw_bars(axes[0, 1], names, patch * weights, "pixel * weight", "one row times one column", None)
-axes[0, 1].tick_params(axis="y", labelsize=8)
-axes[0, 1].set_ylabel("colour, row and column in the patch")
-draw_map(axes[0, 2], stem[0, :, :, chosen], f"filter {chosen}, all positions", "value", True)
-draw_box(axes[0, 2], row, column, 1, 1)
-
-# %% [markdown]
-# The same for all positions and all filters at once is one call of the `@` above. Below, six of
-# the filters as the little colour pictures they are (each brightened to its own range, mid-grey is
-# zero), and what they answer. They compare light with dark, or one colour with another, between
-# one side and the other.
-
-# %%
-strongest = np.argsort(-stem[0].std(axis=(0, 1)))[:6]
-_, axes = panels(2, 6, 4.2)
-for axis, filter_ in zip(axes[0], strongest, strict=True):
-    tiny = kernel[..., filter_]
-    draw_image(axis, 127.5 + 127.5 * tiny / np.abs(tiny).max(), f"filter {filter_}")
-    axis.label_outer()
-largest = float(np.abs(stem[..., strongest]).max())
-for axis, filter_ in zip(axes[1], strongest, strict=True):
-    bar = draw_map(axis, stem[0, ..., filter_], "", None, True, (-largest, largest))
-    axis.label_outer()
-_ = axes[1, 0].figure.colorbar(bar, ax=axes[1], label="value")
+products = matrix[0, row, column] * columns[:, chosen]
+print("matrix", matrix.reshape(-1, len(columns)).shape, "times weights", columns.shape)
+print(f"sum of the products {products.sum():.4f}, conv2d {stem[0, row, column, chosen]:.4f}")
+pictures.show_patch(pixels[0], products.reshape(3, 3, 3), stem[0, ..., chosen], row, column)
 
 # %% [markdown]
 # ## What it costs: every pixel many times over
@@ -160,35 +213,110 @@ for stride in (1, 2):
     counted = np.bincount(im2col(numbered, (3, 3), stride).ravel(), minlength=101)
     counts.append(counted[1:].reshape(10, 10))
     print(f"stride {stride}: a pixel stands in {counted[1:].mean():.2f} patches on average")
-show_maps(
-    counts, ["3x3, stride 1", "3x3, stride 2"], "patches a pixel is in", height=4, numbers=".0f"
-)
+titles = ["3x3, stride 1", "3x3, stride 2"]
+pictures.show_maps(counts, titles, "patches a pixel is in", height=4, numbers=".0f")
 
 # %% [markdown]
-# That is the price: away from the edges the matrix of a 3x3 convolution with stride 1 repeats each
-# pixel 3 * 3 times, that of a 9x9 convolution 9 * 9 times. For the stem, once and with few
-# channels, this is nothing. For the many large kernels of MixNet's blocks it would be too much,
-# and [03](03_depthwise_and_mixconv.ipynb) shows why they do without.
+# That is the price: away from the edges, the matrix of a 3x3 convolution with stride 1 repeats each
+# pixel 3 * 3 times, and that of a 9x9 convolution 9 * 9 times. For the stem, once and with few
+# channels, this is nothing. For the many large kernels of MixNet's blocks it would be too much, and
+# [02](02_depthwise_and_mixconv.ipynb) shows what they do instead.
 #
-# A 1x1 convolution, on the other hand, has nothing to lay out: its patch is the pixel itself. The
-# picture *is* the matrix already, and most of MixNet's work is of this kind.
+# A 1x1 convolution has no such price. Its patch is the pixel itself, so the picture *is* the matrix
+# already. Most of MixNet's work is of this kind.
 
 # %%
-Code(inspect.getsource(pointwise_conv2d), language="python")
+from tinymixnet.engine.kernels import pointwise_conv2d
+
+show(pointwise_conv2d)
 
 # %%
-rng = np.random.default_rng(0)
-x = rng.normal(size=(1, 8, 8, 6)).astype(np.float32)
-weights = rng.normal(size=(1, 1, 6, 4)).astype(np.float32)
-both = pointwise_conv2d(x, weights), conv2d(x, weights)
-print("equal to conv2d:", np.allclose(*both, atol=1e-6))
+one_by_one = np.random.default_rng(0).normal(size=(1, 1, 32, 8)).astype(np.float32)
+both = pointwise_conv2d(stem, one_by_one), conv2d(stem, one_by_one)
+print("equal to conv2d:", np.allclose(*both, atol=1e-5))
 
 # %% [markdown]
-# ## Check: against the six loops, and against TensorFlow
+# ## What one output sees: the receptive field
 #
-# Here are the loops of the first paragraph, over plain Python numbers. Where the kernel reaches
-# outside the picture it meets a zero, so that product is left out. The stem pads (0, 1), as 01 has
-# shown: the first tap is at 2 * row.
+# One output of a 3x3 layer depends on 3x3 pixels. But the next layer looks at 3x3 of *those*
+# outputs. All the pixels that can reach an output are its *receptive field*. To find them, light
+# one pixel at a time and see whether the output in the middle changes. An identity matrix is a
+# batch of such pictures: each of its rows has a single 1. With kernels of ones, the output even
+# counts in how many ways the pixel reaches it.
+
+
+# %%
+def ways(strides, size=17):
+    """In how many ways each pixel reaches the middle output of 3x3 layers: (size, size)."""
+    x = np.eye(size * size, dtype=np.float32).reshape(-1, size, size, 1)
+    for stride in strides:
+        x = conv2d(x, np.ones((3, 3, 1, 1), np.float32), stride)
+    middle = x.shape[1] // 2
+    return x[:, middle, middle, 0].reshape(size, size)
+
+
+fields = {f"stride {s}": [ways([s] * layers) for layers in (1, 2, 3)] for s in (1, 2)}
+pictures.show_growing_fields(fields)
+
+# %% [markdown]
+# Each layer makes the field wider by two steps, one on each side. In the first layer a step is one
+# pixel. After a layer with stride 2, a step to the neighbour is twice as long *in the photo*. So
+# strides make the field grow fast: with stride 1 it is 3, 5, 7, with stride 2 it is 3, 7, 15. This
+# is why depth matters: deep layers see large things although every kernel is small.
+#
+# The colours say a second thing: not all pixels of the field count the same. Many more ways start
+# near the middle than at the rim:
+
+# %%
+three = fields["stride 1"][2]
+print("ways from each row of the field:", *three.sum(axis=1)[5:12].astype(int))
+print(f"the middle 3x3 pixels of 7x7 have {three[7:10, 7:10].sum() / three.sum():.0%} of all ways")
+
+# %% [markdown]
+# How wide is the field at the end of MixNet? Walk from the photo to the head and add two steps for
+# each layer with a kernel of 3x3. (MixNet's kernels are up to 9x9;
+# [02](02_depthwise_and_mixconv.ipynb) shows what they add. Here all of them count as 3x3.)
+
+# %%
+field, step = 1, 1
+layers = [("stem", 2)] + [(block.name, block.stride) for block in model.architecture.blocks]
+for position, (name, stride) in enumerate(layers):
+    field += (3 - 1) * step
+    step *= stride
+    if position + 1 == len(layers) or layers[position + 1][1] > 1:
+        print(f"after {name:9} one step is {step:2} pixels, the field {field:3} pixels wide")
+
+# %% [markdown]
+# The last cells are 32 pixels apart, but each could look at all of a photo of 128 pixels. That is
+# the warning of [00](00_classify_a_photo.ipynb): the map says at which cell of the last layer
+# something speaks for a label. What the cell has seen is most likely near its place, but it need
+# not be.
+#
+# Now turn the question round, on the real photo and with the trained weights. Change one pixel: who
+# notices? Here are the stem and the first three blocks, in which only the kernels look at other
+# places. (Later blocks also have squeeze-and-excite, which lets every pixel reach every output a
+# little: see [05](05_swish_and_squeeze_excite.ipynb).)
+
+# %%
+row, column = 63, 63
+changed = pixels.copy()
+changed[0, row, column] = 255 - changed[0, row, column]
+names = ["stem/conv", "blocks_0/output", "blocks_1/output", "blocks_2/output"]
+changes = {}
+for (name, before), (_, after) in zip(model.layers(pixels), model.layers(changed), strict=True):
+    if name in names:
+        changes[name] = np.abs(after - before)[0].max(axis=-1)
+pictures.show_who_notices(changes, row, column, pixels.shape[1])
+
+# %% [markdown]
+# The spot grows with every layer, as the fields did. Look where the change is largest: in the
+# middle of the spot, or at its rim?
+#
+# ## Check: against six loops, and against TensorFlow
+#
+# The stem again as plain loops: over rows, columns and filters of the output, and over rows,
+# columns and channels of the patch. The stem pads with zeros below and at the right only (03 says
+# why), so the first row of a patch is at 2 * row.
 
 
 # %%
@@ -197,25 +325,49 @@ def naive_stem(x, kernel):
     _, h, w, c = x.shape
     inputs, weights = x[0].tolist(), kernel.tolist()
     result = np.zeros((h // 2, w // 2, kernel.shape[3]))
-    for row in range(h // 2):
-        for column in range(w // 2):
-            for output in range(kernel.shape[3]):
-                total = 0.0
-                for i in range(3):
-                    for j in range(3):
-                        if 2 * row + i < h and 2 * column + j < w:
-                            for channel in range(c):
-                                value = inputs[2 * row + i][2 * column + j][channel]
-                                total += value * weights[i][j][channel][output]
-                result[row, column, output] = total
+    for row, column, output in np.ndindex(result.shape):
+        total = 0.0
+        for i in range(3):
+            for j in range(3):
+                if 2 * row + i < h and 2 * column + j < w:
+                    for channel in range(c):
+                        value = inputs[2 * row + i][2 * column + j][channel]
+                        total += value * weights[i][j][channel][output]
+        result[row, column, output] = total
     return result
 
 
-difference = np.abs(naive_stem(normalized, kernel) - stem[0]).max() / np.abs(stem).max()
+# %%
+from time import perf_counter
+
+start = perf_counter()
+by_loops = naive_stem(normalized, kernel)
+seconds = perf_counter() - start
+difference = np.abs(by_loops - stem[0]).max() / np.abs(stem).max()
 print("multiply-adds in the loops:", f"{stem.size * 27:,}")
 print("within 1e-6 of the loops:", bool(difference < 1e-6))
 
+# %% tags=["timing"]
+fastest = 1.0
+for _ in range(20):
+    start = perf_counter()
+    conv2d(normalized, kernel, stride=2)
+    fastest = min(fastest, perf_counter() - start)
+print(f"loops  {stem.size * 27 / seconds / 1e6:7,.0f} million multiply-adds a second")
+print(f"conv2d {stem.size * 27 / fastest / 1e6:7,.0f} million multiply-adds a second")
+
+# %% [markdown]
+# It is not the processor that is bad at loops: a matrix product is made of loops as well. Python's
+# interpreter is what takes the time. For every single product it looks up what kind of numbers it
+# has, calls the right function and makes a new object for the result. The compiled code inside
+# NumPy knows that once for all numbers, and it lets the processor do several products with one
+# instruction.
+#
+# And TensorFlow's recorded answers:
+
 # %%
+from recorded import RECORDED, kernel_cases
+
 agree = []
 with np.load(RECORDED) as recorded:
     for name, case in kernel_cases().items():
@@ -226,33 +378,101 @@ with np.load(RECORDED) as recorded:
 print(f"convolutions that agree with TensorFlow: {sum(agree)} of {len(agree)}")
 
 # %% [markdown]
-# "Agree" means to a few units in the sixth decimal, not to the last bit. The mathematics says that
-# the order of a sum does not matter; a machine that rounds after every addition says otherwise,
-# and each matrix product adds up in an order of its own. This is the third reason why libraries
-# disagree; [04](04_folding_batch_norm.ipynb) measures it.
+# "Agree" means up to 0.00001, not to the last bit. For exact numbers, the order of a sum does not
+# matter. A machine rounds after every addition, and each matrix product adds up in an order of its
+# own. After the pixels of 00, this is another reason why libraries disagree, although a small one:
+# [04](04_batch_norm.ipynb) measures it.
 #
-# ## Exercise
+# ## Exercises
 #
-# How many bytes does the stem's matrix take for one picture of 224 x 224 pixels, in float32 (4
-# bytes each)? The stem has stride 2.
+# ### Exercise 1
+#
+# Which kernel of 3x3 moves a picture by one pixel to the right, and changes nothing else? Put it
+# into `answer`: a list of three lists, or an array. (Think of one output pixel: where must its
+# value come from?)
 
 # %% tags=["exercise"]
 answer = None  # yours here
 
 # %% jupyter={"source_hidden": true} tags=["check"]
-large = np.zeros((1, 224, 224, 3), np.float32)
-check(answer, im2col(large, (3, 3), 2).nbytes, hint="positions times numbers in a row times 4")
+moved = np.zeros((3, 3), int)
+moved[1, 0] = 1
+check(answer, moved, hint="one number is 1, all others are 0; try slide(toy, np.array(answer))")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
 # ```python
-# answer = 112 * 112 * (3 * 3 * 3) * 4
+# answer = [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
 # ```
 #
-# Half the rows, half the columns, nine pixels of three colours at each position, four bytes each.
-# The picture itself takes `224 * 224 * 3 * 4`, less than half of that.
+# Each output pixel takes the value of its left neighbour. So the 1 is on the *left* of the middle,
+# and the picture moves to the *right*. A port that turns its kernels by mistake moves it to the
+# other side.
 # </details>
 #
-# Next: kernels up to 9x9, without the matrix. [03: What does a 9x9 kernel see that a 3x3 does
-# not?](03_depthwise_and_mixconv.ipynb)
+# ### Exercise 2
+#
+# Four layers follow each other, all with 3x3 kernels; their strides are 2, 1, 2 and 1. How many
+# pixels wide is the receptive field of one output?
+
+# %% tags=["exercise"]
+answer = None  # yours here
+
+# %% jupyter={"source_hidden": true} tags=["check"]
+reached = ways([2, 1, 2, 1], size=33)
+check(
+    answer, int((reached.sum(axis=0) > 0).sum()), hint="each layer adds 2 steps: how long is one?"
+)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# answer = 1 + 2 * 1 + 2 * 2 + 2 * 2 + 2 * 4
+# ```
+#
+# A stride makes the steps of the *following* layers longer, so the last layer's two steps are four
+# pixels each.
+# </details>
+#
+# ### Exercise 3
+#
+# There is a way between nine loops and one large matrix: a 3x3 convolution is a sum of nine matrix
+# products, one for each place in the kernel. Each takes the whole picture, moved by a pixel or
+# none, times the `kernel[i, j]` of that place, which is (channels, filters). Write a function of
+# `x` (1, H, W, C) and `kernel` (3, 3, C, filters), for stride 1, without `conv2d` and `im2col`, and
+# put it into `answer`. It runs on the photo with the filters of the stem.
+
+# %% tags=["exercise"]
+answer = None  # yours here
+
+# %% jupyter={"source_hidden": true} tags=["check"]
+expected = conv2d(normalized, kernel)
+hint = "np.pad one zero on each side; padded[:, i : i + h, j : j + w] is the moved picture"
+check(answer, expected, hint, given=(normalized, kernel))
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# def nine_products(x, kernel):
+#     _, h, w, _ = x.shape
+#     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+#     total = 0
+#     for i in range(3):
+#         for j in range(3):
+#             total = total + padded[:, i : i + h, j : j + w] @ kernel[i, j]
+#     return total
+#
+#
+# answer = nine_products
+# ```
+#
+# No pixel is written nine times, so it takes less memory than im2col; in return the sum is read and
+# written nine times. Which is faster depends on the number of channels.
+# [09](09_where_the_time_goes.ipynb) is about such choices.
+# </details>
+#
+# Next: kernels of up to 9x9, without the large matrix. [02: What does a 9x9 kernel see that a 3x3
+# does not?](02_depthwise_and_mixconv.ipynb)
