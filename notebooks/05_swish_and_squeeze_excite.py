@@ -234,9 +234,9 @@ for name, best in (("cat", cat_answer), ("coffee", coffee_answer)):
 
 # %% [markdown]
 # The first column is the network's own answer. Which other column is farthest from it? Compare
-# with the lines above: where the gates of the two photos are alike, exchanging them can change
-# little. The last column is what the filters find with gates that were made for another photo: if
-# the answer survives that, the gates only refine what the convolutions found.
+# with the mean differences above: a block whose gates are nearly the same for both photos changes
+# little when they are exchanged. In the last column all gates were made for the other photo. If an
+# answer stays clear even there, the gates only refine what the convolutions have found.
 #
 # ## Check: against loops, and against TensorFlow
 #
@@ -306,7 +306,8 @@ check(answer, float(untrained.mean()), hint="what is the sigmoid of 0?")
 #
 # Not 1, and not 0: such a gate is half open.
 # </details>
-#
+
+# %% [markdown]
 # ### Exercise 2
 #
 # How many gates of the whole network differ by more than one half between the two photos? Write an
@@ -330,7 +331,8 @@ check(answer, int((np.abs(cat - coffee) > 0.5).sum()), hint)
 # ```
 #
 # </details>
-#
+
+# %% [markdown]
 # ### Exercise 3
 #
 # Write the function that computes the gates, `my_gates(x, w1, b1, w2, b2)`, with swish in between.
@@ -345,10 +347,9 @@ answer = None  # the function itself: answer = my_gates
 rng = np.random.RandomState(5)
 shapes = (3, 4, 5, 6), (6, 2), (2,), (2, 6), (6,)
 x, w1, b1, w2, b2 = (rng.uniform(-1, 1, shape).astype(np.float32) for shape in shapes)
-given = answer(x, w1, b1, w2, b2) if callable(answer) else answer
 expected = (squeeze_excite(x, w1[None, None], b1, w2[None, None], b2) / x)[:, 0, 0]
 hint = "x.mean(axis=(1, 2)) is (N, C); then two matrix products with @, each with its bias"
-check(given, expected, hint)
+check(answer, expected.tolist(), hint, given=(x, w1, b1, w2, b2))
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -363,6 +364,7 @@ check(given, expected, hint)
 # ```
 #
 # </details>
-#
+
+# %% [markdown]
 # Next: you know all the parts. How is a network put together from them? [06: block
 # strings](06_reading_block_strings.ipynb)
