@@ -409,25 +409,28 @@ def show_shares(costs: Mapping[str, Mapping[str, float]], strong: Sequence[int])
         axes[0, 0].invert_yaxis()  # each draw_bars has turned the axis that all of them share
 
 
-def show_block(layers: Mapping[str, np.ndarray], name: str, sizes: Sequence[int]) -> None:
-    """Draw what becomes of the tensor in a block: as high as it has channels, as wide as columns.
+def show_block(
+    x: np.ndarray, layers: Mapping[str, np.ndarray], name: str, sizes: Sequence[int]
+) -> None:
+    """Draw what becomes of x (1, H, W, C) in a block that halves H and W.
 
-    layers: the network's layers, with the block's input as `input`. sizes: the kernel sizes. The
-    channels of a group have one colour; after the gates each is as strong as its gate.
+    The higher a box, the more channels; the wider, the more columns. layers: the network's layers.
+    name: the block's. sizes: of its kernels. The channels of a group have one colour. After the
+    gates, each channel is as strong as its gate.
     """
-    steps = ("input", "expand_act", "depthwise_act", "se_scale", "project_bn")
-    arrows = ("expand\n1 x 1", "look around\nstride 2", "gates", "project\n1 x 1")
-    tensors = [layers["input"], *(layers[f"{name}/{step}"] for step in steps[1:])]
+    steps = ("expand_act", "depthwise_act", "se_scale", "project_bn")
+    arrows = ("expand\n1 x 1", "filter\nstride 2", "gates", "project\n1 x 1")
+    tensors = [x, *(layers[f"{name}/{step}"] for step in steps)]
     gates = layers[f"{name}/se_gate"].ravel()
-    axis = _canvas(4.3)
+    axis = _canvas(3.8)
     inch = 3.0 / tensors[1].shape[-1]  # of height, for a channel
     centres = (0.8, 3.0, 5.8, 8.1, 10.2)
-    halves = [0.6 * x.shape[2] / tensors[0].shape[2] for x in tensors]
+    halves = [0.6 * tensor.shape[2] / x.shape[2] for tensor in tensors]
     for i, (tensor, centre, half) in enumerate(zip(tensors, centres, halves, strict=True)):
         height, width, channels = tensor.shape[1:]
-        top = 2.25 + inch * channels / 2
+        top = 1.65 + inch * channels / 2
         title = f"{('input', 'expanded', 'filtered', 'weighed', 'output')[i]}\n"
-        axis.text(centre, 4.25, title + f"{height} x {width} x {channels}", ha="center", va="top")
+        axis.text(centre, 3.75, title + f"{height} x {width} x {channels}", ha="center", va="top")
         inner = i in (1, 2, 3)
         for channel in range(channels):
             group = channel * len(sizes) // channels
@@ -442,7 +445,7 @@ def show_block(layers: Mapping[str, np.ndarray], name: str, sizes: Sequence[int]
     for i, label in enumerate(arrows):
         start = centres[i] + halves[i] + 0.1
         end = centres[i + 1] - halves[i + 1] - (0.75 if i == 1 else 0.1)
-        _draw_arrow(axis, (start, 2.25), (end, 2.25), label)
+        _draw_arrow(axis, (start, 1.65), (end, 1.65), label)
 
 
 def show_toy_block(layers: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
