@@ -349,7 +349,7 @@ shapes = (3, 4, 5, 6), (6, 2), (2,), (2, 6), (6,)
 x, w1, b1, w2, b2 = (rng.uniform(-1, 1, shape).astype(np.float32) for shape in shapes)
 expected = (squeeze_excite(x, w1[None, None], b1, w2[None, None], b2) / x)[:, 0, 0]
 hint = "x.mean(axis=(1, 2)) is (N, C); then two matrix products with @, each with its bias"
-check(answer, expected.tolist(), hint, given=(x, w1, b1, w2, b2))
+check(answer, expected, hint, given=(x, w1, b1, w2, b2))
 
 # %% [markdown]
 # <details><summary>Answer</summary>

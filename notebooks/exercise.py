@@ -25,7 +25,7 @@ LONGEST = 300  # characters of an answer that the reader is shown again
 def check(answer: Any, expected: Any, hint: str, given: tuple[Any, ...] | None = None) -> None:
     """Print whether an answer is right; None is not an answer yet.
 
-    Takes numbers, strings, sets, and lists, tuples or arrays of numbers. A float may be off by
+    Takes numbers, strings, bytes, sets, and lists, tuples or arrays of numbers. A float may be off by
     1 in 1000, or by a millionth of the largest expected value.
 
     With given, the answer must be a function; what it returns for these arguments is compared.
@@ -49,8 +49,10 @@ def check(answer: Any, expected: Any, hint: str, given: tuple[Any, ...] | None =
 
 
 def _same(answer: Any, expected: Any) -> bool:
-    if isinstance(expected, (set, str)) or isinstance(answer, (set, str)):
-        return bool(answer == expected)
+    for kind in (str, bytes, set):
+        if isinstance(answer, kind) or isinstance(expected, kind):
+            both = isinstance(answer, kind) and isinstance(expected, kind)
+            return both and bool(answer == expected)
     try:
         a, b = np.asarray(answer), np.asarray(expected)
     except ValueError:  # lists of unequal lengths are no array

@@ -28,6 +28,8 @@ def double(x):
         ((1, 2), [1, 2]),
         ("stem/conv", "stem/conv"),
         ({"a", "b"}, {"b", "a"}),
+        (np.str_("stem/conv"), "stem/conv"),
+        (b"\xac\x02", b"\xac\x02"),
         (np.array([1e-9, 1000], np.float32), [0.0, 1000.0]),
     ],
 )
@@ -43,6 +45,8 @@ def test_right(check, capsys, answer, expected):
         (4, 3),
         (10**6 + 1, 10**6),
         ("3", 3),
+        ("certainly wrong", np.zeros(3)),
+        (b"1", b"1\0"),
         ([1, 2, 3], [1, 2]),
         ([[1], [2, 3]], [1, 2]),
         ({"a"}, {"b", "a"}),
