@@ -482,9 +482,9 @@ def show_checkpoint_layout() -> None:
         (9.2, 1.6, "footer", COLOURS[4]),
     )
     data = (
-        (1.6, 2.0, "beta", "#dddddd"),
-        (3.6, 2.0, "gamma", COLOURS[4]),
-        (5.6, 2.0, "global_step", "#dddddd"),
+        (1.6, 1.6, "global_step", "#dddddd"),
+        (3.2, 1.0, "beta", "#dddddd"),
+        (4.2, 1.4, "gamma", COLOURS[4]),
     )
     for row, name, boxes in ((1.6, ".index", index), (0.0, ".data", data)):
         axis.text(1.45, row + 0.3, name, ha="right", va="center", family="monospace")
@@ -500,7 +500,7 @@ def show_checkpoint_layout() -> None:
             "2  the index block knows where each data block is",
             (5.6, 2.85),
         ),
-        ((4.6, 1.6), (4.6, 0.6), 0.0, "3  the entry knows where the numbers are", (4.75, 1.02)),
+        ((4.9, 1.6), (4.9, 0.6), 0.0, "3  the entry knows where the numbers are", (5.05, 1.02)),
     )
     for start, end, bend, text, place in steps:
         style = {
