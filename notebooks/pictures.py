@@ -527,8 +527,8 @@ def _draw_labelled_arrow(
     axis: Axes, start: tuple[float, float], end: tuple[float, float], label: str
 ) -> None:
     """Draw an arrow with its label above its middle, or on it where the arrow is not level."""
-    style = {"arrowstyle": "-|>", "color": "gray", "linewidth": 1.5, "shrinkA": 0, "shrinkB": 0}
-    axis.annotate("", end, start, arrowprops=style)
+    arrow = {"arrowstyle": "-|>", "color": "gray", "linewidth": 1.5, "shrinkA": 0, "shrinkB": 0}
+    axis.annotate("", end, start, arrowprops=arrow)
     level = start[1] == end[1]
     middle = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + (0.1 if level else 0)
     box = None if level else {"color": "white", "pad": 1}
