@@ -14,3 +14,9 @@ def test_the_page_on_the_architecture_is_true() -> None:
     command = [sys.executable, "docs/make_architecture.py", "--check"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_block_diagram_is_that_of_the_bundled_network() -> None:
+    command = [sys.executable, "-m", "docs.make_diagram", "--check"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stdout + run.stderr
