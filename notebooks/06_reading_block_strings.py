@@ -127,6 +127,16 @@ for b in large.blocks:
     print(f"{row} {b.se_width or '-':>9}  {act:6} {'yes' if b.residual else ''}".rstrip())
 
 # %% [markdown]
+# The same as a drawing: above, one block with all its parts; below, the whole row of blocks. Find
+# in the row what the table says: where kernel sizes are added, where the number of channels grows,
+# where the pixels become fewer, and which blocks have no residual.
+
+# %%
+from IPython.display import Image
+
+Image("../docs/mixnet_block.png", width=860)
+
+# %% [markdown]
 # ## From a block to its tensors
 #
 # Block 3 is the one of our line. Its tensors follow from the five numbers above, and the package
