@@ -123,8 +123,8 @@ print("first channel\n", y[0, ..., 0].round(3), "\nsecond channel\n", y[0, ..., 
 # %% [markdown]
 # ## Two photos
 #
-# The package comes with a cat and a cup of coffee. Both photos go through the same network with
-# the same weights. Only the gates are computed anew for each photo.
+# The package comes with a cat and a cup of coffee. Both photos go through the same network: all
+# weights are the same for both, but the gates are computed from the photo.
 
 # %%
 photos = {"cat": model.pixels(CAT), "coffee": model.pixels(COFFEE)}

@@ -128,8 +128,8 @@ for b in large.blocks:
 
 # %% [markdown]
 # The same as a drawing: above, one block with all its parts; below, the whole row of blocks. Find
-# in the row what the table says: where kernel sizes are added, where the number of channels grows,
-# where the pixels become fewer, and which blocks have no residual.
+# in the row what the table says: which kernel sizes a block has, where the number of channels
+# grows, where the pixels become fewer, and which blocks have no residual.
 
 # %%
 from IPython.display import Image
@@ -327,6 +327,8 @@ expand, depthwise, project = (
     ", ".join(str(kernel.shape) for kernel in one_screen.kernels(f"{layer}_conv", weights))
     for layer in ("expand", "depthwise", "project")
 )
+
+# %%
 fields = {
     "activation =": "sw: swish. Without it ReLU",
     "y = x": f"i32: scaled and rounded, {block.inputs} channels",

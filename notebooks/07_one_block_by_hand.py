@@ -56,8 +56,10 @@ from tinymixnet.engine.architecture import Block
 
 epsilon = 1e-3
 toy_block = Block("toy", 1, 2, 1, (3, 5), 1, 1, 2, 1, swish=False)
+print(toy_block)
 
 
+# %%
 def array(values, *shape):
     return np.array(values, np.float32).reshape(shape)
 
@@ -103,6 +105,7 @@ def watch(x, block, tensors, epsilon):
         return seen
 
 
+# %%
 toy = watch(toy_x, toy_block, toy_tensors, epsilon)
 steps = ("expand_conv", "expand_act", "depthwise_act", "se_scale", "output")
 pictures.show_toy_block(toy, steps)
@@ -296,7 +299,7 @@ def act(value):
 
 
 # %% [markdown]
-# Expand and filter:
+# Expand:
 
 
 # %%
@@ -307,6 +310,14 @@ def expand_at(pixel):
     return [act(norm("expand_bn", channel, value)) for channel, value in enumerate(sums)]
 
 
+wide = [[expand_at(pixel) for pixel in row] for row in x[0].tolist()]
+
+
+# %% [markdown]
+# Filter:
+
+
+# %%
 def filter_at(row, column, channel):
     """One number after the depthwise kernel of a channel, at an output pixel."""
     group, member = divmod(channel, b.expanded // len(b.kernel_sizes))
@@ -320,12 +331,11 @@ def filter_at(row, column, channel):
     return act(norm("depthwise_bn", channel, total))
 
 
-wide = [[expand_at(pixel) for pixel in row] for row in x[0].tolist()]
 half, inner = range(len(wide) // 2), range(b.expanded)
 seen = [[[filter_at(row, column, c) for c in inner] for column in half] for row in half]
 
 # %% [markdown]
-# The gates, and the projection:
+# Weigh the channels:
 
 
 # %%
@@ -336,6 +346,17 @@ def sums_of(values, kernel, bias):
     return [start + sum(v * w for v, w in pair) for start, pair in zip(bias, pairs, strict=True)]
 
 
+means = [sum(pixel[c] for row in seen for pixel in row) / len(half) ** 2 for c in inner]
+few = sums_of(means, mine["blocks_3/se_reduce/kernel"], mine["blocks_3/se_reduce/bias"])
+few = [act(value) for value in few]
+many = sums_of(few, mine["blocks_3/se_expand/kernel"], mine["blocks_3/se_expand/bias"])
+slow_gates = [1 / (1 + math.exp(-value)) for value in many]
+
+# %% [markdown]
+# Project:
+
+
+# %%
 def project_at(pixel):
     """The output of one pixel."""
     values = [value * g for value, g in zip(pixel, slow_gates, strict=True)]
@@ -343,11 +364,6 @@ def project_at(pixel):
     return [norm("project_bn", channel, value) for channel, value in enumerate(sums)]
 
 
-means = [sum(pixel[c] for row in seen for pixel in row) / len(half) ** 2 for c in inner]
-few = sums_of(means, mine["blocks_3/se_reduce/kernel"], mine["blocks_3/se_reduce/bias"])
-few = [act(value) for value in few]
-many = sums_of(few, mine["blocks_3/se_expand/kernel"], mine["blocks_3/se_expand/bias"])
-slow_gates = [1 / (1 + math.exp(-value)) for value in many]
 slow = np.array([[project_at(pixel) for pixel in row] for row in seen])
 assert slow.shape == output.shape[1:]
 
