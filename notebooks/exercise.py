@@ -25,8 +25,8 @@ LONGEST = 300  # characters of an answer that the reader is shown again
 def check(answer: Any, expected: Any, hint: str, given: tuple[Any, ...] | None = None) -> None:
     """Print whether an answer is right; None is not an answer yet.
 
-    Takes numbers, strings, bytes, sets, and lists, tuples or arrays of numbers. A float may be off by
-    1 in 1000, or by a millionth of the largest expected value.
+    Takes numbers, strings, bytes, sets, and lists, tuples or arrays of numbers. A float may be off
+    by 1 in 1000, or by a millionth of the largest expected value.
 
     With given, the answer must be a function; what it returns for these arguments is compared.
     """

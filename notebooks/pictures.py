@@ -427,6 +427,283 @@ def show_who_notices(changes: Mapping[str, np.ndarray], row: int, column: int, s
 # -- 05, 06 and 07 ---------------------------------------------------------------------------------
 
 
+def show_squeeze_and_excite(
+    channels: Sequence[Any], reduce: Sequence[float], expand: Sequence[float]
+) -> None:
+    """Draw squeeze-and-excite on two small channels, with its numbers.
+
+    channels: two maps of 2 x 2 pixels. reduce: the weights of both means in the one number in
+    between. expand: its weights in the two gates.
+    """
+    maps = np.asarray(channels, float)
+    means = maps.mean(axis=(1, 2))
+    between = max(float(means @ np.asarray(reduce)), 0.0)
+    gates = 1 / (1 + np.exp(-between * np.asarray(expand)))
+    axis = _canvas(4.6)
+    headings = ("channels", "means", "in between", "gates", "channels\ntimes gates")
+    for x, heading in zip((1.1, 3.4, 5.3, 7.2, 9.9), headings, strict=True):
+        axis.text(x, 4.55, heading, ha="center", va="top", weight="bold")
+    for i, y in enumerate((2.95, 1.25)):
+        _draw_cells(axis, 1.1, y, maps[i], maps.max())
+        _draw_cells(axis, 9.9, y, maps[i] * gates[i], maps.max())
+        _draw_labelled_arrow(axis, (1.8, y), (3.0, y), "mean")
+        _draw_labelled_arrow(
+            axis, (3.75, y), (4.95, 2.1 + 0.15 * (1 - 2 * i)), f"times {reduce[i]:g}"
+        )
+        _draw_labelled_arrow(
+            axis, (5.65, 2.1 + 0.15 * (1 - 2 * i)), (6.85, y), f"times {expand[i]:g}"
+        )
+        _draw_labelled_arrow(axis, (7.6, y), (9.2, y), "multiplies")
+        _draw_disc(axis, 3.4, y, f"{means[i]:.3g}")
+        _draw_disc(axis, 7.2, y, f"{gates[i]:.2f}")
+        around = (3.85, 0.4)[i]
+        edge = y + (0.6, -0.6)[i]
+        axis.plot([1.1, 1.1, 9.9], [edge, around, around], color="gray", linewidth=1.5)
+        _draw_labelled_arrow(axis, (9.9, around), (9.9, edge), "")
+    _draw_disc(axis, 5.3, 2.1, f"{between:.3g}")
+    for x, text in ((5.3, "ReLU"), (7.2, "sigmoid")):
+        axis.text(x, 0.75, text, ha="center", va="center")
+
+
+def show_gates_of_two(gates: Mapping[str, Mapping[str, np.ndarray]], blocks: Sequence[str]) -> None:
+    """Plot the gates of one picture against those of another, a dot for each channel.
+
+    gates: {picture: {block: gates}} of two pictures.
+    """
+    (across, first), (up, second) = gates.items()
+    _, axes = panels(1, len(blocks), 3.4)
+    for axis, block in zip(axes[0], blocks, strict=True):
+        axis.plot([0, 1], [0, 1], color="gray", linewidth=1)
+        axis.plot(first[block], second[block], ".", markersize=3, color=STRONG)
+        axis.set(title=block, xlabel=f"gate, {across}", ylabel=f"gate, {up}", aspect="equal")
+        axis.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        axis.label_outer()
+
+
+def show_channels_of_two(
+    images: Mapping[str, np.ndarray],
+    maps: Mapping[str, np.ndarray],
+    gates: Mapping[str, np.ndarray],
+    channels: Sequence[int],
+) -> None:
+    """Show some channels for two pictures, a row for each, on one scale for a channel.
+
+    images {picture: (H, W, 3)}, maps {picture: (H, W, C)} before the gates, gates {picture: (C,)}.
+    """
+    figure, axes = panels(len(images), 1 + len(channels), 4.6)
+    for row, (name, image) in enumerate(images.items()):
+        draw_image(axes[row, 0], image, f"the {name}")
+        for axis, channel in zip(axes[row, 1:], channels, strict=True):
+            largest = max(np.abs(values[..., channel]).max() for values in maps.values()) or 1.0
+            title = f"ch {channel}\ngate {gates[name][channel]:.2f}"
+            values = maps[name][..., channel] / largest
+            shown = draw_map(axis, values, title, None, True, (-1, 1))
+            axis.label_outer()
+    figure.colorbar(shown, ax=axes[:, 1:], label="value / largest of both")
+
+
+def show_block_string(text: str, meanings: Sequence[str]) -> None:
+    """Draw a block string in large letters, with the meaning of each field under it."""
+    fields = text.split("_")
+    height = 0.95 + 0.32 * len(fields)
+    axis = _canvas(height)
+    letter = 0.222  # inches: the width of a letter of the size below
+    x, y = 0.2, height - 0.3
+    for i, (field, meaning) in enumerate(zip(fields, meanings, strict=True)):
+        colour = COLOURS[i % 4]
+        for j, character in enumerate(field):
+            place = x + letter * (j + 0.5)
+            axis.text(
+                place, y, character, family="monospace", size=26, ha="center", va="center", c=colour
+            )
+        end = 0.2 + 0.32 * i
+        axis.plot([x, x + letter * len(field)], [y - 0.26] * 2, color=colour)
+        axis.plot([x + 0.1] * 2, [y - 0.26, end], color=colour, linewidth=1.5)
+        axis.text(x + 0.2, end, meaning, va="center")
+        x += letter * len(field)
+        if i + 1 < len(fields):
+            axis.text(x + letter / 2, y, "_", family="monospace", size=26, ha="center", va="center")
+            x += letter
+
+
+def show_scaling(
+    wished: np.ndarray,
+    rounded: Sequence[int],
+    nearest: Sequence[int],
+    pairs: Sequence[tuple[int, int]],
+) -> None:
+    """Plot how MixNet-L's numbers of filters follow 1.3 times those of the block strings.
+
+    rounded: by the package's rule; nearest: by rounding alone; both for each number in wished.
+    pairs: (in the block strings, in MixNet-L), for the bars on the right.
+    """
+    _, axes = panels(1, 2, 4.0, width_ratios=[3, 2])
+    left, right = axes[0]
+    left.plot(wished, wished * 1.3, color=PALE, label="1.3 x filters")
+    left.step(wished, rounded, where="mid", color=COLOURS[0], label="round_filters")
+    raised = np.not_equal(rounded, nearest)
+    points = wished[raised], np.array(rounded)[raised]
+    left.plot(*points, "o", color=COLOURS[1], label="raised by the second rule")
+    left.set(xlabel="filters in the block string", ylabel="filters in MixNet-L")
+    left.legend(frameon=False)
+    names = [f"{before} to {after}" for before, after in pairs]
+    ratios = [after / before for before, after in pairs]
+    draw_bars(right, names, ratios, "scaled by", "from M to L", "%.2f")
+
+
+def show_costs(costs: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    """Draw two or more costs of each part of the network, as bars divided by kind of layer.
+
+    costs: {name of the cost with its unit: {kind: {part: value}}}.
+    """
+    _, axes = panels(1, len(costs), 7.2, sharey=True)
+    for axis, (label, kinds) in zip(axes[0], costs.items(), strict=True):
+        parts = list(dict.fromkeys(part for values in kinds.values() for part in values))
+        parts.sort(key=lambda part: (part == "head", part != "stem", len(part), part))
+        ends = np.zeros(len(parts))
+        for kind, colour in zip(kinds, COLOURS, strict=False):
+            widths = np.array([kinds[kind].get(part, 0.0) for part in parts])
+            axis.barh(parts, widths, left=ends, color=colour, label=kind, edgecolor="white")
+            ends += widths
+        axis.set_xlabel(label)
+    axes[0, 0].set_ylabel("part of the network")
+    axes[0, 0].margins(y=0.01)
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].legend(frameon=False, loc="center right")
+
+
+def show_shares(costs: Mapping[str, Mapping[str, float]], strong: Sequence[int]) -> None:
+    """Draw what share each kind of layer has in each cost: {cost: {kind: value}}."""
+    _, axes = panels(1, len(costs), 3.2, sharey=True)
+    for axis, (label, kinds) in zip(axes[0], costs.items(), strict=True):
+        shares = [100 * value / sum(kinds.values()) for value in kinds.values()]
+        draw_bars(axis, list(kinds), shares, f"% of the {label}", strong=strong)
+    if len(costs) % 2 == 0:
+        axes[0, 0].invert_yaxis()  # each draw_bars has turned the axis that all of them share
+
+
+def show_block(
+    x: np.ndarray, layers: Mapping[str, np.ndarray], name: str, sizes: Sequence[int]
+) -> None:
+    """Draw what becomes of x (1, H, W, C) in a block that halves H and W.
+
+    The higher a box, the more channels; the wider, the more columns. layers: the network's layers.
+    name: the block's. sizes: of its kernels. The channels of a group have one colour. After the
+    gates, each channel is as strong as its gate.
+    """
+    steps = ("expand_act", "depthwise_act", "se_scale", "project_bn")
+    arrows = ("expand\n1 x 1", "filter\nstride 2", "gates", "project\n1 x 1")
+    tensors = [x, *(layers[f"{name}/{step}"] for step in steps)]
+    gates = layers[f"{name}/se_gate"].ravel()
+    axis = _canvas(3.8)
+    inch = 3.0 / tensors[1].shape[-1]  # of height, for a channel
+    centres = (0.8, 3.0, 5.8, 8.1, 10.2)
+    halves = [0.6 * tensor.shape[2] / x.shape[2] for tensor in tensors]
+    for i, (tensor, centre, half) in enumerate(zip(tensors, centres, halves, strict=True)):
+        height, width, channels = tensor.shape[1:]
+        top = 1.65 + inch * channels / 2
+        title = f"{('input', 'expanded', 'filtered', 'weighed', 'output')[i]}\n"
+        axis.text(centre, 3.75, title + f"{height} x {width} x {channels}", ha="center", va="top")
+        inner = i in (1, 2, 3)
+        for channel in range(channels):
+            group = channel * len(sizes) // channels
+            colour = COLOURS[group] if inner else "gray"
+            strength = gates[channel] if i == 3 else 1.0
+            corner = centre - half, top - inch * (channel + 1)
+            axis.add_patch(Rectangle(corner, 2 * half, inch, color=colour, alpha=strength, lw=0))
+        for group, size in enumerate(sizes if i == 2 else ()):
+            middle = top - inch * channels * (group + 0.5) / len(sizes)
+            label = f"{size} x {size}"
+            axis.text(centre - half - 0.1, middle, label, ha="right", va="center")
+    for i, label in enumerate(arrows):
+        start = centres[i] + halves[i] + 0.1
+        end = centres[i + 1] - halves[i + 1] - (0.75 if i == 1 else 0.1)
+        _draw_labelled_arrow(axis, (start, 1.65), (end, 1.65), label)
+
+
+def show_toy_block(layers: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+    """Show some layers (1, H, W, C) with all their numbers: a column a layer, a row a channel."""
+    rows = max(layers[name].shape[-1] for name in names)
+    _, axes = panels(rows, len(names), 0.4 + 2.5 * rows)
+    largest = max(float(np.abs(layers[name]).max()) for name in names)
+    for column, name in enumerate(names):
+        for channel, axis in enumerate(axes[:, column]):
+            if channel >= layers[name].shape[-1]:
+                axis.set_visible(False)
+                continue
+            values, title = layers[name][0, :, :, channel], f"{name}\nchannel {channel}"
+            draw_map(axis, values, title, None, True, (-largest, largest), numbers=".4g")
+            last = channel + 1 == layers[name].shape[-1]
+            axis.set(xlabel="column" if last else "", ylabel="" if column else "row")
+
+
+def show_gates_by_group(gates: np.ndarray, edges: Sequence[int], names: Sequence[str]) -> None:
+    """Draw the gates of each group of channels, sorted, and the share of them below one half.
+
+    gates (C,); edges: where each group begins, and C; names of the groups.
+    """
+    _, axes = panels(1, 2, 3.8, width_ratios=[3, 1])
+    groups = np.split(gates, edges[1:-1])
+    for group, (values, start) in enumerate(zip(groups, edges[:-1], strict=True)):
+        places = np.arange(start, start + len(values))
+        axes[0, 0].bar(places, np.sort(values)[::-1], width=1, color=COLOURS[group])
+        axes[0, 0].text(places.mean(), 1.02, names[group], ha="center", color=COLOURS[group])
+    axes[0, 0].set(xlabel="channels of each group, the most open first", ylabel="gate")
+    axes[0, 0].set_ylim(0, 1.12)
+    axes[0, 0].margins(x=0.01)
+    low = [100 * np.mean(values < 0.5) for values in groups]
+    axes[0, 1].bar(names, low, color=COLOURS[: len(names)])
+    axes[0, 1].set(xlabel="kernel size", ylabel="% of gates below 0.5")
+
+
+def show_changes(changes: Sequence[np.ndarray], titles: Sequence[str]) -> None:
+    """Show where layers changed (H, W), as powers of ten, with how many pixels did."""
+    counts = [f"{np.count_nonzero(c)} of {c.size} pixels" for c in changes]
+    powers = [np.log10(np.maximum(change, 1e-7)) for change in changes]
+    names = [f"{title}\n{count}" for title, count in zip(titles, counts, strict=True)]
+    show_maps(powers, names, "log10 of change", columns=len(changes), height=3.0)
+
+
+def _canvas(height: float) -> Axes:
+    """Make an empty figure to draw on, in inches from its lower left corner."""
+    _, axes = panels(height=height)
+    axis: Axes = axes[0, 0]
+    axis.set(xlim=(0, WIDTH), ylim=(0, height), aspect="equal")
+    axis.set_axis_off()
+    return axis
+
+
+def _draw_cells(axis: Axes, x: float, y: float, values: np.ndarray, largest: float) -> None:
+    """Draw a small map with its numbers, its centre at (x, y), its cells 0.6 wide and high."""
+    rows, columns = values.shape
+    for (row, column), value in np.ndenumerate(values):
+        left = x + 0.6 * (column - columns / 2)
+        bottom = y + 0.6 * (rows / 2 - row - 1)
+        share = value / largest
+        colour = plt.get_cmap(SIZES)(share)
+        axis.add_patch(Rectangle((left, bottom), 0.6, 0.6, facecolor=colour, edgecolor="white"))
+        text = {"ha": "center", "va": "center", "color": "black" if share > 0.5 else "white"}
+        axis.text(left + 0.3, bottom + 0.3, f"{value:.2g}", **text)
+
+
+def _draw_disc(axis: Axes, x: float, y: float, text: str) -> None:
+    axis.plot([x], [y], "o", markersize=44, color="white", markeredgecolor=STRONG)
+    axis.text(x, y, text, ha="center", va="center")
+
+
+def _draw_labelled_arrow(
+    axis: Axes, start: tuple[float, float], end: tuple[float, float], label: str
+) -> None:
+    """Draw an arrow with its label above its middle, or on it where the arrow is not level."""
+    arrow = {"arrowstyle": "-|>", "color": "gray", "linewidth": 1.5, "shrinkA": 0, "shrinkB": 0}
+    axis.annotate("", end, start, arrowprops=arrow)
+    level = start[1] == end[1]
+    middle = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + (0.1 if level else 0)
+    box = None if level else {"color": "white", "pad": 1}
+    place = {"ha": "center", "va": "bottom" if level else "center"}
+    axis.text(*middle, label, fontsize=12, bbox=box, **place)
+
+
 # -- 08, 09 and 10 ---------------------------------------------------------------------------------
 
 
@@ -651,9 +928,9 @@ def show_checkpoint_layout() -> None:
         (9.2, 1.6, "footer", COLOURS[4]),
     )
     data = (
-        (1.6, 2.0, "beta", "#dddddd"),
-        (3.6, 2.0, "gamma", COLOURS[4]),
-        (5.6, 2.0, "global_step", "#dddddd"),
+        (1.6, 1.6, "global_step", "#dddddd"),
+        (3.2, 1.0, "beta", "#dddddd"),
+        (4.2, 1.4, "gamma", COLOURS[4]),
     )
     for row, name, boxes in ((1.6, ".index", index), (0.0, ".data", data)):
         axis.text(1.45, row + 0.3, name, ha="right", va="center", family="monospace")
@@ -669,7 +946,7 @@ def show_checkpoint_layout() -> None:
             "2  the index block knows where each data block is",
             (5.6, 2.85),
         ),
-        ((4.6, 1.6), (4.6, 0.6), 0.0, "3  the entry knows where the numbers are", (4.75, 1.02)),
+        ((4.9, 1.6), (4.9, 0.6), 0.0, "3  the entry knows where the numbers are", (5.05, 1.02)),
     )
     for start, end, bend, text, place in steps:
         style = {

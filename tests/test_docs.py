@@ -22,3 +22,9 @@ def assert_made_by(module: str) -> None:
     command = [sys.executable, "-m", module, "--check"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_block_diagram_is_that_of_the_bundled_network() -> None:
+    command = [sys.executable, "-m", "docs.make_diagram", "--check"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stdout + run.stderr
