@@ -255,6 +255,172 @@ def _ticks(size: int) -> list[int]:
 # -- 02, 03 and 04 ---------------------------------------------------------------------------------
 
 
+def show_connections(sizes: Sequence[int] = (3, 5, 7, 9)) -> None:
+    """Draw which input channels each output channel sees: ordinary, depthwise and mixed layers.
+
+    sizes: the kernel size of each group of the mixed layer, which has two channels in each.
+    """
+    channels = 2 * len(sizes)
+    titles = "ordinary convolution", "depthwise", f"mixed: {len(sizes)} groups"
+    notes = (
+        "every output adds up all channels",
+        "every output sees one channel",
+        "each group has its own kernel size",
+    )
+    _, axes = panels(1, 3, 4.2)
+    for panel, (axis, title, note) in enumerate(zip(axes[0], titles, notes, strict=True)):
+        for output in range(channels):
+            group = output // 2 if panel == 2 else 0
+            colour = COLOURS[group]
+            for source in range(channels) if panel == 0 else [output]:
+                axis.plot(
+                    [0.12, 0.88], [source, output], color=PALE if panel == 0 else colour, lw=1
+                )
+            for x in (0, 1):
+                corner = x - 0.12, output - 0.34
+                axis.add_patch(Rectangle(corner, 0.24, 0.68, facecolor=colour, edgecolor="white"))
+            if panel > 0:
+                k = sizes[group] if panel == 2 else sizes[0]
+                _draw_kernel(axis, 0.5, output, k, colour)
+        axis.set(xlim=(-0.35, 1.35), ylim=(channels - 0.2, -0.8), title=title, xlabel=note)
+        axis.set_xticks([0, 1], ["input", "output"])
+        axis.set_yticks([])
+        if panel == 2:
+            for group, k in enumerate(sizes):
+                axis.text(1.2, 2 * group + 0.5, f"{k}x{k}", va="center", color=COLOURS[group])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    axes[0, 0].set_ylabel("channels")
+
+
+def _draw_kernel(axis: Axes, x: float, y: float, k: int, colour: str) -> None:
+    """Draw a kernel as a small k x k grid centred on (x, y); one cell has the same size always."""
+    width, height = 0.032 * k, 0.096 * k
+    left, top = x - width / 2, y - height / 2
+    corner = left, top
+    axis.add_patch(Rectangle(corner, width, height, facecolor="white", edgecolor=colour, zorder=3))
+    for i in range(1, k):
+        axis.plot([left + 0.032 * i] * 2, [top, top + height], color=colour, lw=0.5, zorder=4)
+        axis.plot([left, left + width], [top + 0.096 * i] * 2, color=colour, lw=0.5, zorder=4)
+
+
+def show_receptive_fields(
+    photo: np.ndarray, fields: Mapping[str, Mapping[str, int]], boxes: Sequence[str]
+) -> None:
+    """Draw how the receptive field grows from layer to layer, and some of them on the photo.
+
+    photo (H, W, 3) of 0..255. fields: for each choice of kernels, {layer: pixels of the photo}.
+    boxes: the layers whose fields, by the first choice, are drawn around the photo's centre.
+    """
+    _, axes = panels(1, 2, 4.6, width_ratios=[1, 1.7])
+    draw_image(axes[0, 0], photo, "centre of the photo")
+    first = next(iter(fields.values()))
+    height, width = photo.shape[:2]
+    for name, colour in zip(boxes, COLOURS[1:], strict=False):
+        side = first[name]
+        top, left = (height - side) / 2, (width - side) / 2
+        draw_box(axes[0, 0], top, left, side, side, colour)
+        place = left + side / 2 - 0.5, top + side - 1
+        style = {"color": colour, "ha": "center", "va": "bottom", "fontsize": 10}
+        axes[0, 0].text(*place, name, bbox={"fc": "white", "lw": 0, "pad": 1}, **style)
+    names = list(first)
+    curves = {title: list(values.values()) for title, values in fields.items()}
+    draw_lines(
+        axes[0, 1],
+        np.arange(len(names)),
+        curves,
+        "layer",
+        "pixels of the photo",
+        "receptive field of the convolutions",
+        log=True,
+        marker="o",
+    )
+    axes[0, 1].axhline(width, color="gray", linestyle="--")
+    axes[0, 1].text(len(names) - 1, width * 0.93, f"the photo: {width}", ha="right", va="top")
+    axes[0, 1].set_yticks([3, 10, 30, 100, 300, 1000], [3, 10, 30, 100, 300, 1000])
+    marks = range(0, len(names), 3)
+    axes[0, 1].set_xticks(marks, [names[i] for i in marks], rotation=20)
+
+
+def show_effects(
+    photo: np.ndarray,
+    sizes: Sequence[int],
+    effects: Sequence[np.ndarray],
+    boxes: Sequence[tuple[int, int]],
+) -> None:
+    """Draw how much each patch of the photo moves one value, for every kernel size.
+
+    photo (H, W, 3) of 0..255; effects: 2-D arrays, one value for each patch of the photo; boxes:
+    the first and the last pixel, down and across, that the value can depend on.
+    """
+    figure, axes = panels(1, len(sizes) + 1, 3.0)
+    draw_image(axes[0, 0], photo, "part of the photo")
+    for axis, k, effect, (low, high) in zip(axes[0, 1:], sizes, effects, boxes, strict=True):
+        patch = len(photo) // len(effect)
+        shown = np.kron(effect, np.ones((patch, patch)))
+        image = draw_map(axis, shown / shown.max(), f"through {k}x{k}", None, limits=(0, 1))
+        draw_box(axis, low, low, high - low + 1, high - low + 1)
+        axis.label_outer()
+    figure.colorbar(image, ax=axes[0, 1:], label="effect / largest")
+
+
+def show_groups(
+    photo: np.ndarray,
+    kernels: Sequence[np.ndarray],
+    spectra: Sequence[np.ndarray],
+    answers: Sequence[np.ndarray],
+) -> None:
+    """Draw what each group of a mixed layer has learned, one column for each group.
+
+    photo (H, W, 3) of 0..255; kernels (K, K), one of each group; spectra, the mean power of the
+    group at each frequency; answers, what that one kernel makes of the photo.
+    """
+    columns = len(kernels) + 1
+    figure, axes = panels(
+        3, columns, 6.6, width_ratios=[1.3] + [1] * len(kernels), layout="compressed"
+    )
+    draw_image(axes[0, 0], photo, "what the network sees")
+    explained = [
+        "The waves that each\ngroup lets through\n(mean of its kernels).\nCentre: large areas.\nEdge: fine detail.",
+        "What the kernel in\nthe top row makes\nof the photo.",
+    ]
+    for axis, text in zip(axes[1:, 0], explained, strict=True):
+        axis.axis("off")
+        axis.text(0.02, 0.5, text, va="center", fontsize=12)
+    limits = (0.0, max(float(power.max()) for power in spectra))
+    for axis, kernel, power, shown in zip(axes.T[1:], kernels, spectra, answers, strict=True):
+        k, middle = len(kernel), shown - shown.mean()
+        signed = draw_map(axis[0], kernel / np.abs(kernel).max(), f"{k}x{k}", None, True, (-1, 1))
+        waves = draw_map(axis[1], power, "", None, limits=limits)
+        last = len(power) - 1
+        axis[1].set(
+            xticks=[0, last / 2, last], xticklabels=["-½", "0", "½"], xlabel="waves a pixel"
+        )
+        axis[1].set(
+            yticks=[0, last / 2, last], yticklabels=["-½", "0", "½"], ylabel="waves a pixel"
+        )
+        draw_map(axis[2], middle / np.abs(middle).max(), "", None, True, (-1, 1))
+    for axis in axes[:, 2:].flat:
+        axis.set_ylabel("")
+    figure.colorbar(signed, ax=axes[0], label="weight / largest")
+    figure.colorbar(waves, ax=axes[1], label="power")
+    figure.colorbar(signed, ax=axes[2], label="answer / largest")
+
+
+def show_powers(
+    frequencies: np.ndarray, powers: Mapping[str, Mapping[str, Sequence[float]]]
+) -> None:
+    """Draw power over frequency, one panel for each layer and one line for each kernel size."""
+    _, axes = panels(1, len(powers), 3.8, sharey=True)
+    for axis, (title, curves) in zip(axes[0], powers.items(), strict=True):
+        axis.axhline(1, color="gray", linestyle="--", linewidth=1)
+        draw_lines(
+            axis, frequencies, curves, "waves a pixel", "power (random: 1)", title, marker="o"
+        )
+        axis.label_outer()
+    axes[0, 0].set_ylim(bottom=0)
+
+
 # -- 05, 06 and 07 ---------------------------------------------------------------------------------
 
 
