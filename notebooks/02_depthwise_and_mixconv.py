@@ -185,9 +185,10 @@ for way, field in fields.items():
 
 # %% [markdown]
 # Two things make it grow: large kernels, and halving the picture, after which every step counts
-# double. Compare the curves (each line of the axis is about three times the one before): through
-# the large kernels the convolutions cover the whole photo some blocks earlier. (From block 3 on, squeeze-and-excite also tells every value something about the
-# mean of the whole picture: [05](05_swish_and_squeeze_excite.ipynb).)
+# double. Compare the curves (each number on the axis is about three times the one before): through
+# the large kernels the convolutions cover the whole photo some blocks earlier. (From the end of
+# block 3 on, squeeze-and-excite also tells every value something about the mean of the whole
+# picture: [05](05_swish_and_squeeze_excite.ipynb).)
 #
 # ## Is that true? Ask the network
 #

@@ -320,8 +320,10 @@ def show_receptive_fields(
         side = first[name]
         top, left = (height - side) / 2, (width - side) / 2
         draw_box(axes[0, 0], top, left, side, side, colour)
-        place = left + side / 2 - 0.5, top + side - 1
-        style = {"color": colour, "ha": "center", "va": "bottom", "fontsize": 10}
+        inside = top < 12  # else the name stands above the box
+        place = left + side / 2 - 0.5, top + 1 if inside else top - 2
+        va = "top" if inside else "bottom"
+        style = {"color": colour, "ha": "center", "va": va, "fontsize": 11}
         axes[0, 0].text(*place, name, bbox={"fc": "white", "lw": 0, "pad": 1}, **style)
     names = list(first)
     curves = {title: list(values.values()) for title, values in fields.items()}
@@ -381,7 +383,8 @@ def show_groups(
     )
     draw_image(axes[0, 0], photo, "what the network sees")
     explained = [
-        "The waves that each\ngroup lets through\n(mean of its kernels).\nCentre: large areas.\nEdge: fine detail.",
+        "The waves that each\ngroup lets through\n(mean of its kernels).\n"
+        "Centre: large areas.\nEdge: fine detail.",
         "What the kernel in\nthe top row makes\nof the photo.",
     ]
     for axis, text in zip(axes[1:, 0], explained, strict=True):
@@ -419,6 +422,90 @@ def show_powers(
         )
         axis.label_outer()
     axes[0, 0].set_ylim(bottom=0)
+
+
+def show_paddings(size: int, kernel: int, stride: int, paddings: Mapping[str, tuple]) -> None:
+    """Draw one row of pixels with its zeros, and where the kernel stands, for some paddings.
+
+    paddings: {name: (zeros before, zeros after)}. The centre of each window is a full bar.
+    """
+    _, axes = panels(1, len(paddings), 3.2)
+    for axis, (name, (before, after)) in zip(axes[0], paddings.items(), strict=True):
+        for place in range(-before, size + after):
+            padded = not 0 <= place < size
+            style = {"facecolor": "white" if padded else PALE, "edgecolor": "dimgray"}
+            axis.add_patch(Rectangle((place - 0.5, 0), 1, 0.8, ls=":" if padded else "-", **style))
+            axis.text(place, 0.4, "0" if padded else str(place), ha="center", va="center")
+        starts = range(-before, size + after - kernel + 1, stride)
+        for output, (start, colour) in enumerate(zip(starts, COLOURS, strict=False)):
+            y, middle = -0.55 - 0.7 * output, start + kernel // 2
+            axis.add_patch(Rectangle((start - 0.5, y), kernel, 0.4, facecolor=colour, alpha=0.3))
+            axis.add_patch(Rectangle((middle - 0.5, y), 1, 0.4, facecolor=colour))
+            axis.text(start + kernel - 0.3, y + 0.2, f"output {output}", va="center", color=colour)
+        axis.set(xlim=(-1.7, size + 2.6), ylim=(-0.7 - 0.7 * len(starts), 1), title=name)
+        axis.axis("off")
+
+
+def show_two_paddings(
+    photo: np.ndarray, same: np.ndarray, symmetric: np.ndarray, moved: np.ndarray
+) -> None:
+    """Draw a photo, a channel of it with either padding, and the move that explains the difference.
+
+    photo (H, W, 3) of 0..255, the others (OH, OW): moved is the channel with SAME padding on the
+    photo moved by one pixel.
+    """
+    figure, axes = panels(1, 5, 2.9)
+    draw_image(axes[0, 0], photo, "pixels")
+    maps = {
+        "SAME": same,
+        "symmetric": symmetric,
+        "symmetric − SAME": symmetric - same,
+        "symmetric −\nSAME, moved photo": symmetric - moved,
+    }
+    limits = _limits(list(maps.values()), True)
+    for axis, (name, values) in zip(axes[0, 1:], maps.items(), strict=True):
+        image = draw_map(axis, values, name, None, True, limits)
+        axis.label_outer()
+    figure.colorbar(image, ax=axes[0, 1:], label="value")
+
+
+def show_moves(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> None:
+    """Draw a difference over a move in pixels of the photo, each curve's least value marked.
+
+    curves: {name: (moves, differences)}.
+    """
+    _, axes = panels(height=4.2)
+    for (name, (moves, differences)), colour in zip(curves.items(), COLOURS, strict=False):
+        axes[0, 0].plot(moves, differences, marker=".", color=colour, label=name)
+        least = int(np.argmin(differences))
+        place = moves[least], differences[least]
+        axes[0, 0].plot(*place, "o", color=colour, markersize=10)
+        offset = {"xytext": (0, -18), "textcoords": "offset points", "ha": "center"}
+        axes[0, 0].annotate(str(moves[least]), place, color=colour, **offset)
+    axes[0, 0].set(xlabel="move of the photo, in pixels", ylabel="difference / mean size")
+    axes[0, 0].set_ylim(bottom=-0.15)
+    axes[0, 0].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def show_logits(
+    photos: Sequence[np.ndarray],
+    titles: Sequence[str],
+    names: Sequence[str],
+    logits: Mapping[str, Sequence[float]],
+) -> None:
+    """Draw photos (H, W, 3) of 0..255, and beside them one group of bars for each class."""
+    _, axes = panels(1, len(photos) + 1, 3.8, width_ratios=[1] * len(photos) + [2])
+    for axis, photo, title in zip(axes[0], photos, titles, strict=False):
+        draw_image(axis, photo, title)
+        axis.label_outer()
+    axis, height = axes[0, -1], 0.8 / len(logits)
+    for number, (name, values) in enumerate(logits.items()):
+        places = np.arange(len(names)) + (number - (len(logits) - 1) / 2) * height
+        axis.barh(places, values, height, label=name, color=COLOURS[number])
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel("logit")
+    axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=len(logits))
 
 
 # -- 05, 06 and 07 ---------------------------------------------------------------------------------
