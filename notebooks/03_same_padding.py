@@ -245,10 +245,10 @@ for name in ("SAME", "SAME, moved photo"):
 # an answer that seems right. So compare logits and layers, not answers:
 # [08](08_debugging_layer_by_layer.ipynb) finds this bug by comparing layer with layer.
 #
-# This is the second reason why libraries disagree (the first are the pixels,
-# [00](00_classify_a_photo.ipynb)). A PyTorch layer with stride 2 and `padding=1` computes this other
-# network. With TensorFlow's weights, PyTorch has to pad as TensorFlow does before each of these
-# layers.
+# So padding is the second reason why libraries disagree; the first one is the pixels that they
+# start from ([00](00_classify_a_photo.ipynb)). A PyTorch layer with stride 2 and `padding=1`
+# computes this other network. To use TensorFlow's weights, PyTorch has to pad as TensorFlow does
+# before each of these layers.
 #
 # ## Check: against a loop, and against TensorFlow
 #

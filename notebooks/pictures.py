@@ -508,6 +508,93 @@ def show_logits(
     axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=len(logits))
 
 
+def show_normalization(
+    steps: Mapping[str, np.ndarray], channels: Sequence[int], names: Sequence[str]
+) -> None:
+    """Draw how the values of some channels are spread after each step of a batch norm.
+
+    steps: {title: values (N, H, W, C)}. names: of the channels, for the legend.
+    """
+    _, axes = panels(1, len(steps), 3.4)
+    for axis, (title, values) in zip(axes[0], steps.items(), strict=True):
+        reach = np.percentile(values[..., list(channels)], [0.5, 99.5])
+        edges = np.linspace(*reach, 61)
+        for channel, name, colour in zip(channels, names, COLOURS, strict=False):
+            counts, _ = np.histogram(values[..., channel], edges)
+            axis.stairs(counts / counts.max(), edges, color=colour, fill=True, alpha=0.25)
+            axis.stairs(counts / counts.max(), edges, color=colour, linewidth=2, label=name)
+        axis.axvline(0, color="gray", linestyle="--", linewidth=1)
+        axis.set(title=title, xlabel="value", yticks=[])
+    axes[0, 0].set_ylabel("how often (largest: 1)")
+    axes[0, 0].legend(frameon=False, fontsize=10)
+
+
+def show_scales(scales: np.ndarray, biases: np.ndarray) -> None:
+    """Draw what a batch norm multiplies each filter by, and what it adds: one bar for each."""
+    order = np.argsort(-scales)
+    _, axes = panels(1, 2, 3.2)
+    titles = "multiplied by gamma / deviation", "added: the bias"
+    for axis, values, title in zip(axes[0], (scales, biases), titles, strict=True):
+        axis.bar(range(len(order)), values[order], color=STRONG)
+        axis.axhline(0, color="black", linewidth=1)
+        axis.set(title=title, xlabel="filters of the stem, by scale", ylabel="value")
+
+
+def show_epsilons(variances: np.ndarray, ours: float, theirs: float) -> None:
+    """Draw where a network's variances lie, and how much a smaller epsilon stretches a channel.
+
+    ours and theirs: the epsilon of the training and another one.
+    """
+    _, axes = panels(1, 2, 3.4)
+    low = min(theirs, float(variances.min())) / 2
+    axes[0, 0].hist(variances, np.geomspace(low, variances.max(), 60), color=STRONG)
+    v = np.geomspace(low, variances.max(), 200)
+    axes[0, 1].plot(v, 100 * (np.sqrt((v + ours) / (v + theirs)) - 1))
+    axes[0, 0].set(title="all channels of the network", ylabel="channels")
+    axes[0, 1].set(title=f"scale with {theirs:g} instead of {ours:g}", ylabel="% too large")
+    axes[0, 1].set_yscale("log")
+    for axis in axes[0]:
+        axis.set(xscale="log", xlabel="variance")
+        for epsilon in (ours, theirs):
+            axis.axvline(epsilon, color="gray", linestyle="--", linewidth=1)
+            place = epsilon, 0.98
+            style = {"va": "top", "rotation": 90, "color": "dimgray", "fontsize": 11}
+            axis.text(*place, f" {epsilon:g}", transform=axis.get_xaxis_transform(), **style)
+
+
+def show_roundings(names: Sequence[str], curves: Mapping[str, Sequence[float]], title: str) -> None:
+    """Draw errors, in roundings of float32, from layer to layer; names are those of the layers."""
+    _, axes = panels(height=4.4)
+    label = "error in roundings"
+    draw_lines(axes[0, 0], np.arange(len(names)), curves, "layer", label, title)
+    outputs = [i for i, name in enumerate(names) if name.endswith("/output")]
+    marks = outputs[:: -(-len(outputs) // 7)]
+    axes[0, 0].set_xticks(marks, [names[i].removesuffix("/output") for i in marks], rotation=20)
+    axes[0, 0].set_ylim(0)
+
+
+def show_sums(
+    counts: Sequence[int],
+    toy: Mapping[str, Sequence[float]],
+    points: Mapping[str, Sequence[tuple[float, float]]],
+) -> None:
+    """Draw the error of sums over the number of their products: random ones and a network's.
+
+    toy: {way of adding: an error for each of counts}; points: {kind of layer: (products, error)}.
+    """
+    _, axes = panels(1, 2, 4.2, sharey=True)
+    for marker, (name, errors) in zip("osD", toy.items(), strict=False):
+        axes[0, 0].plot(counts, errors, marker=marker, label=name)
+    for marker, (name, pairs) in zip("osD", points.items(), strict=False):
+        axes[0, 1].plot(*zip(*pairs, strict=True), marker, label=name)
+    axes[0, 0].set(title="sums of random products", ylabel="error in roundings")
+    axes[0, 1].set(title="what the convolutions add")
+    for axis in axes[0]:
+        axis.set(xscale="log", yscale="log", xlabel="products in each sum")
+        axis.set_xlim(counts[0] / 1.3, counts[-1] * 1.3)
+        axis.legend(frameon=False)
+
+
 # -- 05, 06 and 07 ---------------------------------------------------------------------------------
 
 
