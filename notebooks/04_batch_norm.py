@@ -15,8 +15,8 @@
 # %% [markdown]
 # # What does batch norm do, where does it go, and where does rounding come in?
 #
-# After each convolution of MixNet stands a batch norm, which brings every channel to a scale of its
-# own. In the readable network it is a layer. In the fast one it has vanished, *folded* into the
+# After each convolution of MixNet stands a batch norm, which gives every channel a scale that
+# training has chosen. In the readable network it is a layer. In the fast one it has vanished, *folded* into the
 # convolution before it, and the answers are equal, though not to the last bit. We fold it, and
 # then follow the last bits through the network.
 #
@@ -29,7 +29,7 @@ from start import *
 from tinymixnet.engine.kernels import conv2d, normalize
 from tinymixnet.engine.network import statistics
 
-pixels = np.concatenate([model.pixels(CAT), model.pixels(COFFEE)])
+pixels = model.pixels(CAT)
 x = normalize(pixels, model.metadata.mean, model.metadata.std)
 kernel = model.tensors["stem/conv/kernel"]
 norm = statistics("stem/bn", model.tensors)
@@ -45,9 +45,9 @@ channels = [int(i) for i in (deviation.argmin(), deviation.argmax(), np.argmax(n
 pictures.show_normalization(steps, channels, ["least spread", "most spread", "largest mean"])
 
 # %% [markdown]
-# Three filters of the stem, on both photos. After the convolution each has its own place and
+# Three filters of the stem, on the photo of the cat. After the convolution each has its own place and
 # width. In step 2 they are brought to one place, around zero, and to one width. In step 3 each gets
-# the place and the width that training has found best for it.
+# a place and a width again, but those that training has chosen for it.
 #
 # ## Why it has statistics
 #
@@ -58,8 +58,8 @@ pictures.show_normalization(steps, channels, ["least spread", "most spread", "la
 # so training keeps a moving average of each channel's mean and variance, and these are the
 # statistics in the weights file.
 #
-# That is why the middle panel is only *about* at zero and only *about* of one width: two photos are
-# not the average of the training set.
+# That is why in the middle panel the places are only *about* the same, and the widths, too: a
+# single photo is not the average of the training set.
 #
 # ## By hand: one channel
 #
@@ -100,7 +100,7 @@ show(batch_norm)
 show(fold_batch_norm)
 
 # %% [markdown]
-# On the photos, with the stem's own numbers:
+# On the photo, with the stem's own numbers:
 
 # %%
 epsilon = model.metadata.epsilon
@@ -134,10 +134,10 @@ from dataclasses import replace
 
 from tinymixnet.engine.network import forward
 
-for photo, image in zip((CAT, COFFEE), pixels, strict=True):
+for photo in (CAT, COFFEE):
     for value in (1e-3, 1e-5):
         settings = replace(model.metadata, epsilon=value)
-        layers = dict(forward(image[None], model.architecture, model.tensors, settings))
+        layers = dict(forward(model.pixels(photo), model.architecture, model.tensors, settings))
         percent = 100 * layers["probabilities"][0]
         best = [f"{model.labels[i]} {percent[i]:.2f} %" for i in np.argsort(-percent)[:3]]
         print(f"{photo.name:10} epsilon {value:g}: {', '.join(best)}")
@@ -165,7 +165,7 @@ print("one rounding is at most", f"{2.0**-24:.2e}", "of the value")
 # float64.
 
 # %% tags=["rounding"]
-layers = dict(model.layers(pixels[:1]))
+layers = dict(model.layers(pixels))
 best = int(layers["logits"][0].argmax())
 products = layers["head/pool"][0] * model.tensors["logits/kernel"][:, best]
 true = float(products.sum(dtype=np.float64))
@@ -201,7 +201,7 @@ for name, result in sums.items():
 
 # %%
 tensors64 = {name: tensor.astype(np.float64) for name, tensor in model.tensors.items()}
-pixels64 = pixels[:1].astype(np.float64)
+pixels64 = pixels.astype(np.float64)
 truth = dict(forward(pixels64, model.architecture, tensors64, model.metadata))
 assert all(tensor.dtype == np.float64 for tensor in truth.values())
 
@@ -216,7 +216,7 @@ usual = {name: distance(tensor, truth[name]) for name, tensor in layers.items() 
 
 # %%
 added = {}
-steps = forward(pixels[:1], model.architecture, model.tensors, model.metadata)
+steps = forward(pixels, model.architecture, model.tensors, model.metadata)
 name, tensor = next(steps)
 while name != "probabilities":
     name, tensor = steps.send(truth[name].astype(np.float32))
@@ -289,11 +289,11 @@ for kind, pairs in points.items():
 
 # %% [markdown]
 # Added one after the other, the products' error grows as the square root of their number, the
-# mark of a random walk: the power is close to 0.5. Both other ways make many short sums instead
-# of a long one, and their error grows much more slowly. The network's own points are not on one
-# line. The depthwise ones depend on where zeros of the padding stand among the products, and the
-# matrix products on the order in which this machine's library adds. But in all three kinds, longer
-# sums tend to add more error.
+# mark of a random walk: the power is close to 0.5. The other two ways make many short sums
+# instead of a long one, and their error grows more slowly. The network's own points are not on one
+# line. Some products of a depthwise convolution are with the zeros of the padding and add no error,
+# and the matrix products (expand, project) depend on the order in which this machine's library
+# adds. But in all three kinds longer sums tend to add more error.
 #
 # ## Who is right, TensorFlow or NumPy?
 #
@@ -405,7 +405,7 @@ check(answer, theirs_folded / ours_folded, hint="the scale is gamma / sqrt(varia
 # answer = ((0.002 + 0.001) / (0.002 + 0.00001)) ** 0.5
 # ```
 #
-# Gamma cancels out. Other epsilons are further apart than they look: compare with variance + 0.
+# Gamma cancels out. With a variance of 2 instead, the factor would be nearly 1.
 # </details>
 #
 # ### Exercise 3

@@ -553,13 +553,13 @@ def show_epsilons(variances: np.ndarray, ours: float, theirs: float) -> None:
     axes[0, 0].set(title="all channels of the network", ylabel="channels")
     axes[0, 1].set(title=f"scale with {theirs:g} instead of {ours:g}", ylabel="% too large")
     axes[0, 1].set_yscale("log")
-    for axis in axes[0]:
+    for axis, height, va in zip(axes[0], (0.98, 0.03), ("top", "bottom"), strict=True):
         axis.set(xscale="log", xlabel="variance")
         for epsilon in (ours, theirs):
             axis.axvline(epsilon, color="gray", linestyle="--", linewidth=1)
-            place = epsilon, 0.98
-            style = {"va": "top", "rotation": 90, "color": "dimgray", "fontsize": 11}
-            axis.text(*place, f" {epsilon:g}", transform=axis.get_xaxis_transform(), **style)
+            style = {"va": va, "rotation": 90, "color": "dimgray", "fontsize": 11}
+            transform = axis.get_xaxis_transform()
+            axis.text(epsilon, height, f" {epsilon:g}", transform=transform, **style)
 
 
 def show_roundings(names: Sequence[str], curves: Mapping[str, Sequence[float]], title: str) -> None:
