@@ -424,9 +424,9 @@ answer = None  # yours here
 # %% jupyter={"source_hidden": true} tags=["check"]
 rng = np.random.default_rng(2)
 x, kernel = rng.normal(size=(6, 7, 4)), rng.normal(size=(5, 5, 4))
-result = answer(x, kernel) if callable(answer) else answer
+expected = depthwise_conv2d(x[None], kernel[..., None])[0]
 hint = "pad with np.pad by K // 2, then two loops over the kernel, none over the picture"
-check(result, depthwise_conv2d(x[None], kernel[..., None])[0], hint)
+check(answer, expected, hint, given=(x, kernel))
 
 # %% [markdown]
 # <details><summary>Answer</summary>

@@ -16,9 +16,9 @@
 # # What does batch norm do, where does it go, and where does rounding come in?
 #
 # After each convolution of MixNet stands a batch norm, which gives every channel a scale that
-# training has chosen. In the readable network it is a layer. In the fast one it has vanished, *folded* into the
-# convolution before it, and the answers are equal, though not to the last bit. We fold it, and
-# then follow the last bits through the network.
+# training has chosen. In the readable network it is a layer. In the fast one it has vanished,
+# *folded* into the convolution before it, and the answers are equal, though not to the last bit. We
+# fold it, and then follow the last bits through the network.
 #
 # Read before: [01](01_convolution.ipynb).
 
@@ -45,9 +45,9 @@ channels = [int(i) for i in (deviation.argmin(), deviation.argmax(), np.argmax(n
 pictures.show_normalization(steps, channels, ["least spread", "most spread", "largest mean"])
 
 # %% [markdown]
-# Three filters of the stem, on the photo of the cat. After the convolution each has its own place and
-# width. In step 2 they are brought to one place, around zero, and to one width. In step 3 each gets
-# a place and a width again, but those that training has chosen for it.
+# Three filters of the stem, on the photo of the cat. After the convolution each has its own place
+# and width. In step 2 they are brought to one place, around zero, and to one width. In step 3 each
+# gets a place and a width again, but those that training has chosen for it.
 #
 # ## Why it has statistics
 #
@@ -288,12 +288,12 @@ for kind, pairs in points.items():
     print(f"network, {kind:28}: error grows as products ** {power:.2f}")
 
 # %% [markdown]
-# Added one after the other, the products' error grows as the square root of their number, the
-# mark of a random walk: the power is close to 0.5. The other two ways make many short sums
-# instead of a long one, and their error grows more slowly. The network's own points are not on one
-# line. Some products of a depthwise convolution are with the zeros of the padding and add no error,
-# and the matrix products (expand, project) depend on the order in which this machine's library
-# adds. But in all three kinds longer sums tend to add more error.
+# Added one after the other, the products' error grows as the square root of their number, the mark
+# of a random walk: the power is close to 0.5. The other two ways make many short sums instead of a
+# long one, and their error grows more slowly. The network's own points are not on one line. Some
+# products of a depthwise convolution are with the zeros of the padding and add no error, and the
+# matrix products (expand, project) depend on the order in which this machine's library adds. But in
+# all three kinds longer sums tend to add more error.
 #
 # ## Who is right, TensorFlow or NumPy?
 #
@@ -423,11 +423,16 @@ rng = np.random.default_rng(4)
 x, kernel = rng.normal(size=(1, 5, 6, 2)), rng.normal(size=(3, 3, 2, 4))
 bias, gamma, beta, mean, variance = rng.uniform(0.5, 2, size=(5, 4))
 expected = batch_norm(conv2d(x, kernel, bias=bias), gamma, beta, mean, variance, 1e-3)
-result = answer
-if callable(answer):
-    new_kernel, new_bias = answer(kernel, bias, gamma, beta, mean, variance, 1e-3)
-    result = conv2d(x, new_kernel, bias=new_bias)
-check(result, expected, hint="batch norm sees convolution + bias; what does it do to the bias?")
+
+
+def convolve_with(fold):
+    """The convolution with the kernel and the bias that the answer gives."""
+    pair = fold(kernel, bias, gamma, beta, mean, variance, 1e-3)
+    return conv2d(x, pair[0], bias=pair[1]) if isinstance(pair, tuple) else pair
+
+
+hint = "batch norm sees convolution + bias; what does it do to the bias?"
+check(convolve_with if callable(answer) else answer, expected, hint, given=(answer,))
 
 # %% [markdown]
 # <details><summary>Answer</summary>

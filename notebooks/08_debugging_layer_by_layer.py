@@ -15,36 +15,27 @@
 # %% [markdown]
 # # Which layer of a port is wrong, and why?
 #
-# Somebody has written MixNet again, in another framework. It runs, all shapes are right, and the
-# answers are a little off. Ten numbers at the end cannot say where a network of hundreds of layers
-# went wrong; the layers can. In this notebook you plant a mistake yourself, the one that PyTorch
-# suggests to everybody who ports MixNet, and then find it as if you did not know: first the layer,
-# then its name. On the way you learn to tell a mistake from rounding, which every correct port has
-# as well.
+# Somebody has written MixNet again, in another framework. It runs, all shapes are right, but the
+# answers are not ours. The numbers at the end cannot say where a network of hundreds of layers
+# went wrong, but the layers can. In this notebook you plant a mistake yourself, one that PyTorch
+# makes easy, and then find it as if you did not know about it: first the layer, then the name of
+# the mistake.
 #
-# Before this: [01](01_same_padding.ipynb), for TensorFlow's SAME padding, and
-# [07](07_one_block_by_hand.ipynb), for what is in a block.
+# Before this: [03](03_same_padding.ipynb), for TensorFlow's SAME padding,
+# [04](04_batch_norm.ipynb), for rounding, and [07](07_one_block_by_hand.ipynb), for what is in a
+# block.
 
 # %%
-import inspect
-import tempfile
-from pathlib import Path
+from start import *
 
-import numpy as np
-from exercise import check
-from IPython.display import Code
-from pictures import COLOURS, draw_bars, draw_map, panels
+# %% [markdown]
+# The whole notebook in one drawing. Run both networks and compare them layer by layer: that names
+# the *first* wrong layer. All layers after it are wrong, too, but they may have inherited that. So
+# run ours once more and feed each layer with what the *port* had there. Now a layer differs only
+# if it adds an error of its own.
 
-import tinymixnet
-from tinymixnet.debug import traces
-from tinymixnet.debug.compare import compare, isolated
-from tinymixnet.debug.diagnose import diagnose
-from tinymixnet.debug.dumps import open_dump
-from tinymixnet.debug.measure import measure
-from tinymixnet.debug.tables import table
-from tinymixnet.engine.architecture import group_kernels
-from tinymixnet.engine.kernels import conv2d, mix_conv, relu
-from tinymixnet.engine.network import forward
+# %%
+pictures.show_compare_and_isolated()
 
 # %% [markdown]
 # ## The mistake, by hand
@@ -55,6 +46,8 @@ from tinymixnet.engine.network import forward
 # look at.
 
 # %%
+from tinymixnet.engine.kernels import conv2d
+
 toy = (10 * np.arange(4)[:, None] + np.arange(4)).astype(np.float32)[None, :, :, None]
 middle = np.zeros((3, 3, 1, 1), np.float32)
 middle[1, 1] = 1
@@ -65,18 +58,15 @@ def like_pytorch(convolution, x, kernel):
     return convolution(x, kernel, 1)[:, ::2, ::2]
 
 
-ours, theirs = conv2d(toy, middle, 2), like_pytorch(conv2d, toy, middle)
-_, axes = panels(1, 3, 3.4)
-limits = (0, 33)
-draw_map(axes[0, 0], toy[0, :, :, 0], "input: row, column", None, limits=limits, numbers="02.0f")
-draw_map(axes[0, 1], ours[0, :, :, 0], "TensorFlow's SAME", None, limits=limits, numbers="02.0f")
-_ = draw_map(axes[0, 2], theirs[0, :, :, 0], "symmetric", None, limits=limits, numbers="02.0f")
+maps = [x[0, :, :, 0] for x in (toy, conv2d(toy, middle, 2), like_pytorch(conv2d, toy, middle))]
+titles = "input: row, column", "TensorFlow's SAME", "symmetric"
+pictures.show_maps(maps, titles, "value of the pixel", numbers="02.0f")
 
 # %% [markdown]
 # One looks at odd rows and columns, the other at even ones: every feature moves by a pixel.
 # Nothing crashes, because the shapes are the same. `like_pytorch` borrows the package's kernel:
 # with stride 1 the padding of a kernel of odd size is symmetric, as
-# [01](01_same_padding.ipynb) says. A loop over the definition of symmetric padding confirms it for
+# [03](03_same_padding.ipynb) says. A loop over the definition of symmetric padding confirms it for
 # all kernel sizes.
 
 # %%
@@ -91,40 +81,47 @@ for size in (3, 5, 7, 9):
             slow[r, c] += float(x[0, row, column, 0]) * float(kernel[i, j, 0, 0])
     assert np.abs(like_pytorch(conv2d, x, kernel)[0, :, :, 0] - slow).max() < 1e-4
     assert np.abs(conv2d(x, kernel, 2)[0, :, :, 0] - slow).max() > 0.1
-print("symmetric padding it is")
+print("like_pytorch pads symmetrically; the package's kernel does not")
 
 # %% [markdown]
 # ## Planting it in the network
 #
-# The package's forward pass shows every layer and takes back the tensor to go on with:
+# The package's `forward` hands out every layer, and takes back the tensor to go on with:
 
 # %%
-Code(inspect.getsource(forward), language="python")
+from tinymixnet.engine.network import forward
+
+show(forward)
 
 # %% [markdown]
 # So a port with a mistake needs no second network. Where a layer is to be wrong, we send something
 # else.
 
 # %%
-model = tinymixnet.load()
-pixels = model.pixels(Path(tinymixnet.__file__).parent / "data" / "cat.jpg")
-with_stride = [f"{b.name}/depthwise_conv" for b in model.architecture.blocks if b.stride == 2]
+pixels = model.pixels(CAT)
 
 
-def port(mistakes, tensors=None, dtype=np.float32):
-    """The layers of a port: mistakes has a function (input, tensor) for each wrong layer."""
-    tensors = {name: t.astype(dtype) for name, t in (tensors or model.tensors).items()}
-    steps = forward(pixels.astype(dtype), model.architecture, tensors, model.metadata)
+def port(mistakes):
+    """Yield the layers of a port; mistakes: {name of a layer: function (input, output)}."""
+    steps = forward(pixels, model.architecture, model.tensors, model.metadata)
     name, tensor = next(steps)
     while True:
         yield name, tensor
-        before = tensor
+        before = tensor  # the input of the next layer
         try:
-            name, tensor = steps.send(tensor)
+            name, tensor = steps.send(before)
         except StopIteration:
             return
         if name in mistakes:
             tensor = mistakes[name](before, tensor)
+
+
+# %% [markdown]
+# The mistake goes into each layer with stride 2: the stem's convolution and some depthwise ones.
+
+# %%
+from tinymixnet.engine.architecture import group_kernels
+from tinymixnet.engine.kernels import mix_conv
 
 
 def shifted(name):
@@ -134,48 +131,56 @@ def shifted(name):
     return lambda x, _: like_pytorch(mix_conv, x, group_kernels(name, model.tensors))
 
 
-padding = {name: shifted(name) for name in ["stem/conv", *with_stride]}
+halving = [
+    f"{block.name}/depthwise_conv" for block in model.architecture.blocks if block.stride == 2
+]
+padding = {name: shifted(name) for name in ["stem/conv", *halving]}
 right, wrong = dict(model.layers(pixels)), dict(port(padding))
 assert all(np.array_equal(tensor, right[name]) for name, tensor in port({}))
 print("layers with the mistake:", ", ".join(padding))
 
-_, axes = panels(1, 2, 3.8, sharex=True, sharey=True)
-for axis, layers, title in zip(axes[0], (right, wrong), ("the package", "the port"), strict=True):
-    percent = 100 * layers["probabilities"][0]
-    draw_bars(axis, model.labels, percent, "probability in %", title, strong=[percent.argmax()])
-axes[0, 0].invert_yaxis()  # each draw_bars turned the shared axis once
-
 # %% [markdown]
-# Still a cat, so a quick test would pass; only less sure of it. What does the first wrong layer
-# look like?
+# How much do the answers tell? These are the best classes of both.
 
 # %%
-channel = int(np.abs(wrong["stem/conv"] - right["stem/conv"])[0].mean(axis=(0, 1)).argmax())
-a, b = (layers["stem/conv"][0, :, :, channel] for layers in (right, wrong))
-largest = max(np.abs(a).max(), np.abs(b).max(), np.abs(a - b).max())
-figure, axes = panels(1, 3, 3.6)
-titles = "SAME", "symmetric", "difference"
-for axis, values, title in zip(axes[0], (a, b, a - b), titles, strict=True):
-    draw_map(axis, values, f"{title}, channel {channel}", None, True, limits=(-largest, largest))
-    axis.label_outer()
-_ = figure.colorbar(axes[0, 0].images[0], ax=axes, label="value of stem/conv", shrink=0.9)
+answers = {"the package": right["probabilities"][0], "the port": wrong["probabilities"][0]}
+best = [c for values in answers.values() for c in np.argsort(-values)[:5]]
+best = list(dict.fromkeys(best))  # each class once, in order
+percents = {name: 100 * values[best] for name, values in answers.items()}
+pictures.show_answers([model.labels[c] for c in best], percents)
 
 # %% [markdown]
-# Two pictures that look alike to us, and a difference wherever there is an edge, for edges have
-# moved.
+# The answers have moved. On another photo the first word may still be right, and then a quick test
+# passes. Right or wrong, the answers do not say why. What does the first wrong layer look like?
+
+# %%
+a, b = right["stem/conv"][0], wrong["stem/conv"][0]
+channel = int(np.abs(a - b).mean(axis=(0, 1)).argmax())
+maps = [values[:, :, channel] for values in (a, b, a - b)]
+titles = [f"{what}, channel {channel}" for what in ("SAME", "symmetric", "difference")]
+pictures.show_maps(maps, titles, "value of stem/conv", signs=True)
+
+# %% [markdown]
+# Two pictures that look alike to us, and a difference wherever there is an edge, because edges
+# have moved.
 #
 # ## Recording both
 #
-# A *trace* is a folder with one `.npy` a layer. Ours comes with a manifest; the port's is a dump
-# as anybody can write one in any framework.
+# A *trace* is a folder with one `.npy` for each layer. Ours comes with a manifest; the port's is a
+# dump that anybody can write in any framework.
 
 # %%
+import tempfile
+from pathlib import Path
+
+from tinymixnet.debug import traces
+
 temporary = tempfile.TemporaryDirectory(prefix="notebook-")  # gone when the kernel ends
 here = Path(temporary.name)
 count = traces.record(model, pixels, here / "ours", image_name="cat.jpg")
 traces.write_dump(here / "port", wrong.items(), made_by="a port with a mistake")
-some = sorted(path.name for path in (here / "ours" / "blocks_3").iterdir())
-print(f"{count} layers; of block 3: {', '.join(some[:4])} ...")
+files = sorted(path.name for path in (here / "ours" / "blocks_3").iterdir())
+print(f"{count} layers; of block 3: {', '.join(files[:4])} ...")
 
 trace = traces.open_trace(here / "ours")
 print("first layers:", trace.names[:4])
@@ -188,54 +193,51 @@ assert np.array_equal(trace["blocks_3/output"], right["blocks_3/output"])
 # largest value of the layer. It needs nothing but the two recordings.
 
 # %%
-n, h, w, _ = pixels.shape
-dump = open_dump(here / "port", model.architecture, n, h, w)
-comparison = compare(((name, trace[name]) for name in trace.names), dump)
+from tinymixnet.debug.compare import compare
+from tinymixnet.debug.dumps import open_dump
+
+
+def opened(folder):
+    """A dump in our temporary folder, with the names of our layers."""
+    return open_dump(here / folder, model.architecture, *pixels.shape[:3])
+
+
+comparison = compare(((name, trace[name]) for name in trace.names), opened("port"))
 print(f"first layer past the tolerance of {comparison.tolerance:g}: {comparison.first}")
 assert comparison.first == "stem/conv"
 
 # %% tags=["rounding"]
+from tinymixnet.debug.tables import table
+
 lines = table(comparison).splitlines()
 header = next(i for i, line in enumerate(lines) if line.startswith("layer "))
 print("\n".join(lines[header : header + 11]))
 
 # %% [markdown]
-# That names the *first* wrong layer. All layers after it are wrong too, by what they inherit, and
-# whether one of them has a mistake of its own cannot be seen. So `isolated` feeds each of our
-# layers the *port's* input. What is then left is the error that the layer adds by itself.
+# ## The layers that add an error
+#
+# That was the upper half of the drawing. Now the lower half: `isolated` feeds each of our layers
+# with the port's input and compares what comes out.
 
 # %%
-Code(inspect.getsource(isolated), language="python")
+from tinymixnet.debug.compare import isolated
+
+show(isolated)
 
 # %%
-alone = isolated(model, pixels, dump)
+alone = isolated(model, pixels, opened("port"))
 guilty = [row.layer for row in alone.rows if row.guilty]
 print("layers that add an error of their own:", ", ".join(guilty))
 assert guilty == list(padding)
 
-inherited = np.array([row.error for row in alone.rows])
-added = np.array([row.added for row in alone.rows])
-floor = 1e-8  # equal layers have error 0, which has no logarithm
-figure, axes = panels(1, 1, 4.4)
-axis = axes[0, 0]
-axis.plot(np.maximum(inherited, floor), color=COLOURS[0], label="inherited and added")
-axis.plot(np.maximum(added, floor), ".", color=COLOURS[1], label="added by the layer itself")
-axis.axhline(alone.tolerance, color="gray", linestyle=":", label="tolerance")
-for i, row in enumerate(alone.rows):
-    if row.guilty:
-        name = row.layer.split("/")[0].replace("blocks_", "block ")
-        axis.plot(i, row.added, "o", color=COLOURS[1], markersize=10)
-        place = {"ha": "center", "va": "top", "rotation": 90}
-        axis.annotate(name, (i, row.added), (9, -9), textcoords="offset points", **place)
-axis.set(xlabel="layer, in the network's order", ylabel="largest difference / largest value")
-axis.set(yscale="log", ylim=(floor / 3, 30), title="One bad layer makes all the rest look bad")
-_ = axis.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.12))
+# %%
+pictures.show_inherited_and_added(alone)
 
 # %% [markdown]
 # The blue line says that something is wrong from the beginning; the orange dots say where. All of
 # them lie at the bottom but for one layer at each halving of the resolution. (At the bottom means
-# exactly zero here, for this port borrows our kernels; with a framework of its own there would be
-# rounding.)
+# exactly zero here, because this port borrows our kernels. With a framework of its own there would
+# be rounding.)
 #
 # ## The name of the mistake
 #
@@ -244,7 +246,9 @@ _ = axis.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.12))
 # input, and looks which one gives the port's output.
 
 # %% tags=["rounding"]
-diagnosis = diagnose(model, pixels, dump)
+from tinymixnet.debug.diagnose import diagnose
+
+diagnosis = diagnose(model, pixels, opened("port"))
 print(diagnosis.text())
 
 # %%
@@ -257,117 +261,186 @@ assert set(diagnosis.causes[0].places) == set(padding)
 
 # %%
 traces.write_dump(here / "repaired", port({}), made_by="the port, repaired")
-repaired = open_dump(here / "repaired", model.architecture, n, h, w)
-print("alike:", compare(model.layers(pixels), repaired).alike)
-print("causes:", diagnose(model, pixels, repaired).slugs)
+print("alike:", compare(model.layers(pixels), opened("repaired")).alike)
+print("causes:", diagnose(model, pixels, opened("repaired")).slugs)
 
 # %% [markdown]
 # ## Mistake or rounding?
 #
 # No two libraries add in the same order, so no two agree in every bit: each layer rounds its
 # float32 numbers a little differently. How large may an error be before it is a mistake? Run the
-# network once in float64, whose rounding is far smaller, and look how the error of float32 grows
-# from layer to layer. Beside it three mistakes: the padding, in the stem alone; the padding, in
-# the last place alone; and the mildest we can think of, PyTorch's usual epsilon of 1e-5 in a
-# single batch norm, where MixNet has 1e-3.
-
+# network once in float64, whose rounding is far smaller, and look how the error of float32 goes
+# from layer to layer. Beside it are three mistakes: the padding in the stem alone; the padding in
+# the last place alone; and a mild one, PyTorch's usual epsilon of 1e-5 in a single batch norm,
+# where MixNet has 1e-3.
 
 # %%
-def with_epsilon(name, epsilon):
-    """A batch norm with another epsilon: the same as another variance."""
-    tensors = dict(model.tensors)
-    variance = f"{name}/moving_variance"
-    tensors[variance] = tensors[variance] + np.float32(epsilon - model.metadata.epsilon)
-    return tensors
+from tinymixnet.debug.measure import measure
+from tinymixnet.engine.kernels import batch_norm
+from tinymixnet.engine.network import statistics
 
+exact_tensors = {name: tensor.astype(np.float64) for name, tensor in model.tensors.items()}
+exact_pixels = pixels.astype(np.float64)
+exact = dict(forward(exact_pixels, model.architecture, exact_tensors, model.metadata))
 
-def errors(layers, reference):
-    """The error of each layer, as `compare` measures it."""
-    return [measure(name, reference[name], tensor, 0).error for name, tensor in layers]
+last, normed = halving[-1], "blocks_4/expand_bn"
+other_epsilon = {normed: lambda x, _: batch_norm(x, *statistics(normed, model.tensors), 1e-5)}
+curves = {}
+for what, mistakes in {
+    "float32 rounding": {},
+    "padding in the stem": {"stem/conv": padding["stem/conv"]},
+    f"padding in {last.split('/')[0]}": {last: padding[last]},
+    "epsilon in blocks_4": other_epsilon,
+}.items():
+    errors = [measure(name, exact[name], y, 0).error for name, y in port(mistakes)]
+    curves[what] = np.array(errors)
 
-
-exact = dict(port({}, dtype=np.float64))
-last = with_stride[-1]
-runs = {
-    "float32 rounding": port({}),
-    "padding in the stem": port({"stem/conv": padding["stem/conv"]}),
-    f"padding in {last.split('/')[0]}": port({last: padding[last]}),
-    "epsilon in blocks_4": port({}, with_epsilon("blocks_4/expand_bn", 1e-5)),
-}
-curves = {what: np.array(errors(layers, exact)) for what, layers in runs.items()}
-
-figure, axes = panels(1, 1, 4.6)
-axis = axes[0, 0]
-for (what, values), style in zip(curves.items(), ("-", "-", "--", "-."), strict=True):
-    axis.plot(np.maximum(values, floor), style, label=what)
-axis.axhline(1e-4, color="gray", linestyle=":", label="tolerance")
-axis.set(xlabel="layer, in the network's order", ylabel="largest difference / largest value")
-axis.set(yscale="log", ylim=(floor / 2, 30), title="Rounding stays low, a mistake jumps")
-_ = figure.legend(*axis.get_legend_handles_labels(), frameon=False, loc="outside right center")
+# %%
+pictures.show_errors_by_layer(curves, tolerance=1e-4)
 
 # %% tags=["rounding"]
 for what, values in curves.items():
     print(f"{what:22} worst layer {values.max():.1e}, probabilities {values[-1]:.1e}")
-first, rest = curves["float32 rounding"][:3], curves["float32 rounding"][3:]
-print(f"rounding: {first.max():.1e} at first, then from {rest.min():.1e} to {rest.max():.1e}")
 
 # %%
-rounding = curves["float32 rounding"]
-assert rounding.max() < 1e-5
 for what, values in curves.items():
-    if what != "float32 rounding":
-        assert values.max() > 1e-4
-        jump = int(np.argmax(values > 1e-4))
-        assert values[:jump].max() < 1e-5
-        print(f"{what:24} first past 1e-4 at {list(exact)[jump]}")
+    past = np.flatnonzero(values > 1e-4)
+    first = list(exact)[past[0]] if len(past) else "nowhere"
+    before = values[: past[0]] if len(past) else values
+    assert before.max() < 1e-5
+    print(f"{what:24} first past 1e-4: {first}")
 
 # %% [markdown]
 # Three things to read off the picture:
 #
-# - Rounding enters at every layer, and yet it hardly grows: batch norm brings each layer back to
-#   the same scale, and errors of random sign cancel. From the first convolution to the last layer
-#   it stays in one band.
-# - A mistake does not grow out of that band. It *jumps* out of it, within one layer, by orders of
-#   magnitude. That is why a tolerance between the two works, and why its exact value matters
-#   little.
-# - After the jump it stays. Later layers neither repair a mistake nor make it much worse, so the
-#   error at the end says nothing about where.
+# - Rounding enters at every layer, and yet it does not add up to much: each batch norm brings the
+#   numbers back to the same scale, and errors of random sign partly cancel. From the first
+#   convolution to the last layer it stays far below the tolerance.
+# - A mistake does not grow out of that band. It *jumps* out of it, within one layer. That is why a
+#   tolerance between the two works, and why its exact value matters little.
+# - After the jump it stays. Later layers do not repair a mistake, so the error at the end says
+#   nothing about where it came from.
 
 # %% [markdown]
-# ## Exercise
+# ## Exercises
+#
+# ### Exercise 1
 #
 # Here is another port, with one mistake in one layer: its activation is ReLU where it should be
-# swish. The layer is drawn by lot, so reading the code does not help. Which one is it? Give its
-# name.
+# swish. Which layer is it? The cell draws it at random, another one each time it runs, so only the
+# dump `opened("relu")` can tell. Give the layer's name.
 
 # %%
+from tinymixnet.engine.kernels import relu
+
 swish_layers = [
-    f"{block.name}/{part}"
+    f"{block.name}/{part}_act"
     for block in model.architecture.blocks
     if block.swish
-    for part in ("expand_act", "depthwise_act", "se_act")
+    for part in ("expand", "depthwise", "se")
 ]
-lot = swish_layers[np.random.default_rng(2024).integers(len(swish_layers))]
-traces.write_dump(here / "other", port({lot: lambda x, _: relu(x)}), made_by="another port")
-other = open_dump(here / "other", model.architecture, n, h, w)
+drawn = str(np.random.default_rng().choice(swish_layers))
+traces.write_dump(here / "relu", port({drawn: lambda x, _: relu(x)}), made_by="another port")
 
 # %% tags=["exercise"]
 answer = None  # "blocks_3/expand_act", for example
 
 # %% jupyter={"source_hidden": true} tags=["check"]
-check(answer, lot, hint="compare and isolated both know; diagnose would even tell the name")
+check(answer, drawn, hint="one mistake only, so the first layer that differs is the guilty one")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# One mistake only, so the first layer that differs is the guilty one:
-#
 # ```python
-# answer = compare(model.layers(pixels), other).first
+# answer = compare(model.layers(pixels), opened("relu")).first
 # ```
 #
-# With several mistakes you would need `isolated(model, pixels, other)` and its `guilty` rows; and
-# `diagnose(model, pixels, other)` names the mistake as well.
+# With several mistakes you would need `isolated(model, pixels, opened("relu"))` and its `guilty`
+# rows; and `diagnose(model, pixels, opened("relu"))` names the mistake as well.
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 2
+#
+# Somebody has tested the port with symmetric padding on photos of 129 x 129 pixels, and all its
+# layers agreed with the package's. That is no accident. When the side of a layer's input is odd,
+# TensorFlow's padding is symmetric as well. The five layers with stride 2 get sides of 129, 65,
+# 33, 17 and 9 pixels (each is half of the one before, rounded up). Which other sides from 100 to
+# 200 would hide the mistake? Give all of them, with 129, as a set.
+
+# %% tags=["exercise"]
+answer = None  # {129, ...}
+
+# %% jupyter={"source_hidden": true} tags=["check"]
+from tinymixnet.engine.kernels import same_padding
+
+
+def is_hidden(side):
+    for _ in padding:
+        before, after = same_padding(side, 3, 2)
+        if before != after:
+            return False
+        side = (side + 1) // 2
+    return True
+
+
+hint = "odd five times: the side less one must be divisible by 2, and what is left again, ..."
+check(answer, {side for side in range(100, 201) if is_hidden(side)}, hint)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# An odd side is 2 n + 1, and half of it, rounded up, is n + 1. For that to be odd, n must be even,
+# and so on: five times means that the side less one is divisible by 2 to the power of 5.
+#
+# ```python
+# answer = {side for side in range(100, 201) if (side - 1) % 32 == 0}
+# ```
+#
+# So test a port at the size at which it will be used.
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 3
+#
+# Now two layers have a mistake, both drawn at random, and the second one hides behind the first.
+# Write `isolated` yourself: a function that takes the port's layers, a dictionary from name to
+# tensor, and returns the list of all names whose layers add an error larger than 1e-4 of their
+# own. You need `forward`, which takes a tensor by `send` (see `port` above), and
+# `measure(name, ours, theirs, 0).error`.
+
+# %%
+drawn_two = sorted(np.random.default_rng().choice(len(swish_layers), 2, replace=False))
+two = [swish_layers[i] for i in drawn_two]
+theirs = dict(port({name: lambda x, _: relu(x) for name in two}))
+
+# %% tags=["exercise"]
+answer = None  # your function
+
+# %% jupyter={"source_hidden": true} tags=["check"]
+hint = "send the port's tensor, whatever ours was; then the next layer starts from it"
+check(answer and (lambda layers: list(answer(layers)) == two), True, hint, given=(theirs,))
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# def own_errors(theirs):
+#     names, steps = [], forward(pixels, model.architecture, model.tensors, model.metadata)
+#     name, ours = next(steps)
+#     while True:
+#         if measure(name, ours, theirs[name], 0).error > 1e-4:
+#             names.append(name)
+#         try:
+#             name, ours = steps.send(theirs[name])
+#         except StopIteration:
+#             return names
+#
+#
+# answer = own_errors
+# ```
 #
 # </details>
 

@@ -19,38 +19,30 @@
 # folder `fast`). Both use NumPy and nothing else. What makes one faster, if not another language?
 # Here you start with the definition in a Python loop and speed it up step by step, with a clock
 # beside each step. All times are measured while this page is made, on the machine that makes it.
-# They differ from yours; the ranking should not.
+# Yours will be others, so the text says what to look for, not what to find.
 #
-# Before this: [02](02_convolution_as_im2col.ipynb) for im2col,
-# [03](03_depthwise_and_mixconv.ipynb) for depthwise kernels, [04](04_folding_batch_norm.ipynb) for
+# Before this: [01](01_convolution.ipynb) for im2col,
+# [02](02_depthwise_and_mixconv.ipynb) for depthwise kernels, [04](04_batch_norm.ipynb) for
 # folding.
 
 # %%
-import inspect
-from pathlib import Path
-from textwrap import dedent
+from start import *
+
+# %% [markdown]
+# The idea in one drawing. Both sides filter one plane with a 3 x 3 kernel, and both are right. On
+# the left the plane is read and added once for each weight. On the right it is copied once for
+# each *column* of the kernel, and one matrix product does the rest. Memory is slow and arithmetic
+# is fast: to save time, save passes over memory, even if that costs more multiplications.
+
+# %%
+pictures.show_passes()
+
+# %% [markdown]
+# Two helpers. The best of several runs is the fairest time: in all others, something else took the
+# processor.
+
+# %%
 from time import perf_counter
-
-import numpy as np
-from exercise import check
-from IPython.display import Code
-from pictures import COLOURS, draw_bars, draw_map, panels
-
-import tinymixnet
-from tinymixnet.engine.images import read_image
-from tinymixnet.engine.kernels import (
-    batch_norm,
-    conv2d,
-    depthwise_conv2d,
-    im2col,
-    pointwise_conv2d,
-    relu,
-    swish,
-    windows,
-)
-from tinymixnet.fast import depthwise
-from tinymixnet.fast import kernels as fast
-from tinymixnet.fast.layout import Layout, same_pixels
 
 rng = np.random.default_rng(9)
 
@@ -60,7 +52,6 @@ def random(*shape):
 
 
 def milliseconds(function, *arguments, rounds=15):
-    """The best of some runs: in all others something else took the processor."""
     seconds = []
     for _ in range(rounds + 1):
         start = perf_counter()
@@ -86,20 +77,21 @@ def agree(a, b):
 
 # %%
 def by_loops(x, kernel, stride):
-    """The definition, on nested lists; x is padded already."""
-    n, h, w, c = x.shape
-    kh, kw, _, o = kernel.shape
+    """The definition for one image (H, W, C) that is padded already, on nested lists."""
+    (h, w, c), (kh, kw, _, outputs) = x.shape, kernel.shape
     pixels, weights = x.tolist(), kernel.tolist()
-    y = np.zeros((n, (h - kh) // stride + 1, (w - kw) // stride + 1, o))
-    for image, row, column, output in np.ndindex(y.shape):
+    y = np.zeros(((h - kh) // stride + 1, (w - kw) // stride + 1, outputs))
+    for row, column, output in np.ndindex(y.shape):
         total = 0.0
-        for i in range(kh):
-            for j in range(kw):
-                for channel in range(c):
-                    value = pixels[image][row * stride + i][column * stride + j][channel]
-                    total += value * weights[i][j][channel][output]
-        y[image, row, column, output] = total
+        for i, j, channel in np.ndindex(kh, kw, c):
+            value = pixels[row * stride + i][column * stride + j][channel]
+            total += value * weights[i][j][channel][output]
+        y[row, column, output] = total
     return y
+
+
+# %%
+from tinymixnet.engine.kernels import conv2d, im2col, windows
 
 
 def by_einsum(x, kernel, stride):
@@ -108,27 +100,22 @@ def by_einsum(x, kernel, stride):
 
 
 x, kernel = random(1, 32, 32, 3), random(3, 3, 3, 32)
-padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+padded = np.pad(x[0], ((0, 1), (0, 1), (0, 0)))
 slow = by_loops(padded, kernel, 2)
 assert agree(by_einsum(x, kernel, 2), slow)
 assert agree(conv2d(x, kernel, 2), slow)
 work = slow.size * 27
-print(
-    f"{work:,} multiply-adds, {im2col(x, (3, 3), 2).size / x.size:.2f} times the numbers by im2col"
-)
+larger = im2col(x, (3, 3), 2).size / x.size
+print(f"{work:,} multiply-adds; im2col makes the input {larger:.2f} times as large")
 
 # %% tags=["timing"]
 steps = {
-    "loops in Python": milliseconds(by_loops, padded, kernel, 2, rounds=2),
+    "loops in Python": milliseconds(by_loops, padded, kernel, 2, rounds=1),
     "einsum over a view": milliseconds(by_einsum, x, kernel, 2),
     "im2col and a matrix product": milliseconds(conv2d, x, kernel, 2),
 }
-each = [1e6 * ms / work for ms in steps.values()]
-figure, axes = panels(1, 1, 2.6)
-draw_bars(
-    axes[0, 0], list(steps), each, "nanoseconds for each multiply-add (logarithmic)", "", "%.3g"
-)
-axes[0, 0].set_xscale("log")
+each = {name: 1e6 * ms / work for name, ms in steps.items()}
+pictures.show_times(each, "nanoseconds for each multiply-add (logarithmic)", log=True)
 
 # %% [markdown]
 # ## Step 2: the depthwise convolution, which is no matrix product
@@ -136,11 +123,12 @@ axes[0, 0].set_xscale("log")
 # Each channel has a kernel of its own, so there is nothing to share between channels and no large
 # product to make of it. The readable kernel sums over a view of all patches, number by number. One
 # can turn the loops inside out, and multiply the whole plane by one weight, shift it, and go on
-# with the next: then each operation is long, but it takes K x K passes over memory.
+# with the next: then each operation is long, but it takes K x K passes over memory. That is the
+# left side of the drawing.
 #
-# The fast one needs far fewer. By hand, for one plane of 3 x 4 pixels and a 3 x 3 kernel: put the
-# rows one after another, with something before and behind, so that one can also read from one
-# place earlier or later.
+# The right side by hand, for one plane of 3 x 4 pixels and a 3 x 3 kernel: put the rows one after
+# another, with something before and behind, so that one can also read from one place earlier or
+# later.
 
 # %%
 plane = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
@@ -165,15 +153,12 @@ total = planes[1].copy()
 total[1:] += planes[0][:-1]  # the kernel's upper row reads the row above
 total[:-1] += planes[2][1:]
 
-_, axes = panels(1, 5, 2.9)
-limits = (0, 40)
 titles = "the plane", "upper row", "middle row", "lower row", "sum, shifted"
-shown = plane, planes[0], planes[1], planes[2], total
-for axis, values, title in zip(axes[0], shown, titles, strict=True):
-    draw_map(axis, values, title, None, limits=limits, numbers=".0f")
-    axis.set_ylabel("row" if axis is axes[0, 0] else "")
+pictures.show_maps([plane, *planes, total], titles, "value", 5, numbers=".0f")
 
 # %%
+from tinymixnet.engine.kernels import depthwise_conv2d
+
 expected = depthwise_conv2d(plane[None, :, :, None], weights[:, :, None, None])[0, :, :, 0]
 assert np.array_equal(total, expected)
 print(expected)
@@ -181,13 +166,15 @@ print(expected)
 # %% [markdown]
 # So K planes are copied and K are added, where the definition takes K x K. The package's kernel
 # does this for many channels at once, in arrays that it uses again and again. A row of ones among
-# the copies brings the bias along for free. And it halves the work once more: it cuts the plane
-# into four phases, each with every second pixel of every second row, and computes one pixel of
-# each phase in the same product. These four pixels need mostly the same inputs, and what several
-# of them need is copied and added only once: K + 1 phases for each row of phases, not 2 K.
+# the copies brings the bias along for free. And it saves once more: it cuts the plane into four
+# phases, each with every second pixel of every second row, and computes one pixel of each phase in
+# the same product. These four pixels need mostly the same inputs, and what several of them need is
+# copied and added only once: K + 1 phases for each row of phases, not 2 K.
 
 # %%
-Code(inspect.getsource(depthwise.depthwise_columns), language="python")
+from tinymixnet.fast import depthwise
+
+show(depthwise.depthwise_columns)
 
 # %% [markdown]
 # ## Step 3: small planes, another way
@@ -197,15 +184,48 @@ Code(inspect.getsource(depthwise.depthwise_columns), language="python")
 # itself is a matrix, the same for all channels: two large matrix products again.
 
 # %%
-Code(inspect.getsource(depthwise.depthwise_fourier), language="python")
+show(depthwise.depthwise_fourier)
 
 # %% [markdown]
-# Four ways to the same numbers, on a large plane and on a small one. `prepare` does what the plan
-# does once for all images: it orders the pixels in memory, makes the arrays and transforms the
-# kernels. This is not timed.
+# Four ways to the same numbers, on a large plane and on a small one. The plan prepares the two
+# fast ways once for all images: it orders the pixels in memory, makes the arrays and transforms
+# the kernels. So do the next two cells, and this is not timed. Each returns the function to time,
+# and one that gives its result. (Skip their details at a first reading.)
+
+# %%
+from tinymixnet.fast.layout import Layout, same_pixels
+
+
+def by_columns(flat, kernel, no_bias, h, w):
+    c, k = len(flat), len(kernel)
+    plain, layout = Layout(h, w), Layout(h, w, 2)  # row by row, and cut into four phases
+    prepared = depthwise.filter_for(kernel, no_bias, layout, 1)
+    _, m, n = prepared.matrix.shape
+    memory = np.zeros(c * layout.size + 2 * k, np.float32)
+    inside = memory[k:-k].reshape(c, -1)
+    for pixels, place in same_pixels(flat, plain, inside, layout):
+        place[...] = pixels
+    shapes = (c, n, layout.phase_size), (m, c, layout.phase_size)
+    scratch = [np.empty(shape, np.float32) for shape in shapes]
+    ready = depthwise.columns_for(prepared, memory, k, layout, *scratch)
+    return (
+        lambda: depthwise.depthwise_columns(ready),
+        lambda: layout.plane(ready.total.transpose(1, 0, 2).reshape(c, -1)),
+    )
 
 
 # %%
+def by_fourier(flat, kernel, no_bias, h, w):
+    transform = depthwise.fourier_for(h, w, len(kernel), 1)
+    spectra = depthwise.spectra_for(kernel, h, w, 1, transform)
+    waves = np.empty((len(flat), transform.forward.shape[1]), np.float32)
+    out = np.empty_like(flat)
+    return (
+        lambda: depthwise.depthwise_fourier(flat, spectra, no_bias, transform, waves, out),
+        lambda: Layout(h, w).plane(out),
+    )
+
+
 def by_shifts(x, kernel):
     """The definition turned inside out: K x K multiply-adds of the whole, shifted input."""
     k, h, w = len(kernel), *x.shape[1:3]
@@ -216,40 +236,13 @@ def by_shifts(x, kernel):
     return y
 
 
-def prepare(x, kernel):
-    """The two fast ways, ready to run: (function to time, function that gives its result)."""
-    (_, h, w, c), k = x.shape, len(kernel)
-    no_bias = np.zeros(c, np.float32)
-    flat = np.ascontiguousarray(x[0].transpose(2, 0, 1).reshape(c, -1))
-    plain, layout = Layout(h, w), Layout(h, w, 2)
-    cut = depthwise.filter_for(kernel, no_bias, layout, 1)
-    _, m, n = cut.matrix.shape
-    memory = np.zeros(c * layout.size + 2 * k, np.float32)
-    for pixels, place in same_pixels(flat, plain, memory[k:-k].reshape(c, -1), layout):
-        place[...] = pixels
-    scratch = (
-        np.empty(shape, np.float32)
-        for shape in ((c, n, layout.phase_size), (m, c, layout.phase_size))
-    )
-    ready = depthwise.columns_for(cut, memory, k, layout, *scratch)
-
-    at = depthwise.fourier_for(h, w, k, 1)
-    spectra = depthwise.spectra_for(kernel, h, w, 1, at)
-    waves, out = np.empty((c, at.forward.shape[1]), np.float32), np.empty_like(flat)
-    return (
-        (
-            lambda: depthwise.depthwise_columns(ready),
-            lambda: layout.plane(ready.total.transpose(1, 0, 2).reshape(c, -1)),
-        ),
-        (
-            lambda: depthwise.depthwise_fourier(flat, spectra, no_bias, at, waves, out),
-            lambda: plain.plane(out),
-        ),
-    )
+# %% [markdown]
+# All of them are checked against the readable kernel, and that one against the loops.
 
 
+# %%
 def ways(side, size, channels=48):
-    """Microseconds a channel of each way, all checked against the readable kernel."""
+    """Microseconds a channel of each way."""
     x, kernel = random(1, side, side, channels), random(size, size, channels, 1)
     reference = depthwise_conv2d(x, kernel)
     assert agree(by_shifts(x, kernel), reference)
@@ -257,39 +250,37 @@ def ways(side, size, channels=48):
         "einsum (readable)": milliseconds(depthwise_conv2d, x, kernel, rounds=5),
         "K x K shifts": milliseconds(by_shifts, x, kernel, rounds=5),
     }
-    for name, (run, result) in zip(("columns", "Fourier"), prepare(x, kernel), strict=True):
-        if side > 28 and name == "Fourier":
-            continue  # the matrix would be as large as the plane squared
+    flat, no_bias = np.ascontiguousarray(x[0].reshape(-1, channels).T), np.zeros(channels, "f4")
+    fast = {"columns": by_columns, "Fourier": by_fourier}
+    if side > 28:
+        del fast["Fourier"]  # the matrix would be as large as the plane squared
+    for name, prepare in fast.items():
+        run, result = prepare(flat, kernel, no_bias, side, side)
         run()
         assert agree(result(), reference[0])
         times[name] = milliseconds(run)
     return {name: 1e3 * ms / channels for name, ms in times.items()}
 
 
-x, kernel = random(1, 12, 12, 2), random(5, 5, 2, 1)
-for channel in range(2):
-    one = np.pad(x[..., channel : channel + 1], ((0, 0), (2, 2), (2, 2), (0, 0)))
-    slow = by_loops(one, kernel[:, :, channel : channel + 1], 1)
-    assert agree(depthwise_conv2d(x, kernel)[..., channel : channel + 1], slow)
+x, kernel = random(1, 12, 12, 1), random(5, 5, 1, 1)
+slow = by_loops(np.pad(x[0], ((2, 2), (2, 2), (0, 0))), kernel, 1)
+assert agree(depthwise_conv2d(x, kernel), slow)
 print("the readable kernel equals the loops")
 
 # %% tags=["timing"]
-figure, axes = panels(2, 2, 5.2)
-for row, side in enumerate((56, 7)):
-    for column, size in enumerate((3, 9)):
-        times = ways(side, size)
-        axis = axes[row, column]
-        title = f"{size} x {size} kernel, plane of {side} x {side}"
-        strong = [int(np.argmin(list(times.values())))]
-        draw_bars(
-            axis, list(times), list(times.values()), "microseconds a channel", title, "%.3g", strong
-        )
+cases = {
+    f"{size} x {size} kernel, plane of {side} x {side}": ways(side, size)
+    for side in (56, 7)
+    for size in (3, 9)
+}
+pictures.show_times_of_ways(cases, "microseconds a channel")
 
 # %% [markdown]
-# The fastest way is drawn dark. On the large plane it is columns, and the more so for the large
-# kernel, where K x K is far more than K. On the small plane the two are close for the small
-# kernel, and Fourier is faster for the large one, because a larger kernel costs it little. So the
-# plan asks how many pixels a plane has, and takes one or the other.
+# The fastest way is drawn dark. Look at how each way pays for a larger kernel: the work of the
+# readable one and of the shifts grows with K x K, the passes of the columns grow with K, and for
+# Fourier only the border grows. And look at how each pays for a larger plane: the Fourier matrices
+# grow with the square of its pixels. So the plan asks how many pixels a plane has, and takes one
+# or the other.
 #
 # ## Step 4: small change
 #
@@ -300,14 +291,19 @@ for row, side in enumerate((56, 7)):
 # - Swish in the readable form takes an `exp`, a division, and several passes. NumPy's `tanh` is
 #   vectorised, and x * sigmoid(x) = h * (1 + tanh(h)) with h = x / 2; the half is folded into the
 #   kernel as well.
-# - `np.maximum(x, 0)` is slower than comparing with an array of zeros, which sounds like more work.
+# - ReLU: the fast kernel compares with an array of zeros instead of the number 0, which sounds
+#   like more work. See below which is faster on the machine that made this page.
 # - Every new array is memory that the operating system has to find. The fast kernels write into
 #   arrays that are there.
 
 # %%
-Code(inspect.getsource(fast.swish_of_half_to), language="python")
+from tinymixnet.fast import kernels as fast
 
-# %% tags=["timing"]
+show(fast.swish_of_half_to)
+
+# %%
+from tinymixnet.engine.kernels import batch_norm, pointwise_conv2d, relu, swish
+
 n, h, w, c = shape = (1, 56, 56, 64)
 x, narrow = random(*shape), random(1, 1, c, c)
 planes = np.ascontiguousarray(x[0].reshape(-1, c).T)
@@ -321,6 +317,7 @@ assert agree(out, swish(flat))
 fast.relu_to(flat, zeros, out)
 assert np.array_equal(out, relu(flat))
 
+# %% tags=["timing"]
 pairs = {
     "1x1 convolution": (
         milliseconds(pointwise_conv2d, x, narrow),
@@ -330,38 +327,35 @@ pairs = {
     "swish": (milliseconds(swish, x), milliseconds(fast.swish_of_half_to, half, scratch, out)),
     "relu": (milliseconds(relu, x), milliseconds(fast.relu_to, flat, zeros, out)),
 }
-figure, axes = panels(1, 2, 3.2, sharex=True, sharey=True)
-for i, title in enumerate(("readable", "fast")):
-    times = [pair[i] for pair in pairs.values()]
-    draw_bars(axes[0, i], list(pairs), times, f"ms for {h} x {w} x {c}", title, "%.2f")
-axes[0, 0].invert_yaxis()  # each draw_bars turned the shared axis once
+pictures.show_readable_and_fast(pairs, f"ms for {h} x {w} x {c}")
 
 # %% [markdown]
 # ## The whole network, on the photo
 #
 # The plan puts it together: a list of steps, made once for an input size, each a kernel with its
-# arrays. To run the network is to run down the list, which makes it easy to put a clock beside
-# every step. The photo has 224 pixels a side here, as the official weights take it; what it is
-# called at that size does not matter now.
+# arrays. The photo has 224 pixels a side here, as the official weights take it; what it is called
+# at that size does not matter now.
 
 # %%
-model = tinymixnet.load()
-photo = read_image(Path(tinymixnet.__file__).parent / "data" / "cat.jpg")
-pixels = np.asarray(photo.resize((224, 224)), np.float32)[np.newaxis]
+from tinymixnet.engine.images import read_image
+
+pixels = np.asarray(read_image(CAT).resize((224, 224)), np.float32)[np.newaxis]
 readable = dict(model.layers(pixels))
-logits = model(pixels)
-error = np.abs(logits - readable["logits"]).max() / np.abs(readable["logits"]).max()
-assert error < 1e-4
+assert agree(model(pixels), readable["logits"])
 program = model.plan.program(224, 224)
 print(f"{len(program.steps)} steps; their logits equal the readable path's")
 for step in program.steps[:8]:
     print(f"  {step.layer:20} {step.kernel}")
 
+# %% [markdown]
+# To run the network is to run down the list. So it is easy to put a clock beside every step, and
+# the plan has a method for it:
+
 # %%
-Code(dedent(inspect.getsource(type(model.plan).run)), language="python")
+show(type(model.plan).profile)
 
 
-# %% tags=["timing"]
+# %%
 def part_of(layer):
     name = layer.split("/")[0]
     name = {"image": "stem", "normalize": "stem"}.get(name, name)
@@ -387,55 +381,64 @@ def fast_run():
     return sums
 
 
-def best(run, rounds=7):
-    runs = [run() for _ in range(rounds + 1)]
+def best(run, rounds):
+    runs = [run() for _ in range(rounds)]
     return {key: min(r[key] for r in runs) for key in runs[0]}
 
 
-by_layers, by_steps = best(readable_run, 4), best(fast_run)
-parts = list(by_layers)
-shown = ["matmul", "depthwise_columns", "depthwise_fourier"]
-shown += ["swish_of_half_to", "relu_to", "squeeze_excite_gate"]
-
-figure, axes = panels(1, 2, 7, sharey=True, width_ratios=[1, 2])
-draw_bars(axes[0, 0], parts, list(by_layers.values()), "milliseconds", "Readable path", "%.1f")
-ends = np.zeros(len(parts))
-for name, colour in zip([*shown, "all others"], [*COLOURS[:6], "#999999"], strict=True):
-    widths = np.zeros(len(parts))
-    for (part, kernel), ms in by_steps.items():
-        if (kernel if kernel in shown else "all others") == name:
-            widths[parts.index(part)] += ms
-    axes[0, 1].barh(
-        range(len(parts)), widths, left=ends, color=colour, label=name, edgecolor="white"
-    )
-    ends += widths
-axes[0, 1].set(xlabel="milliseconds (another scale)", title="Fast path, by kernel")
-_ = axes[0, 1].legend(frameon=False, loc="lower right")
-axes[0, 0].set_ylabel("part of the network")
+# %% tags=["timing"]
+by_layers, by_steps = best(readable_run, 4), best(fast_run, 8)
+kernels = ["matmul", "depthwise_columns", "depthwise_fourier"]
+kernels += ["swish_of_half_to", "relu_to", "squeeze_excite_gate"]
+pictures.show_profile(by_layers, by_steps, kernels)
 print(f"readable {sum(by_layers.values()):.0f} ms, fast {sum(by_steps.values()):.0f} ms")
 
 # %% [markdown]
-# What is left is in matrix products, which BLAS does about as fast as the processor can, and in
-# the depthwise kernels, most of it in the blocks where planes are large. Is a part's time its
-# share of the work, which [06](06_reading_block_strings.ipynb) counted? Not quite: where planes
-# are large, more of the time goes into passes over memory, and a multiply-add takes longer.
+# What is left is mostly in matrix products, which a good BLAS does about as fast as the processor
+# can, and in the depthwise kernels. Is a part's time its share of the work, which
+# [06](06_reading_block_strings.ipynb) counted? Compare the first parts, where planes are large and
+# more of the time goes into passes over memory, with the last.
 
 # %% tags=["timing"]
-parts_of_work = {}
+work, times = {}, {}
 for row in model.architecture.layers(224, 224):
     part = part_of(row.name)
-    parts_of_work[part] = parts_of_work.get(part, 0) + row.multiply_adds
-figure, axes = panels(1, 1, 3.6)
-work = np.array([parts_of_work[part] for part in parts])
-axis = axes[0, 0]
-axis.bar(np.arange(len(parts)) - 0.2, 100 * work / work.sum(), 0.4, label="multiply-adds")
-axis.bar(np.arange(len(parts)) + 0.2, 100 * ends / ends.sum(), 0.4, label="time on the fast path")
-axis.set_xticks(range(len(parts)), [part.replace("blocks_", "") for part in parts])
-axis.set(xlabel="part of the network: stem, blocks 0 to 18, head", ylabel="% of all")
-_ = axis.legend(frameon=False)
+    work[part] = work.get(part, 0) + row.multiply_adds
+for (part, _), ms in by_steps.items():
+    times[part] = times.get(part, 0) + ms
+pictures.show_work_and_time(work, times)
 
 # %% [markdown]
-# ## Exercise
+# ## Exercises
+#
+# ### Exercise 1
+#
+# Where would more work pay? Suppose that somebody made the matrix products (`matmul`) infinitely
+# fast. How many times as fast would the whole network be, on your machine? Compute it from
+# `by_steps`, which has the milliseconds of each (part, kernel).
+
+# %% tags=["exercise"]
+answer = None  # time now / time then
+
+# %% jupyter={"source_hidden": true} tags=["check"]
+others = sum(ms for (_, kernel), ms in by_steps.items() if kernel != "matmul")
+check(answer, sum(by_steps.values()) / others, hint="the sum of all, by the sum of all others")
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# everything = sum(by_steps.values())
+# products = sum(ms for (part, kernel), ms in by_steps.items() if kernel == "matmul")
+# answer = everything / (everything - products)
+# ```
+#
+# That is Amdahl's law: the part that you do not speed up limits what you can win.
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 2
 #
 # Does the Fourier way save multiplications? Take a plane of 7 x 7 and a kernel of 9 x 9. The
 # definition takes 7 x 7 x 9 x 9 multiply-adds for each channel. How many do the two matrix
@@ -462,9 +465,46 @@ check(answer, transform.forward.size + transform.inverse.size, hint)
 # answer = 2 * 49 * 132
 # ```
 #
-# More than three times what the definition takes, and still faster: a multiplication inside a
-# large matrix product costs a small part of one outside. Counting operations does not tell the
-# time.
+# More than three times what the definition takes; see above whether it is faster all the same. A
+# multiplication inside a large matrix product costs a small part of one outside, so counting
+# operations does not tell the time.
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 3
+#
+# Step 2 did the columns by hand for one 3 x 3 kernel. Write it for a square kernel of any odd
+# size: a function of a plane (H, W) and a kernel (K, K) that returns the convolution with stride 1
+# and SAME padding, with one matrix product and no loop over pixels. It is tried on a 5 x 5 kernel.
+
+# %% tags=["exercise"]
+answer = None  # your function
+
+# %% jupyter={"source_hidden": true} tags=["check"]
+tried = random(9, 12), random(5, 5)
+wanted = depthwise_conv2d(tried[0][None, :, :, None], tried[1][:, :, None, None])[0, :, :, 0]
+hint = "np.pad each side by K // 2; copy j of the padded plane begins at column j"
+check(answer, wanted, hint, given=tried)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Padding on all sides first makes it simpler: then no row runs into the next one.
+#
+# ```python
+# def columns(plane, kernel):
+#     (h, w), k = plane.shape, len(kernel)
+#     padded = np.pad(plane, k // 2)
+#     copies = np.stack([padded[:, j : j + w].ravel() for j in range(k)])
+#     planes = (kernel @ copies).reshape(k, h + k - 1, w)
+#     return sum(planes[i, i : i + h] for i in range(k))
+#
+#
+# answer = columns
+# ```
+#
+# The loops run over the K rows and K columns of the kernel, never over pixels.
 #
 # </details>
 #

@@ -23,23 +23,17 @@
 #
 # Before this: [06](06_reading_block_strings.ipynb), for the names and shapes of the tensors. No
 # network and no TensorFlow is needed: a small writer, the one that tests the reader, makes the
-# files.
+# files. Where the numbers themselves come from is told in [docs/weights.md](../docs/weights.md).
 
 # %%
-import inspect
-import tempfile
-from pathlib import Path
+from start import *
 
-import numpy as np
-from exercise import check
-from IPython.display import Code
-from matplotlib.colors import ListedColormap
-from pictures import COLOURS, panels, show_maps
+# %% [markdown]
+# The way in one drawing. A reader begins at the end of the index file, because only the footer has
+# a fixed place. From there each part says where the next one is.
 
-import tinymixnet
-from weights_tools import extract
-from weights_tools.formats import checkpoint, checkpoint_table, crc32c, protobuf
-from weights_tools.formats.checkpoint_writer import write_checkpoint
+# %%
+pictures.show_checkpoint_layout()
 
 # %% [markdown]
 # ## A checkpoint small enough to print
@@ -48,6 +42,11 @@ from weights_tools.formats.checkpoint_writer import write_checkpoint
 # numbers, end to end. All the rest is in the index.
 
 # %%
+import tempfile
+from pathlib import Path
+
+from weights_tools.formats.checkpoint_writer import write_checkpoint
+
 temporary = tempfile.TemporaryDirectory(prefix="notebook-")
 here = Path(temporary.name)
 toy = {
@@ -60,6 +59,7 @@ index = (here / "toy.index").read_bytes()
 data = (here / "toy.data-00000-of-00001").read_bytes()
 
 
+# %%
 def show_bytes(raw, start=0, width=16):
     """Bytes as hexadecimal and, where they are letters, as text."""
     for i in range(0, len(raw), width):
@@ -126,7 +126,9 @@ print(f"index block:     {numbers[3]} bytes at {numbers[2]}; zeros from here, by
 # is input like any other, so the reader trusts nothing in it.
 
 # %%
-Code(inspect.getsource(protobuf.read_varint), language="python")
+from weights_tools.formats import protobuf
+
+show(protobuf.read_varint)
 
 # %% [markdown]
 # ## A block: keys without what they share
@@ -176,18 +178,7 @@ for key, shared, value in entries(block):
 kinds[at + size + 5 : -48] = 4
 kinds[-48:] = 5
 legend = ["lengths, restarts", "key", "value", "type and checksum", "other blocks", "footer"]
-width = 32
-figure, axes = panels(1, 1, 4.4)
-padded = np.append(kinds.astype(float), [np.nan] * (-len(kinds) % width)).reshape(-1, width)
-colours = ListedColormap([*COLOURS[:5], "#999999"])
-axes[0, 0].imshow(padded, cmap=colours, vmin=-0.5, vmax=5.5, aspect="auto", alpha=0.55)
-for i, byte in enumerate(index):
-    text = chr(byte) if 33 <= byte < 127 else f"{byte:02x}"
-    axes[0, 0].text(i % width, i // width, text, ha="center", va="center", fontsize=10)
-axes[0, 0].set_yticks(range(len(padded)), range(0, len(padded) * width, width))
-axes[0, 0].set(xlabel="byte of the row", ylabel="offset of the row", title="The whole index")
-bar = figure.colorbar(axes[0, 0].images[0], ax=axes, label="what the byte is", ticks=range(6))
-_ = bar.ax.set_yticklabels(legend)
+pictures.show_bytes_by_kind(index, kinds, legend)
 
 # %% [markdown]
 # ## A value: a protobuf message
@@ -230,7 +221,7 @@ for name in list(toy):
     print(name)
     for number, stored, value in fields(messages[name]):
         if number == 2:
-            value = tuple(fields(axis)[0][2] for _, _, axis in fields(value))
+            value = tuple(fields(size)[0][2] for _, _, size in fields(value))
         print(f"  {stored.hex(' '):30} field {number}, {meaning[number]}: {value}")
 
 # %% [markdown]
@@ -253,6 +244,8 @@ assert np.array_equal(gamma[np.newaxis], toy["stem/batch_normalization/gamma"])
 # own checksum would say nothing.
 
 # %%
+from weights_tools.formats import crc32c
+
 register = 0xFFFFFFFF
 for byte in cut:
     register ^= byte
@@ -269,15 +262,19 @@ assert stored == entry[6] == crc32c.masked_crc32c(cut)
 # megabytes cuts the data into lanes that advance side by side as one array.
 
 # %%
-Code(inspect.getsource(crc32c._lanes), language="python")
+show(crc32c._lanes)
 
 # %% [markdown]
 # ## The package reads the same
 
 # %%
-Code(inspect.getsource(checkpoint_table.table_entries), language="python")
+from weights_tools.formats import checkpoint_table
+
+show(checkpoint_table.table_entries)
 
 # %%
+from weights_tools.formats import checkpoint
+
 with checkpoint.open_checkpoint(here / "toy") as opened:
     for name, variable in opened.variables.items():
         values = opened.read(name)
@@ -356,7 +353,9 @@ except tinymixnet.TinyMixNetError as error:
 # within these.
 
 # %%
-Code(inspect.getsource(extract.map_names), language="python")
+from weights_tools import extract
+
+show(extract.map_names)
 
 # %% [markdown]
 # To see it work on a whole network, the bundled weights go the other way first: every tensor gets
@@ -382,7 +381,7 @@ def their_name(name, counts):
     return f"{top}/{place.scope}/{place.kind}{suffix}/{place.tensor}"
 
 
-model = tinymixnet.load()
+# %%
 counts = {}
 in_their_order = sorted(model.tensors, key=lambda name: not name.startswith("blocks_"))
 theirs = {name: their_name(name, counts) for name in in_their_order}
@@ -408,26 +407,23 @@ print(f"{len(weights.tensors)} tensors, every number as before")
 # %% [markdown]
 # ## On the photo
 #
-# The kernels of the stem as they came out of the file, and the answers. The preset says how to cut
-# a photo; a checkpoint knows nothing of that, nor of the names of the classes.
+# The answers, and the kernels of the stem with the largest weights as they came out of the file. A
+# checkpoint does not know how a photo is to be cut, nor what the classes are called: both come
+# from the bundled model here.
 
 # %%
-photo = Path(tinymixnet.__file__).parent / "data" / "cat.jpg"
-pixels = model.pixels(photo)
+pixels = model.pixels(CAT)
 returned = tinymixnet.load(here / "out.h5")
 assert np.array_equal(returned(pixels), model(pixels))
 names = (model.labels[i] for i in np.argsort(-returned(pixels)[0])[:3])
 print("the three best answers after the journey:", ", ".join(names))
-
-filters = returned.tensors["stem/conv/kernel"]  # its filters with the largest weights, by colour
-loud = np.argsort(-np.abs(filters).max(axis=(0, 1, 2)))[:6]
-kernels = [filters[:, :, colour, o] for colour in range(3) for o in loud]
-titles = [f"{colour}, filter {o}" for colour in ("red", "green", "blue") for o in loud]
-show_maps(kernels, titles, "weight", 6, signs=True, height=6)
+pictures.show_filters(returned.tensors["stem/conv/kernel"])
 temporary.cleanup()
 
 # %% [markdown]
-# ## Exercise
+# ## Exercises
+#
+# ### Exercise 1
 #
 # The footer of a larger index begins with the bytes below. How large is the index block, and where
 # does it lie? Give (offset, size).
@@ -453,6 +449,78 @@ check(answer, checkpoint_table.block_handle(begin, position)[:2], hint)
 # ```python
 # answer = (0x36 + (0x41 << 7) + (1 << 14), 0x4E)
 # ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 2
+#
+# Now the other direction: write a function that takes a number (0 or more) and returns its varint
+# as `bytes`. It is tried on a number of 41 bits.
+
+# %% tags=["exercise"]
+answer = None  # your function
+
+# %% jupyter={"source_hidden": true} tags=["check"]
+from weights_tools.formats import checkpoint_writer
+
+tried = (1 << 40) + 300
+hint = "while more than seven bits are left, put out the lowest seven with the top bit set"
+check(answer, checkpoint_writer.varint(tried), hint, given=(tried,))
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# def to_varint(number):
+#     encoded = []
+#     while number > 0x7F:
+#         encoded.append(number & 0x7F | 0x80)
+#         number >>= 7
+#     return bytes([*encoded, number])
+#
+#
+# answer = to_varint
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 3
+#
+# How much does it save not to store what keys share? Write a function that takes a list of names
+# in rising order and returns how many bytes of names one block stores for them: the first in full,
+# of each other one only what it does not share with the beginning of the one before. It is tried
+# on the names of all variables of the checkpoint above.
+
+# %% tags=["exercise"]
+answer = None  # your function
+
+# %% jupyter={"source_hidden": true} tags=["check"]
+names = sorted(variables)
+whole = checkpoint_writer.block([(name.encode(), b"") for name in names], len(names))
+stored_bytes = sum(len(key) - shared for key, shared, _ in entries(whole))
+hint = "os.path.commonprefix([a, b]) is what two names share at their beginning"
+check(answer, stored_bytes, hint, given=(names,))
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# import os
+# from itertools import pairwise
+#
+#
+# def stored(names):
+#     shared = sum(len(os.path.commonprefix([a, b])) for a, b in pairwise(names))
+#     return sum(len(name) for name in names) - shared
+#
+#
+# answer = stored
+# ```
+#
+# Compare it with `sum(map(len, names))`. A real block stores every sixteenth name in full, so that
+# a reader need not begin at the first.
 #
 # </details>
 

@@ -4,6 +4,7 @@ The series is divided between test_first_half.py and test_second_half.py, so tha
 processes of pytest-xdist share it: a worker takes a whole file of tests.
 """
 
+import ast
 import importlib.util
 import inspect
 import os
@@ -12,7 +13,17 @@ import re
 import pytest
 
 from tests.notebooks.copies import defined_names, fingerprints
-from tests.notebooks.series import SERIES, check_links, code, only, prose, tags, texts
+from tests.notebooks.series import (
+    EXERCISES,
+    SERIES,
+    check_links,
+    code,
+    hidden_answers,
+    positions,
+    prose,
+    tags,
+    texts,
+)
 from tinymixnet import mixnet
 from tinymixnet.engine import kernels, network
 from tinymixnet.fast import depthwise
@@ -34,6 +45,10 @@ KERNEL_CODE = {
     for module in (mixnet, network, kernels, fast_kernels, depthwise)
     for fingerprint in fingerprints(inspect.getsource(module))
 }
+
+# What only code that draws has: these belong into pictures.py.
+PLOTTING = {"plt", "axis", "axes", "figure", "panels", "subplots", "imshow", "barh", "legend"}
+PLOTTING |= {"plot", "bar", "scatter", "hist", "colorbar", "annotate", "set_title", "set_xlabel"}
 
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 needs_jupyter = pytest.mark.skipif(
@@ -63,18 +78,40 @@ class NotebookChecks:
             assert all(output.get("name") != "stderr" for output in cell.outputs), cell.outputs
 
     def test_stored_outputs_are_those_of_a_fresh_run(self, stored, run):
+        assert [c.execution_count for c in code(stored)] == list(range(1, len(code(stored)) + 1))
         for then, now in zip(code(stored), code(run.notebook), strict=True):
-            assert then.execution_count == now.execution_count
             if VARYING.isdisjoint(tags(then)):
                 assert texts(then) == texts(now), then.source
             else:
                 assert len(texts(then)) == len(texts(now)), then.source
 
-    def test_the_hidden_answer_is_right_and_a_wrong_one_is_not(self, run):
-        right, wrong, none = run.replies
-        assert right == "Right.\n"
-        assert wrong.startswith("Not yet")
-        assert none.startswith("No answer yet. Hint: ")
+    def test_the_hidden_answers_are_right_and_wrong_ones_are_not(self, run):
+        assert len(run.replies) == EXERCISES
+        for right, wrong, none in run.replies:
+            assert right == "Right.\n"
+            assert wrong.startswith("Not yet")
+            assert none.startswith("No answer yet. Hint: ")
+
+    def test_each_exercise_is_a_question_a_cell_a_check_and_an_answer(self, script):
+        asked = re.findall(r"^### Exercise (\d)$", prose(script), re.MULTILINE)
+        assert asked == [str(number + 1) for number in range(EXERCISES)]
+        exercises = positions(script, "exercise")
+        assert len(exercises) == EXERCISES
+        assert positions(script, "check") == [position + 1 for position in exercises]
+        for position in exercises:
+            cell, folded, details = script.cells[position : position + 3]
+            assert cell.source.startswith("answer = None")
+            assert "check(" in folded.source
+            assert folded.metadata.jupyter.source_hidden
+            assert details.source.startswith("<details><summary>Answer</summary>")
+
+    def test_an_exercise_asks_for_code(self, script):
+        """At least one: its answer is or has a function."""
+        parts = [p for answer in hidden_answers(script) for p in ast.walk(ast.parse(answer))]
+        assert any(isinstance(part, (ast.FunctionDef, ast.Lambda)) for part in parts)
+
+    def test_it_begins_with_one_line_of_set_up(self, script):
+        assert code(script)[0].source == "from start import *"
 
     def test_the_series_is_quick(self, run):
         assert run.seconds_so_far < LONGEST
@@ -84,15 +121,10 @@ class NotebookChecks:
         assert first.cell_type == "markdown"
         assert re.match(r"# .*\?$", first.source.splitlines()[0]), "the title is the question"
         sources = [cell.source for cell in code(script)]
-        assert any("inspect.getsource(" in source for source in sources)
+        assert any(re.search(r"(?<![\w.])show\(", source) for source in sources)
         shown = [text for cell in code(stored) for text in texts(cell)]
         assert any(text.lstrip().startswith(("def ", "class ")) for text in shown), "no source"
         assert "a picture" in shown
-        assert "## Exercise" in prose(script)
-        exercise = only(cell.source for cell in code(script) if "exercise" in tags(cell))
-        assert exercise.startswith("answer = None")
-        folded = only(cell for cell in code(script) if "check" in tags(cell))
-        assert folded.metadata.jupyter.source_hidden
         position = SERIES.index(name)
         following = SERIES[position + 1] if position + 1 < len(SERIES) else "README"
         last = script.cells[-1].source
@@ -110,8 +142,11 @@ class NotebookChecks:
     def test_links_lead_somewhere(self, script):
         check_links(prose(script))
 
-    def test_it_names_every_axis(self, script):
-        """Each image and plot goes through pictures.py, or says xlabel and ylabel itself."""
+    def test_its_plots_are_drawn_in_pictures_py(self, script):
+        """A cell calls one function of pictures.py; it handles no figure and no axis itself."""
         for cell in code(script):
-            if re.search(r"\.(imshow|plot|bar|barh|scatter|hist)\(", cell.source):
-                assert "label" in cell.source, cell.source
+            for part in ast.walk(ast.parse(cell.source)):
+                name = getattr(part, "id", None) or getattr(part, "attr", None) or ""
+                assert name not in PLOTTING, cell.source
+                assert not name.startswith("draw_"), cell.source
+            assert "matplotlib" not in cell.source

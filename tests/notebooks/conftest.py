@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.notebooks.series import FOLDER, code, hidden_answer, load_make, only, tags, texts
+from tests.notebooks.series import FOLDER, hidden_answers, load_make, positions, texts
 
 pytest.register_assert_rewrite("tests.notebooks.checks")
 
@@ -14,7 +14,7 @@ class Run(NamedTuple):
     """A notebook that ran in a fresh kernel."""
 
     notebook: object
-    replies: list  # what the check of its exercise says to a right answer, a wrong one and none
+    replies: list  # of each exercise: what its check says to the right answer, a wrong one and none
     seconds_so_far: float  # of all notebooks that this process has run
 
 
@@ -45,18 +45,32 @@ def stored(name):
     return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
+# A function where the right answer is a function: a check may call what it is given.
+WRONG = 'answer = (lambda *_, **__: "certainly wrong") if callable(answer) else "certainly wrong"'
+
+
 @pytest.fixture(scope="class")
 def run(name, script, make):
-    """The script run in a fresh kernel."""
+    """The script run in a fresh kernel, with three more answers tried at each exercise.
+
+    They are tried where a reader would try them: a name that an answer defines may not harm the
+    cells after it.
+    """
     import nbformat
 
     fresh = nbformat.from_dict(script)
-    check = only(cell.source for cell in code(fresh) if "check" in tags(cell))
-    answers = hidden_answer(fresh), 'answer = "certainly wrong"', "answer = None"
-    added = [nbformat.v4.new_code_cell(f"{answer}\n{check}") for answer in answers]
-    fresh.cells.extend(added)
+    checks, right = positions(fresh, "check"), hidden_answers(fresh)
+    assert len(checks) == len(right), "each check has one hidden answer"
+    tries = []
+    for position, answer in reversed(list(zip(checks, right, strict=True))):
+        check = fresh.cells[position].source
+        sources = [f"{a}\n{check}" for a in (answer, WRONG, "answer = None")]
+        tries.insert(0, [nbformat.v4.new_code_cell(source) for source in sources])
+        fresh.cells[position + 1 : position + 1] = tries[0]
     started = time.perf_counter()
     make.execute(fresh)
     seconds[name] = time.perf_counter() - started
-    del fresh.cells[-len(added) :]
-    return Run(fresh, ["".join(texts(cell)) for cell in added], sum(seconds.values()))
+    added = {id(cell) for cells in tries for cell in cells}
+    fresh.cells = [cell for cell in fresh.cells if id(cell) not in added]
+    replies = [["".join(texts(cell)) for cell in cells] for cells in tries]
+    return Run(fresh, replies, sum(seconds.values()))

@@ -7,10 +7,10 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[2] / "notebooks"
 SERIES = (
     "00_classify_a_photo",
-    "01_same_padding",
-    "02_convolution_as_im2col",
-    "03_depthwise_and_mixconv",
-    "04_folding_batch_norm",
+    "01_convolution",
+    "02_depthwise_and_mixconv",
+    "03_same_padding",
+    "04_batch_norm",
     "05_swish_and_squeeze_excite",
     "06_reading_block_strings",
     "07_one_block_by_hand",
@@ -18,6 +18,8 @@ SERIES = (
     "09_where_the_time_goes",
     "10_from_tensorflow_checkpoint_to_weights",
 )
+HALF = 6  # notebooks of the first half: the two halves take about as long
+EXERCISES = 3  # in each notebook
 
 
 def load_make():
@@ -46,10 +48,17 @@ def prose(notebook):
     return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
 
 
-def hidden_answer(notebook):
-    """The Python inside <details>."""
-    details = only(re.findall(r"<details>(.*?)</details>", prose(notebook), re.DOTALL))
-    return only(re.findall(r"```python\n(.*?)```", details, re.DOTALL))
+def positions(notebook, tag):
+    """Where the code cells with a tag stand, in order."""
+    return [
+        i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and tag in tags(cell)
+    ]
+
+
+def hidden_answers(notebook):
+    """The Python inside each <details>, in order."""
+    details = re.findall(r"<details>(.*?)</details>", prose(notebook), re.DOTALL)
+    return [only(re.findall(r"```python\n(.*?)```", text, re.DOTALL)) for text in details]
 
 
 def texts(cell):

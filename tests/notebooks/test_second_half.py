@@ -1,8 +1,8 @@
-"""Notebooks 07 to 10. They take as long as the others; see checks.py."""
+"""Notebooks 06 to 10. They take as long as the others; see checks.py."""
 
 from tests.notebooks.checks import NotebookChecks
-from tests.notebooks.series import SERIES
+from tests.notebooks.series import HALF, SERIES
 
 
 class TestSecondHalf(NotebookChecks):
-    notebooks = SERIES[7:]
+    notebooks = SERIES[HALF:]
