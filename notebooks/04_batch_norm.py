@@ -428,7 +428,8 @@ expected = batch_norm(conv2d(x, kernel, bias=bias), gamma, beta, mean, variance,
 def convolve_with(fold):
     """The convolution with the kernel and the bias that the answer gives."""
     pair = fold(kernel, bias, gamma, beta, mean, variance, 1e-3)
-    return conv2d(x, pair[0], bias=pair[1]) if isinstance(pair, tuple) else pair
+    fits = isinstance(pair, tuple) and [*map(np.shape, pair)] == [kernel.shape, bias.shape]
+    return conv2d(x, pair[0], bias=pair[1]) if fits else pair
 
 
 hint = "batch norm sees convolution + bias; what does it do to the bias?"
