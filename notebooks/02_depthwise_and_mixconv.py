@@ -170,6 +170,7 @@ def receptive_fields(blocks, choose):
     return fields
 
 
+# %%
 blocks = model.architecture.blocks
 fields = {
     "through the largest kernels": receptive_fields(blocks, max),

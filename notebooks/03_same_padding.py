@@ -154,14 +154,20 @@ for layer in halving:
     size, step = math.ceil(size / 2), 2 * step
 
 # %% [markdown]
-# Is that so? `forward` shows each layer and takes a replacement for it, so we can give the layers
-# of stride 2 symmetric padding. They keep the package's own kernels, weights and inputs. Only their
-# zeros are in other places.
+# Is that so? `forward` runs the network layer by layer, and takes a replacement for each result:
+
+# %%
+from tinymixnet.engine.network import forward
+
+show(forward)
+
+# %% [markdown]
+# So we can give the layers of stride 2 symmetric padding. They keep the package's own kernels,
+# weights and inputs. Only their zeros are in other places.
 
 # %%
 from tinymixnet.engine.architecture import group_kernels
 from tinymixnet.engine.kernels import mix_conv
-from tinymixnet.engine.network import forward
 
 
 def layers_with(symmetric_layers, images):
@@ -174,8 +180,8 @@ def layers_with(symmetric_layers, images):
         name, tensor = steps.send(tensor)
         if name in symmetric_layers:
             kernels = group_kernels(name, model.tensors)
-            stride_1 = mix_conv(inputs, kernels) if kernels else conv2d(inputs, kernel)
-            tensor = stride_1[:, ::2, ::2]
+            every_pixel = mix_conv(inputs, kernels) if kernels else conv2d(inputs, kernel)
+            tensor = every_pixel[:, ::2, ::2]
         layers[name] = tensor
     return layers
 

@@ -36,6 +36,8 @@ norm = statistics("stem/bn", model.tensors)
 deviation = np.sqrt(norm.variance + model.metadata.epsilon)
 values = conv2d(x, kernel, stride=2)
 centred = (values - norm.mean) / deviation
+
+# %%
 steps = {
     "1. after the convolution": values,
     "2. − mean, / deviation": centred,
@@ -312,6 +314,7 @@ exact = dict(forward(image.astype(np.float64), SMALL, weights64, Metadata()))
 with np.load(RECORDED) as recorded:
     theirs = {name: recorded[f"network/{name}"] for name in ours if name != "image"}
 
+# %%
 names = [name for name in theirs if "/se_" not in name]
 curves = {
     "NumPy from the truth": [distance(ours[name], exact[name]) for name in names],
