@@ -18,11 +18,12 @@ def table(model: Model) -> str:
     """The facts in the metadata of a model, as a Markdown table."""
     metadata = model.metadata
     numbers = sum(tensor.size for tensor in model.tensors.values())
+    size = metadata.input_size
     facts = {
         "file": f"`{BUNDLED.name}`",
         "network": f"{model.architecture.variant}, {numbers:,} numbers",
         "classes": len(metadata.labels),
-        "input": f"{metadata.input_size} x {metadata.input_size} pixels, preset `{metadata.preset}`",
+        "input": f"{size} x {size} pixels, preset `{metadata.preset}`",
         "accuracy": metadata.accuracy,
         "made of": f"`{metadata.source}`",
         "its SHA-256": f"`{metadata.source_sha256}`",
