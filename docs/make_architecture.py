@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.test_imports import GRAPH, LEVELS, level_of, modules  # noqa: E402
+from tinymixnet.report.colours import BLUE, SKY  # noqa: E402
 
 PAGE, DRAWING = ROOT / "docs" / "architecture.md", ROOT / "docs" / "architecture.svg"
 PHOTO = ROOT / "tinymixnet" / "data" / "cat.jpg"
@@ -43,12 +44,12 @@ PURPOSE = {
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1a1a1a }
 .room { font-weight: 600; font-size: 15px } .what { fill: #555 } .file { font-family: monospace }
-rect { fill: #f4f6f8; stroke: #9aa4af } path { fill: none; stroke: #0072b2; stroke-width: 1.5 }
-.head { fill: #0072b2; stroke: none }
+rect { fill: #f4f6f8; stroke: #9aa4af } path { fill: none; stroke: BLUE; stroke-width: 1.5 }
+.head { fill: BLUE; stroke: none }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6e6e6 } .what { fill: #a8b0b8 } rect { fill: #22262b; stroke: #59636e }
-  path { stroke: #56b4e9 } .head { fill: #56b4e9 }
-}"""
+  path { stroke: SKY } .head { fill: SKY }
+}""".replace("BLUE", BLUE).replace("SKY", SKY)
 
 
 def files_of(level: str) -> list[str]:

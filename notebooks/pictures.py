@@ -6,14 +6,15 @@ Importing this sets matplotlib's defaults. Two levels:
     show_*(...)         a whole figure in one call, for a cell's last line
 
 No function returns a figure: at the end of a cell Jupyter shows each open figure by itself, and it
-would show a returned one twice. Colour-blind readers can tell all colours apart: cividis where
-values have a size, blue to orange where they have a sign, and the palette of Okabe and Ito for
-lines and bars.
+would show a returned one twice. The colours are those of the report (tinymixnet.report.colours),
+and colour-blind readers can tell them apart: dark to light where values have a size, blue to orange
+where they have a sign, and the palette of Okabe and Ito for lines and bars.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,14 +22,14 @@ from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-WIDTH = 11.0  # inches of every figure: 1210 pixels
-SIZES = "cividis"  # colours for values from small to large
-SIGNS = LinearSegmentedColormap.from_list(  # colours for values on both sides of zero
-    "blue_orange", ["#08407e", "#4f94cd", "#f7f7f7", "#f0973a", "#9c4a00"]
-)
-STRONG, PALE = "#0b6e99", "#b8c4d0"  # the bar that matters, and the others
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+from tinymixnet.report import colours as style
 
+WIDTH = 11.0  # inches of every figure: 1210 pixels
+SIZES = LinearSegmentedColormap.from_list("dark_to_light", style.SIZES)  # small to large
+SIGNS = LinearSegmentedColormap.from_list("blue_orange", style.SIGNS)  # on both sides of zero
+STRONG, PALE, COLOURS = style.STRONG, style.PALE, style.COLOURS
+
+matplotlib.colormaps.register(SIZES, force=True)  # by name, as the defaults want it
 plt.rcParams.update(
     {
         "figure.dpi": 110,
@@ -44,7 +45,7 @@ plt.rcParams.update(
         "axes.spines.right": False,
         "axes.prop_cycle": plt.cycler(color=COLOURS),
         "lines.linewidth": 2,
-        "image.cmap": SIZES,
+        "image.cmap": SIZES.name,
         "image.interpolation": "nearest",
     }
 )

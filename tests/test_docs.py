@@ -14,3 +14,10 @@ def test_the_page_on_the_architecture_is_true() -> None:
     command = [sys.executable, "docs/make_architecture.py", "--check"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("script", ["make_diagram", "make_weights_page"])
+def test_what_is_made_of_the_bundled_weights_is_up_to_date(script: str) -> None:
+    command = [sys.executable, "-m", f"docs.{script}", "--check"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stdout + run.stderr

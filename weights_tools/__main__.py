@@ -4,69 +4,126 @@ import argparse
 import sys
 
 from tinymixnet.cli import Parser, run
+from tinymixnet.debug.commands import positive
 from tinymixnet.engine.architecture import VARIANTS
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.weights import Weights
 
 
 def parser() -> Parser:
-    top = Parser(prog="weights_tools", description="Get weights for tinymixnet.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    """Return the parser of all commands; each sets `run`, the function that carries it out."""
+    top = Parser(
+        prog="python -m weights_tools",
+        description="Get weights for tinymixnet, and look into files of weights. Without a "
+        "command, it prints this help.",
+        example="python -m weights_tools fetch mixnet-l",
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
 
-    fetching = commands.add_parser("fetch", help="download and extract official weights")
-    fetching.add_argument("name", choices=VARIANTS)
+    fetching = commands.add_parser(
+        "fetch",
+        help="download the official weights, for 1000 classes",
+        description="Download the official weights, for the 1000 classes of ImageNet. Then "
+        "`tinymixnet classify --weights NAME` uses them.",
+        example="python -m weights_tools fetch mixnet-l",
+    )
+    fetching.add_argument("name", choices=VARIANTS, help="the network")
     fetching.set_defaults(run=run_fetch)
 
     output = Parser(add_help=False)
-    output.add_argument("-o", "--output", required=True, metavar="OUT.h5")
-    output.add_argument("--variant", choices=VARIANTS, help="refuse any other network")
+    output.add_argument(
+        "-o", "--output", required=True, metavar="OUT.h5", help="the weights file to write"
+    )
+    output.add_argument("--variant", choices=VARIANTS, help="refuse weights of any other network")
     output.add_argument("--float16", action="store_true", help="store at half the size")
     output.add_argument(
         "--labels", metavar="F", help="class names: a text file, one a line, or a .tsv"
     )
 
     extracting = commands.add_parser(
-        "extract", parents=[output], help="TensorFlow checkpoint -> weights file"
+        "extract",
+        parents=[output],
+        help="make a weights file of a TensorFlow checkpoint",
+        description="Make a weights file of a TensorFlow checkpoint.",
+        example="python -m weights_tools extract mixnet-l.tar.gz -o mixnet-l.h5",
     )
-    extracting.add_argument("checkpoint", help="a folder, a prefix or the official .tar.gz")
-    extracting.add_argument("--raw", action="store_true", help="not the moving averages")
+    extracting.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a folder, a prefix or the official .tar.gz"
+    )
+    extracting.add_argument(
+        "--raw", action="store_true", help="take the weights themselves, not their moving averages"
+    )
     extracting.set_defaults(run=run_extract)
 
     converting = commands.add_parser(
-        "convert", parents=[output], help="timm's .safetensors -> weights file"
+        "convert",
+        parents=[output],
+        help="make a weights file of timm's .safetensors",
+        description="Make a weights file of a state dict of timm's tf_mixnet_s, _m or _l.",
+        example="python -m weights_tools convert tf_mixnet_l.safetensors -o mixnet-l.h5",
     )
-    converting.add_argument("state_dict", metavar="FILE.safetensors")
-    converting.add_argument("--preset", choices=PRESETS, default="timm", help="(timm)")
-    converting.add_argument("--input-size", type=int, default=224, metavar="N", help="(224)")
-    converting.add_argument("--licence", default="", metavar="TEXT")
+    converting.add_argument("state_dict", metavar="FILE.safetensors", help="the state dict")
+    converting.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="timm",
+        help="how photos are cropped and resized (timm)",
+    )
+    converting.add_argument(
+        "--input-size", type=positive, default=224, metavar="N", help="pixels a side (224)"
+    )
+    converting.add_argument("--licence", default="", metavar="TEXT", help="of the weights")
     converting.set_defaults(run=run_convert)
 
-    inspecting = commands.add_parser("inspect", help="metadata and tensors of any file read here")
-    inspecting.add_argument("file")
+    inspecting = commands.add_parser(
+        "inspect",
+        help="print what is in a file of weights",
+        description="Print the metadata and the tensors of any file that the other commands read.",
+        example="python -m weights_tools inspect mixnet-l.h5",
+    )
+    inspecting.add_argument(
+        "file", metavar="FILE", help="a weights file, a checkpoint or a .safetensors"
+    )
     inspecting.set_defaults(run=run_inspect)
 
-    evaluating = commands.add_parser("evaluate", help="measure accuracy on labelled photos")
-    evaluating.add_argument("weights")
-    evaluating.add_argument("photos", help=".npz: labels and images, or labels, jpeg and offsets")
-    evaluating.add_argument("--write", action="store_true", help="note it in the weights file")
+    evaluating = commands.add_parser(
+        "evaluate",
+        help="measure accuracy on labelled photos",
+        description="Measure how often weights are right on labelled photos.",
+        example="python -m weights_tools evaluate mixnet-l.h5 photos.npz",
+    )
+    evaluating.add_argument("weights", metavar="WEIGHTS.h5", help="a weights file")
+    evaluating.add_argument(
+        "photos",
+        metavar="PHOTOS.npz",
+        help="labels (N,) and images (N, H, W, 3), or labels, jpeg and offsets",
+    )
+    evaluating.add_argument(
+        "--write", action="store_true", help="write the result into the weights file"
+    )
     evaluating.set_defaults(run=run_evaluate)
 
     recording = commands.add_parser(
         "record",
-        help="write down every layer of another framework's model",
+        help="record every layer of another framework's model",
         description="Run a model on one input and write what each layer computes, in its own names "
         "and layout, for `tinymixnet compare` and `diagnose`. A PyTorch module has no file that is "
         "safe to load: call weights_tools.record.record_torch(module, input, DIR) from Python.",
-    )
-    recording.add_argument("model", help=".onnx, .keras, .h5, a frozen .pb or a SavedModel folder")
-    recording.add_argument(
-        "input", metavar="INPUT.npy", help="what the model takes, as it takes it"
+        example="python -m weights_tools record model.onnx input.npy -o DUMP",
     )
     recording.add_argument(
-        "-o", "--output", required=True, metavar="DIR", help="a folder, or FILE.npz"
+        "model", metavar="MODEL", help="a .onnx, .keras, .h5, frozen .pb or SavedModel folder"
+    )
+    recording.add_argument("input", metavar="INPUT.npy", help="the input, as the model takes it")
+    recording.add_argument(
+        "-o", "--output", required=True, metavar="DIR", help="a new folder, or FILE.npz"
     )
     recording.add_argument(
-        "--layers", nargs="+", action="extend", metavar="PATTERN", help="only these: '*Conv*'"
+        "--layers",
+        nargs="+",
+        action="extend",
+        metavar="PATTERN",
+        help="only the layers of these names, such as '*Conv*'",
     )
     recording.set_defaults(run=run_record)
     return top

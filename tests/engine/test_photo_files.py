@@ -6,7 +6,6 @@ import io
 import os
 import socket
 import struct
-import subprocess
 import sys
 import time
 import zlib
@@ -22,6 +21,7 @@ from PIL import Image
 
 from tests.engine.test_images import WHOLE, encode, noise
 from tests.engine.test_rgb import PILLOW, png_chunk
+from tests.support.processes import run_measured
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.images import preprocess, read_image
 from tinymixnet.engine.photo_files import RUN_LENGTH_PIXELS, read_bounded
@@ -95,7 +95,7 @@ def test_files_longer_than_the_budget(tmp_path: Path, monkeypatch: pytest.Monkey
     sparse = tmp_path / "sparse.png"
     with sparse.open("wb") as file:
         file.truncate(1 << 40)
-    assert "1,099,511,627,776 bytes" in refused(sparse)
+    assert "1,099,511,627,776 file bytes" in refused(sparse)
     assert "photo_file_bytes" in refused(bytes(5_000_001))
     padded = PHOTO + bytes(5_000_000 - len(PHOTO))
     assert read_image(io.BytesIO(padded)).size == (40, 40)
@@ -163,24 +163,18 @@ def test_memory_and_time_of_large_photos(tmp_path: Path, name: str) -> None:
     path = tmp_path / "photo"
     path.write_bytes(LARGE[name]())
     assert path.stat().st_size < 2_000_000
-    command = [sys.executable, "-m", "tinymixnet", "classify", str(path)]
-    with (tmp_path / "out").open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)  # it has been waited for
-    seconds = usage.ru_utime + usage.ru_stime  # of the processor: other programs do not count
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    answer = (tmp_path / "out").read_text()
-    print(f"{name}: {peak / 1e6:.0f} MB, {seconds:.1f} s")
-    assert peak < MOST_MEMORY
-    assert seconds < MOST_SECONDS
+    run = run_measured([sys.executable, "-m", "tinymixnet", "classify", str(path)])
+    print(f"{name}: {run.peak / 1e6:.0f} MB, {run.seconds:.1f} s")
+    assert run.peak < MOST_MEMORY
+    assert run.seconds < MOST_SECONDS
+    answer = run.output
     assert "Traceback" not in answer
     if name == "RGBA":
         assert "to decode it asks for" in answer
-        assert process.returncode == 1
+        assert run.returncode == 2
     else:
         assert "%" in answer
-        assert process.returncode == 0
+        assert run.returncode == 0
 
 
 def test_memory_is_asked_for_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:

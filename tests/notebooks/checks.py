@@ -47,7 +47,7 @@ KERNEL_CODE = {
 }
 
 # What only code that draws has: these belong into pictures.py.
-PLOTTING = {"plt", "axis", "axes", "figure", "panels", "subplots", "imshow", "barh", "legend"}
+PLOTTING = {"plt", "axis", "axes", "figure", "panels", "subplots", "imshow", "barh"}
 PLOTTING |= {"plot", "bar", "scatter", "hist", "colorbar", "annotate", "set_title", "set_xlabel"}
 
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]

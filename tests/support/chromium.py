@@ -123,7 +123,7 @@ class Browser:
 
     def press(self, key: str) -> None:
         """Press and release a key: "Tab", "Enter", " ", "ArrowRight", ..."""
-        codes = {"Tab": 9, "Enter": 13, " ": 32, "End": 35, "Home": 36}
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "End": 35, "Home": 36}
         codes |= {"ArrowLeft": 37, "ArrowRight": 39}
         event = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
         text = {"Enter": {"text": "\r"}, " ": {"text": " "}}.get(key, {})

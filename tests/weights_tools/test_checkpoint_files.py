@@ -257,10 +257,12 @@ def test_archives_of_the_official_layout(tmp_path, members, tensors, name, mode,
 @pytest.mark.parametrize("folder", ["", "./", "/", "../../", "a/../b/", "mixnet-l/"])
 def test_names_in_an_archive_lead_nowhere(tmp_path, members, tensors, folder) -> None:
     moved = {folder + name.rpartition("/")[2]: data for name, data in members.items()}
-    write_tar(tmp_path / "m.tar.gz", {"mixnet-l/._model.ckpt.index": b"metadata", **moved})
-    before = sorted(tmp_path.parent.rglob("*"))
-    assert_same(read_all(tmp_path / "m.tar.gz"), tensors)
-    assert sorted(tmp_path.parent.rglob("*")) == before
+    archive = tmp_path / "two" / "folders" / "m.tar.gz"
+    archive.parent.mkdir(parents=True)
+    write_tar(archive, {"mixnet-l/._model.ckpt.index": b"metadata", **moved})
+    before = sorted(tmp_path.rglob("*"))
+    assert_same(read_all(archive), tensors)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, b"S", b"7"])

@@ -6,10 +6,12 @@ Each imports what it needs when it runs, so that `classify` starts quickly.
 import argparse
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tinymixnet.debug.strict_json import write_json
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.pixels import check_pixels
 from tinymixnet.errors import TraceError, printable
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
     from tinymixnet.debug.compare import Comparison
     from tinymixnet.debug.dumps import Dump
 
-IMAGE = "a photo, or .npy pixels (N, H, W, 3), 0..255, used as they are"
-DUMP = "a trace, or any folder of .npy, .npz or .h5 of another implementation's layers"
+IMAGE = "a photo, or a .npy file of pixels (N, H, W, 3), 0..255, which are used as they are"
+DUMP = "what another implementation's layers give: a folder of .npy files, a .npz or a .h5"
 
 
 def add_commands(
@@ -29,45 +31,88 @@ def add_commands(
     """Add the parsers of the three commands to those of `tinymixnet`."""
     picture, foreign = picture_options(), dump_options()
 
-    trace = commands.add_parser("trace", parents=[weights, picture], help="record every layer")
-    trace.add_argument("image", metavar="IMAGE", help=IMAGE)
-    trace.add_argument("-o", "--output", required=True, metavar="DIR", help="a folder, or FILE.npz")
-    trace.add_argument(
-        "--layers", nargs="+", action="extend", metavar="PATTERN", help="only these: 'blocks_3/*'"
+    trace = commands.add_parser(
+        "trace",
+        parents=[weights, picture],
+        help="record what every layer gives for an image",
+        description="Run the network on IMAGE and write what every layer gives, as .npy files.",
+        example="tinymixnet trace photo.jpg -o OURS",
     )
-    trace.add_argument("--force", action="store_true", help="replace any FILE.npz")
+    trace.add_argument("image", metavar="IMAGE", help=IMAGE)
+    trace.add_argument(
+        "-o", "--output", required=True, metavar="DIR", help="a new folder, or FILE.npz"
+    )
+    trace.add_argument(
+        "--layers",
+        nargs="+",
+        action="extend",
+        metavar="PATTERN",
+        help="only the layers of these names, such as 'blocks_3/*'",
+    )
+    trace.add_argument("--json", action="store_true", help="print one JSON object")
+    trace.add_argument("--force", action="store_true", help="replace FILE.npz whatever it is")
     trace.set_defaults(run=run_trace)
 
     compare = commands.add_parser(
-        "compare", parents=[weights, picture, foreign], help="find the first layer that differs"
+        "compare",
+        parents=[weights, picture, foreign],
+        help="find the first layer where another implementation differs",
+        description="Compare every layer of another implementation with ours, and name the first "
+        "that differs.",
+        example="tinymixnet compare photo.jpg DUMP --isolated",
+        exit_codes={
+            0: "done; every layer is alike",
+            1: "a layer differs, or a standard stream is closed or full",
+        },
     )
-    compare.add_argument("reference", metavar="REFERENCE", help="a trace of ours, or an image")
-    compare.add_argument("other", metavar="OTHER", help=DUMP)
-    compare.add_argument("--tolerance", type=_tolerance, default=1e-4, metavar="T", help="(1e-4)")
     compare.add_argument(
-        "--isolated", action="store_true", help="feed each layer of ours their inputs"
+        "reference", metavar="REFERENCE", help="what `tinymixnet trace` has written, or an image"
+    )
+    compare.add_argument("other", metavar="OTHER", help=DUMP)
+    compare.add_argument(
+        "--tolerance",
+        type=_tolerance,
+        default=1e-4,
+        metavar="T",
+        help="a layer differs if its error, as a share of its largest value, is above this (1e-4)",
+    )
+    compare.add_argument(
+        "--isolated",
+        action="store_true",
+        help="give each layer of ours the input that theirs had, so that only its own error shows",
     )
     compare.add_argument("--json", action="store_true", help="one JSON object")
-    compare.add_argument("--html", metavar="FILE", help="write a page as well")
-    compare.add_argument("--force", action="store_true", help="replace any FILE")
     compare.set_defaults(run=run_compare)
 
     diagnose = commands.add_parser(
-        "diagnose", parents=[weights, picture, foreign], help="name the bug behind the difference"
+        "diagnose",
+        parents=[weights, picture, foreign],
+        help="name the mistake that makes another implementation differ",
+        description="Find the mistakes that make another implementation give other values than "
+        "ours, and name them.",
+        example="tinymixnet diagnose photo.jpg DUMP",
+        exit_codes={
+            0: "done; no mistake was found",
+            1: "a mistake was found, or a standard stream is closed or full",
+        },
     )
     diagnose.add_argument("image", metavar="IMAGE", help=IMAGE)
     diagnose.add_argument("other", metavar="OTHER", help=DUMP)
     diagnose.add_argument(
-        "--raw-weights", metavar="F", help="not the moving averages (extract --raw), to try as well"
+        "--raw-weights",
+        metavar="F",
+        help="weights made with `extract --raw`: tells whether theirs are not the moving averages",
     )
-    diagnose.add_argument("--json", action="store_true", help="one JSON object")
+    diagnose.add_argument("--json", action="store_true", help="print one JSON object")
     diagnose.set_defaults(run=run_diagnose)
 
 
 def picture_options() -> argparse.ArgumentParser:
     """Return the options of every command that takes IMAGE."""
     picture = argparse.ArgumentParser(add_help=False)
-    picture.add_argument("--preset", choices=PRESETS, help="how to crop and resize the photo")
+    picture.add_argument(
+        "--preset", choices=PRESETS, help="how to crop and resize (as the weights want it)"
+    )
     return picture
 
 
@@ -75,10 +120,24 @@ def dump_options() -> argparse.ArgumentParser:
     """Return the options of every command that takes OTHER."""
     foreign = argparse.ArgumentParser(add_help=False)
     foreign.add_argument(
-        "--names", metavar="MAP", help="how the layers of OTHER are named: a shipped map or a .json"
+        "--names",
+        metavar="MAP",
+        help="whose names the layers of OTHER have: canonical (ours), tensorflow, timm, onnx, or "
+        "those of your own .json file (mostly, the names tell)",
     )
-    foreign.add_argument("--layout", choices=("NHWC", "NCHW"), help="where shapes leave it open")
+    foreign.add_argument(
+        "--layout",
+        choices=("NHWC", "NCHW"),
+        help="the order of axes in OTHER (mostly, the shapes tell)",
+    )
     return foreign
+
+
+def positive(text: str) -> int:
+    """Return the number that an argument stands for, for a parser's `type`: 1 or more."""
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:  # int() has a limit of digits, too
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+    return int(text)
 
 
 def _tolerance(text: str) -> float:
@@ -111,6 +170,24 @@ def _origin(model: Model, arguments: argparse.Namespace, image: str) -> tuple[st
     return os.path.basename(image), preset
 
 
+def _trace_json(output: str) -> dict[str, Any]:
+    """Return what has just been written, as its manifest says."""
+    from tinymixnet.debug.traces import open_trace
+
+    manifest = open_trace(output).manifest
+    assert manifest is not None  # `record` writes one
+    return {
+        "output": output,
+        "image": manifest.image_name,
+        "preset": manifest.preprocessing or None,
+        "network": manifest.weights_name or manifest.architecture.variant,
+        "input": manifest.image_shape,
+        "layers": [
+            {"name": name, "shape": shape, "dtype": dtype} for name, shape, dtype in manifest.layers
+        ],
+    }
+
+
 def run_trace(arguments: argparse.Namespace) -> int:
     from tinymixnet.debug.traces import record
 
@@ -127,34 +204,42 @@ def run_trace(arguments: argparse.Namespace) -> int:
         inputs=[arguments.image, arguments.weights],
         force=arguments.force,
     )
-    print(f"{printable(arguments.output)}: {count} layers")
+    if arguments.json:
+        print(write_json(_trace_json(arguments.output)))
+    else:
+        print(f"{printable(arguments.output)}: {count} layers")
     return 0
 
 
-def run_compare(arguments: argparse.Namespace) -> int:
+class Compared(NamedTuple):
+    """A comparison, and what a page about it needs."""
+
+    comparison: "Comparison"
+    model: Model
+    image: str
+    pixels: np.ndarray
+    dump: "Dump"
+
+
+def run_compare(
+    arguments: argparse.Namespace, show: Callable[[Compared], object] | None = None
+) -> int:
+    """Compare and print. show: gets the result first, such as to write a page about it."""
     from tinymixnet.debug import tables
-    from tinymixnet.engine.files import begins_with, check_output
 
     reference = arguments.reference
-    if arguments.html:
-        check_output(
-            arguments.html,
-            inputs=[reference, arguments.other, arguments.names, arguments.weights],
-            own=begins_with(tables.PAGE_START.encode()),
-            force=arguments.force,
-        )
     if os.path.isdir(reference) or reference.endswith((".npz", ".h5", ".hdf5")):
-        comparison = _compare_trace(arguments, reference)
+        comparison = _compare_trace(arguments, reference, show)
     else:
-        comparison = _compare_image(arguments, reference)
-    if arguments.html:
-        _write_page(arguments.html, tables.html(comparison))
+        comparison = _compare_image(arguments, reference, show)
     print(json.dumps(tables.as_json(comparison)) if arguments.json else tables.table(comparison))
     return 0 if comparison.alike else 1
 
 
-def _compare_trace(arguments: argparse.Namespace, path: str) -> "Comparison":
-    """Compare with a trace of ours. Only --isolated runs the network, on the recorded image."""
+def _compare_trace(
+    arguments: argparse.Namespace, path: str, show: Callable[[Compared], object] | None
+) -> "Comparison":
+    """Compare with a trace of ours. Only --isolated and a page run the network, on its image."""
     from tinymixnet.debug.compare import compare, isolated
     from tinymixnet.debug.dumps import open_dump
     from tinymixnet.debug.manifest import weights_hash
@@ -170,19 +255,33 @@ def _compare_trace(arguments: argparse.Namespace, path: str) -> "Comparison":
     n, h, w, _ = manifest.image_shape
     names, layout = arguments.names, arguments.layout
     dump = open_dump(arguments.other, manifest.architecture, n, h, w, names, layout)
-    if not arguments.isolated:
+
+    def recorded() -> "Comparison":
         layers = ((name, trace[name]) for name in trace.names)
         return compare(layers, dump, arguments.tolerance, manifest)
+
+    if not arguments.isolated and not show:
+        return recorded()
+    option = "--isolated" if arguments.isolated else "--html"
     model = load(arguments.weights)
     if weights_hash(model) != manifest.weights_sha256:
         wanted = manifest.weights_name or "others"
-        raise TraceError(f"{path}: --isolated needs its weights ({wanted}): say --weights F")
+        raise TraceError(f"{path}: {option} needs its weights ({wanted}): say --weights F")
     if "image" not in trace.names:
-        raise TraceError(f"{path}: --isolated needs its layer `image`; or name the image itself")
-    return isolated(model, trace["image"], dump, arguments.tolerance, manifest)
+        raise TraceError(f"{path}: {option} needs its layer `image`; or name the image itself")
+    pixels = trace["image"]
+    if arguments.isolated:
+        comparison = isolated(model, pixels, dump, arguments.tolerance, manifest)
+    else:
+        comparison = recorded()
+    if show:
+        show(Compared(comparison, model, manifest.image_name or path, pixels, dump))
+    return comparison
 
 
-def _compare_image(arguments: argparse.Namespace, image: str) -> "Comparison":
+def _compare_image(
+    arguments: argparse.Namespace, image: str, show: Callable[[Compared], object] | None
+) -> "Comparison":
     """Compare with a run of ours on the image."""
     from tinymixnet.debug.compare import compare, isolated
     from tinymixnet.debug.manifest import manifest_of
@@ -194,18 +293,12 @@ def _compare_image(arguments: argparse.Namespace, image: str) -> "Comparison":
     if dump.trace.manifest:  # a trace of ours: then pixels and weights can be compared
         manifest = manifest_of(model, pixels, *_origin(model, arguments, image))
     if arguments.isolated:
-        return isolated(model, pixels, dump, arguments.tolerance, manifest)
-    return compare(model.layers(pixels), dump, arguments.tolerance, manifest)
-
-
-def _write_page(path: str, text: str) -> None:
-    from tinymixnet.engine.files import atomic_write
-
-    try:
-        with atomic_write(path) as new:
-            new.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be written ({error.strerror or error})") from None
+        comparison = isolated(model, pixels, dump, arguments.tolerance, manifest)
+    else:
+        comparison = compare(model.layers(pixels), dump, arguments.tolerance, manifest)
+    if show:
+        show(Compared(comparison, model, image, pixels, dump))
+    return comparison
 
 
 def run_diagnose(arguments: argparse.Namespace) -> int:

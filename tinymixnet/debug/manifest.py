@@ -57,7 +57,7 @@ def read_manifest(data: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict) or fields.get("format") not in (FORMAT, DUMP):
         raise TraceError(f"not a trace's: expected format {FORMAT!r}; other dumps need no manifest")
     if fields.get("version") != VERSION:
-        version = str(fields.get("version"))[:40]
+        version = printable(str(fields.get("version"))[:40])
         raise TraceError(f"expected version {VERSION}, found {version}: record it anew")
     return fields
 

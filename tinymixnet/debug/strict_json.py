@@ -1,6 +1,11 @@
-"""JSON that nobody vouches for: manifests, and maps of names that users write."""
+"""JSON, read and written by the letter of its definition.
+
+`read_json` reads what nobody vouches for: manifests, and maps of names that users write.
+`write_json` writes what the commands print with --json.
+"""
 
 import json
+from math import isfinite
 from typing import Any, NoReturn
 
 from tinymixnet.errors import TraceError
@@ -46,3 +51,20 @@ def _number(text: str) -> str:
 
 def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number")
+
+
+def write_json(value: Any) -> str:
+    """Return a value as one line of JSON. NaN and infinity, which JSON lacks, become null.
+
+    >>> write_json({"error": float("inf"), "shape": (1, 2)})
+    '{"error": null, "shape": [1, 2]}'
+    """
+    return json.dumps(_plain(value), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

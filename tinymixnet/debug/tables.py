@@ -1,7 +1,6 @@
-"""The result of `compare` for three readers: a table for a terminal, JSON for programs, a page."""
+"""The result of `compare`: a table for a terminal, and JSON for programs."""
 
-from html import escape
-from math import inf, isfinite, log10
+from math import isfinite
 from typing import Any
 
 from tinymixnet.debug.compare import Comparison
@@ -14,15 +13,15 @@ LEGEND = (
 )
 
 
-def _cells(comparison: Comparison) -> list[list[str]]:
+def cells(comparison: Comparison) -> list[list[str]]:
     """Return the table as text: a row of headings, then a row for each layer."""
     isolated = any(row.added is not None for row in comparison.rows)
-    cells = [HEADINGS.split()]
+    lines = [HEADINGS.split()]
     for row in comparison.rows:
         added = "" if row.added is None else _short(row.added)
         size = format_shape(row.shape[1:])
         if row.status == "shape":
-            cells.append(
+            lines.append(
                 [row.layer, "SHAPE", size, "", added, *[""] * 5, format_shape(row.found), ""]
             )
             continue
@@ -32,8 +31,8 @@ def _cells(comparison: Comparison) -> list[list[str]]:
         counts = map(_count, (row.nans, row.infs, row.zeros))
         worst = ",".join(map(str, row.worst[1:] if row.shape[0] == 1 else row.worst))
         place = [worst, str(row.channel)] if row.error else ["", ""]
-        cells.append([row.layer, status, size, *measures, *counts, *place])
-    return cells if isolated else [[*line[:4], *line[5:]] for line in cells]
+        lines.append([row.layer, status, size, *measures, *counts, *place])
+    return lines if isolated else [[*line[:4], *line[5:]] for line in lines]
 
 
 def _summary(comparison: Comparison) -> list[str]:
@@ -71,7 +70,7 @@ def _summary(comparison: Comparison) -> list[str]:
 
 def table(comparison: Comparison) -> str:
     """Return text for a terminal: the answer, the warnings, and a line of 100 columns a layer."""
-    lines = _cells(comparison)
+    lines = cells(comparison)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = (
         " ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(pairs))
@@ -83,66 +82,18 @@ def table(comparison: Comparison) -> str:
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """Return the same as `table` as values that JSON has, for programs.
 
-    JSON has no infinity and no NaN. They become the texts "Infinity", "-Infinity" and "NaN", which
-    Python's float() and JavaScript's Number() understand.
+    JSON has no infinity and no NaN: they become null.
     """
 
     def plain(value: Any) -> Any:
         if isinstance(value, float) and not isfinite(value):
-            return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+            return None
         return list(map(plain, value)) if isinstance(value, tuple) else value
 
     result = comparison._asdict()
     result["rows"] = [{k: plain(v) for k, v in row._asdict().items()} for row in comparison.rows]
     summary = {"alike": comparison.alike, "first": comparison.first, "guilty": comparison.guilty}
     return summary | result
-
-
-# begins every page, so that the command knows its own
-PAGE_START = (
-    '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>tinymixnet compare</title>'
-)
-PAGE = """{start}
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-:root {{ color-scheme: light dark; --heat: 221, 107, 0 }}
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 1rem; background: #fff; color: #1a1a1a }}
-h1 {{ font-size: 1.2rem; overflow-wrap: anywhere }} p {{ overflow-wrap: anywhere }}
-div {{ overflow-x: auto; border: 1px solid #888 }}
-table {{ border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums }}
-th, td {{ padding: .15rem .5rem; text-align: right; white-space: nowrap }}
-th:first-child {{ text-align: left; position: sticky; left: 0; background: #fff }}
-tbody tr {{ border-top: 1px solid #8884 }}
-@media (prefers-color-scheme: dark) {{
-  body, th:first-child {{ background: #16181c; color: #e6e6e6 }}
-}}
-</style>
-<h1>{answer}</h1>
-{notes}
-<p>{legend}. The deeper the orange, the larger the error, on a logarithmic scale.</p>
-<div tabindex="0" role="region" aria-label="layers"><table>
-<thead><tr>{headings}</tr></thead>
-<tbody>
-{rows}
-</tbody></table></div></html>
-"""
-
-
-def html(comparison: Comparison) -> str:
-    """Return the same as `table` as one page for a browser that needs no other file."""
-    head, *lines = [[*map(escape, line)] for line in _cells(comparison)]
-    rows = []
-    for row, (name, *cells) in zip(comparison.rows, lines, strict=True):
-        # no colour at 1e-7, which is rounding; full colour at 1, where nothing is alike
-        heat = min(max(1 + log10(max(row.error, 1e-30)) / 7, 0), 1) if row.error < inf else 1
-        columns = "".join(f"<td>{cell}</td>" for cell in cells)
-        style = f"background: rgba(var(--heat), {heat / 2:.2f})"
-        rows.append(f'<tr style="{style}"><th scope="row">{name}</th>{columns}</tr>')
-    answer, *notes = map(escape, _summary(comparison))
-    headings = "".join(f'<th scope="col">{heading}</th>' for heading in head)
-    paragraphs = "\n".join(f"<p>{note}</p>" for note in notes)
-    parts = {"headings": headings, "rows": "\n".join(rows), "legend": escape(LEGEND)}
-    return PAGE.format(start=PAGE_START, answer=answer, notes=paragraphs, **parts)
 
 
 def _short(x: float) -> str:

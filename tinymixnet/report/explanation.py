@@ -17,7 +17,7 @@ from tinymixnet.engine.kernels import Array
 from tinymixnet.errors import LONGEST_TEXT, InputError
 from tinymixnet.report.explanation_pictures import Panel, blend, panels, patch, picture
 from tinymixnet.report.explanation_words import sentence, where_seen
-from tinymixnet.report.layers import data_uri
+from tinymixnet.report.pictures import data_uri
 from tinymixnet.report.text import to_html
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def page(explanation: Explanation, name: str) -> str:
 <title>{title}</title><link rel="icon" href="data:,">
 <style>{style}</style></head><body>
 <header><h1>Why {label}?</h1><p>{name}. {to_html(where_seen(explanation))}</p></header>
-<main>{fragment(explanation)}</main><footer>{reading_aid(explanation)}</footer></body></html>
+<main>{fragment(explanation)}</main>
+<footer><h2>How to read this page</h2>{how_to_read(explanation)}</footer></body></html>
 """
 
 
@@ -179,11 +180,11 @@ def _patches(explanation: Explanation, heading: str, cells: Array) -> str:
     return f"<div><h3>{heading}</h3>{groups}</div>"
 
 
-def reading_aid(explanation: Explanation) -> str:
-    """How to read the maps, for somebody who sees them for the first time."""
+def how_to_read(explanation: Explanation) -> str:
+    """How to read the maps, for somebody who sees them for the first time: paragraphs."""
     h, w = explanation.maps.shape[1:]
     return (
-        "<h2>How to read this page</h2><p>Orange speaks for a label, blue against it, grey is in "
+        "<p>Orange speaks for a label, blue against it, grey is in "
         f"between. The last layer has {h} × {w} cells. The logit of a label, its score before "
         "softmax, is the sum of what the cells add, plus a constant: so the maps are exact. Each "
         "cell is drawn where it lies, and colours are blended in between. A cell looks at more of "

@@ -1,54 +1,42 @@
 """One self-contained HTML page that shows what a network computes for an image, layer by layer.
 
-`write_report` measures the times, runs the network once more for the pictures and numbers, and puts
-the page together: the answers, the drawing (`drawing.py`), and a panel for each part of the network
-with a card for each layer (`layers.py`). The style sheet and the script are `page.css` and
-`page.js`. The page's content security policy lets nothing else run and nothing be fetched.
+`data.py` measures. Here the page is put together: the answers, with another implementation what
+differs and why (`verdict.py`), the drawing (`drawing.py`), and a panel for each part of the network
+(`steps.py`) with a card for each layer (`layers.py`). The style sheet and the script are `page.css`
+and `page.js`. The page's content security policy lets nothing else run and nothing be fetched.
 """
 
 import base64
 import hashlib
 import os
-import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from math import isfinite
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinymixnet.engine.files import atomic_write
-from tinymixnet.engine.kernels import Array, softmax, split_channels
-from tinymixnet.engine.pixels import check_pixels
-from tinymixnet.errors import LONGEST_TEXT, InputError
+from tinymixnet.engine.explain import Explanation
+from tinymixnet.engine.files import atomic_write, begins_with, check_output
+from tinymixnet.engine.kernels import Array
+from tinymixnet.errors import InputError
 from tinymixnet.model import Model
-from tinymixnet.report.drawing import (
-    ReportData,
-    Unit,
-    differs,
-    drawing,
-    unit_times,
-    units,
-)
-from tinymixnet.report.layers import (
-    DIVERGING,
-    SEQUENTIAL,
-    SHADES,
-    data_uri,
-    difference,
-    figure,
-    kernels,
-    layer_card,
-)
+from tinymixnet.report.data import ReportData, gather, unit_times
+from tinymixnet.report.drawing import drawing
+from tinymixnet.report.drawing import style as drawing_style
+from tinymixnet.report.explanation import fragment, how_to_read
+from tinymixnet.report.layers import kernels, layer_card, side_by_side
+from tinymixnet.report.pictures import DIVERGING, SEQUENTIAL, SHADES, data_uri, strips
+from tinymixnet.report.steps import Step, steps
 from tinymixnet.report.text import format_probability, format_seconds, format_shape, to_html
+from tinymixnet.report.verdict import headline, verdict
 
 if TYPE_CHECKING:
+    from tinymixnet.debug.compare import Comparison
     from tinymixnet.debug.dumps import Dump
+    from tinymixnet.engine.images import Source
 
 FOLDER = Path(__file__).parent
-NOTES = 100  # lines at most about what could not be compared
-RUNS = 3  # of which the quickest counts
 PICTURE = 448  # pixels a side of the picture in the page at most: twice as many as it shows there
 PAGE_START = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
@@ -60,233 +48,169 @@ def write_report(
     model: Model,
     image: str,
     pixels: Array,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None,
     dump: "Dump | None" = None,
-) -> None:
-    """Write the page about `pixels` (N, H, W, 3), 0..255, of which it shows the first image.
+    comparison: "Comparison | None" = None,
+    explanation: Explanation | None = None,
+    photo: "Source | None" = None,
+    inputs: Iterable[Any] = (),
+    force: bool = False,
+    progress: bool = False,
+) -> ReportData:
+    """Write the page about `pixels` (N, H, W, 3), 0..255, and return what it shows as data.
 
-    image is what to call them. With a dump of another implementation the page also shows where the
-    two differ. Each layer is then shown for the image in which it differs most.
-    Raises InputError when `path` holds anything but an earlier page of ours, or cannot be written;
-    TraceError when the dump cannot be read.
+    image is what to call them. With a dump of another implementation the page shows where the two
+    differ and why. explanation: of the same photo, to open the page; it may be of another size, for
+    which the weights are better. For comparison, photo and progress see `gather`. Only an earlier
+    page of ours is replaced, unless `force`; never one of the `inputs`. Without a path nothing is
+    written.
+    Raises InputError if `path` must not or cannot be written; then nothing has changed there.
     """
-    check_output(path, [image, *([dump.trace.path] if dump else [])], is_own_report)
-    pixels = check_pixels(pixels).astype(np.float32)
-    if not len(pixels):
-        raise InputError("pixels: expected at least one image, found none")
+    if path is not None:
+        check_page(path, inputs, force)
+    cards: dict[str, str] = {}
+    first: list[str] = []
+
+    def visit(data: ReportData, name: str, ours: Array, theirs: Array | None) -> None:
+        cards[name] = layer_card(data, name, ours, theirs)
+        if name == data.first and theirs is not None:
+            shape = (1, 1, -1) if ours.ndim == 1 else ours.shape
+            first.append(side_by_side(name, ours.reshape(shape), theirs.reshape(shape)))
+
+    name = os.path.basename(image) or image
     with np.errstate(all="ignore"):  # another implementation's values may be anything
-        page = _page(model, os.path.basename(image) or image, pixels, dump)
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_text(page, "utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+        data = gather(
+            model,
+            name,
+            pixels,
+            dump,
+            comparison,
+            explanation,
+            photo,
+            progress,
+            visit if path else None,
+        )
+        text = page(data, cards, "".join(first)) if path else ""
+    if path is not None:
+        try:
+            with atomic_write(path) as temporary:
+                check_page(path, inputs, force)  # measuring takes a while
+                temporary.write_text(text, "utf-8")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    return data
 
 
-def is_own_report(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a page that `write_report` wrote, so that it may be replaced."""
-    start = PAGE_START.encode()
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(start)) == start
-    except OSError:  # such as one that we may not read
-        return False
-
-
-def check_output(
-    path: str | os.PathLike[str], inputs: Iterable[Any] = (), own: Callable[[Any], bool] = bool
+def check_page(
+    path: str | os.PathLike[str], inputs: Iterable[Any] = (), force: bool = False
 ) -> None:
-    """Raise InputError if something is at `path` that must not be replaced."""
-    # TODO at the merge: this is engine.files.check_output of the branch h-debug.
-    try:
-        mode = os.lstat(path).st_mode
-        if stat.S_ISREG(mode) and own(path):
-            return
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    raise InputError(
-        f"{path}: something else is there already, which this command did not write; name another "
-        "output, or move it away first"
-    )
+    """Raise InputError unless a page may be written to `path`; see `check_output`."""
+    check_output(path, inputs, begins_with(PAGE_START.encode()), force=force)
 
 
-def _page(model: Model, image: str, pixels: Array, dump: "Dump | None") -> str:
-    n, h, w, _ = pixels.shape
-    comparison = None
-    if dump is None:
-        pixels = pixels[:1]  # no others are shown
-    else:
-        from tinymixnet.debug.compare import compare
-
-        comparison = compare(model.layers(pixels), dump)
-    slow, fast = slow_times(model, pixels[:1]), fast_times(model, pixels[0])
-    rows = {row.layer: row for row in comparison.rows} if comparison else {}
-    data = ReportData(model, units(model.architecture, h, w), slow, fast, comparison, rows)
-
-    cards, ours, theirs = {}, pixels[0], None
-    for name, layer in model.layers(pixels):
-        row = rows.get(name)
-        shown = row.worst[0] if row and row.worst else 0  # the image
-        other = None
-        if dump is not None and row and row.status != "shape":
-            other = dump[name]
-        cards[name] = layer_card(data, name, layer[shown], None if other is None else other[shown])
-        if name == "probabilities":
-            ours = layer[0]
-        if other is not None and name in ("logits", "probabilities"):
-            theirs = softmax(other[:1])[0] if name == "logits" else other[0]
-
-    caption = f"{to_html(image)}, {format_shape((h, w))} pixels"
-    caption += f", the first of {n} images" if n > 1 else ""
-    network = model.metadata.name or model.architecture.variant
-    title = f"{to_html(network)} looks at {to_html(image)}"
+def page(data: ReportData, cards: Mapping[str, str], first: str) -> str:
+    """Return the page. cards: of all layers; first: a picture of the first that differs."""
+    network = to_html(data.model.metadata.name or data.model.architecture.variant)
+    title = f"{network} looks at {to_html(data.image)}"
+    if data.comparison:
+        title = headline(data)
     script = (FOLDER / "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     policy += f"script-src 'sha256-{digest}'"
+    photo = f"--photo:{data.pixels.shape[1]}/{data.pixels.shape[0]}"
+    sheets = ("page.css", "explanation.css") if data.explanation else ("page.css",)
+    style = "".join((FOLDER / sheet).read_text("utf-8") for sheet in sheets) + drawing_style(data)
+    style += f":root{{{photo}}}.photo{{background-image:url({picture_of(data)})}}"
     parts = [
-        answers(model, caption, pixels[0], ours, theirs),
-        verdict(data, dump),
-        f'<h2 id="network">The network</h2>{drawing(data)}{strip(data)}',
+        fragment(data.explanation) if data.explanation else "",
+        verdict(data, first),
+        answers(data),
+        f'<h2 id="network">The network at {format_shape(data.pixels.shape[:2])} pixels</h2>',
+        drawing(data),
         *(panel(data, place, cards) for place in range(len(data.units))),
     ]
+    start = f' data-first="{data.first}"' if data.first else ""
     return f"""{PAGE_START}<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title><link rel="icon" href="data:,">
-<style>{(FOLDER / "page.css").read_text("utf-8")}</style></head><body>
-<header><h1>{title}</h1><p>{summary(data, h, w)}</p></header>
-<main>{"".join(parts)}</main><footer>{legend()}</footer>
+<style>{style}</style></head><body>
+<header><h1>{title}</h1><p>{summary(data)}</p>{reading_aid(data)}</header>
+<main{start}>{"".join(parts)}</main>
+<dialog id="enlarged" aria-label="Enlarged"><div></div><form method="dialog"><p></p>
+<button>Close</button></form></dialog>
 <script>{script}</script></body></html>
 """
-
-
-# -- measuring ------------------------------------------------------------------------------------
-
-
-def slow_times(model: Model, pixels: Array) -> dict[str, float]:
-    """Return the seconds that each layer takes on the readable path: the quickest of a few runs."""
-    best: dict[str, float] = {}
-    for _ in range(RUNS):
-        start = perf_counter()
-        for name, _ in model.layers(pixels):
-            seconds = perf_counter() - start
-            best[name] = min(seconds, best.get(name, seconds))
-            start = perf_counter()
-    return best
-
-
-def fast_times(model: Model, image: Array) -> dict[str, float]:
-    """Return the seconds that the plan spends on each layer of one image (H, W, 3).
-
-    A layer may take several steps. Of each step the quickest of a few runs counts.
-    """
-    runs = [list(model.plan.profile(image)) for _ in range(RUNS)]
-    times: dict[str, float] = {}
-    for measured in zip(*runs, strict=True):
-        layer, best = measured[0][0].layer, min(seconds for _, seconds in measured)
-        times[layer] = times.get(layer, 0) + best
-    return times
 
 
 # -- the text -------------------------------------------------------------------------------------
 
 
-def summary(data: ReportData, height: int, width: int) -> str:
+def summary(data: ReportData) -> str:
     """Say in two sentences how large the network is and how long it took."""
     architecture = data.model.architecture
-    slow, fast = (sum(times.values()) for times in (data.slow, data.fast))
-    return (
+    h, w, _ = data.pixels.shape
+    text = (
         f"{to_html(architecture.variant)}, {len(architecture.blocks)} blocks, "
-        f"{architecture.parameters():,} parameters, "
-        f"{architecture.multiply_adds(height, width) / 1e6:,.1f} M multiply-adds. One image took "
-        f"{format_seconds(fast)} on the fast path, {format_seconds(slow)} on the readable one."
+        f"{architecture.parameters():,} parameters, {format_shape((h, w))} pixels, "
+        f"{architecture.multiply_adds(h, w) / 1e6:,.1f} M multiply-adds."
     )
+    if data.timing:
+        slow, fast = (sum(times.values()) for times in data.timing[:2])
+        text += f" One image took {format_seconds(fast)} on the fast path, {format_seconds(slow)} "
+        text += "on the readable one."
+    return text
 
 
-def answers(model: Model, caption: str, image: Array, ours: Array, theirs: Array | None) -> str:
-    """Return the picture and the five best answers, with the other implementation's beside."""
+def picture_of(data: ReportData) -> str:
+    """Return the photo as the network sees it, as a data URI."""
     from PIL import Image
 
-    picture = Image.fromarray(np.clip(np.rint(image), 0, 255).astype(np.uint8))
+    picture = Image.fromarray(np.clip(np.rint(data.pixels), 0, 255).astype(np.uint8))
     picture.thumbnail((PICTURE, PICTURE))
+    return data_uri(picture)
+
+
+def answers(data: ReportData) -> str:
+    """Return the picture and the best answers, with the other implementation's beside."""
     rows = ""
-    for i in np.argsort(-ours, kind="stable")[:5]:
-        meters = meter(ours[i], "ours" if theirs is not None else "")
-        meters += meter(theirs[i], "theirs") if theirs is not None else ""
-        rows += f"<dt>{to_html(model.labels[i])}</dt><dd>{meters}</dd>"
+    both = any(answer.theirs is not None for answer in data.answers)
+    for answer in data.answers:
+        meters = meter(answer.ours, "ours" if both else "")
+        meters += meter(answer.theirs, "theirs") if answer.theirs is not None else ""
+        rows += f"<dt>{to_html(answer.label)}</dt><dd>{meters}</dd>"
+    caption = f"{to_html(data.image)}, {format_shape(data.pixels.shape[:2])} pixels"
+    caption += f", the first of {data.images} images" if data.images > 1 else ""
+    if data.answer_size != data.pixels.shape[:2]:
+        caption += (
+            f". The answers are those at {format_shape(data.answer_size)} pixels, for which the "
+            "weights were made. They can differ in the layers below, at another size"
+        )
     return (
-        f'<section class="answers" aria-label="Answers"><figure><img src="{data_uri(picture)}" '
-        f'alt="The image as the network sees it"><figcaption>{caption}, as the network'
-        f" sees it</figcaption></figure><div><h2>What it sees</h2><dl>{rows}</dl></div></section>"
+        '<section class="answers" aria-label="Answers"><figure><span class="photo" role="img" '
+        'aria-label="The image as the network sees it"></span>'
+        f"<figcaption>{caption}</figcaption></figure>"
+        f"<div><h2>What it sees</h2><dl>{rows}</dl></div></section>"
     )
 
 
 def meter(probability: float, who: str) -> str:
-    """Return a bar of a probability, with the number and whose it is on it."""
+    """Return a bar of a probability, with the number and whose it is beside it."""
     share = min(max(probability, 0), 1) if isfinite(probability) else 0
-    number = f"{format_probability(float(probability))} {who}".rstrip()
+    number = f"{format_probability(probability)} {who}".rstrip()
+    return bar(100 * share, number, who or "ours")
+
+
+def bar(percent: float, text: str, kind: str) -> str:
     return (
-        f'<span class="meter {who or "ours"}"><i style="width:{100 * share:.2f}%"></i>'
-        f"<b>{number}</b></span>"
+        f'<span class="meter {kind}"><span><i style="width:{percent:.2f}%"></i></span>'
+        f"<b>{text}</b></span>"
     )
-
-
-def verdict(data: ReportData, dump: "Dump | None") -> str:
-    """Say whether the other implementation agrees, and what could not be compared."""
-    comparison = data.comparison
-    if not comparison or dump is None:
-        return ""
-    count, first = len(comparison.rows), comparison.first
-    if first is None:
-        text = f"Alike: all {count} layers compared are within {comparison.tolerance:g}."
-    else:
-        past = sum(row.status != "ok" for row in comparison.rows)
-        text = (
-            f'First difference: <a href="#{first}">{first}</a>'
-            f"{difference(data, first).replace('<br>', ', ')}. {past} of {count} layers are past "
-            f"their tolerance, {comparison.tolerance:g} unless a note says otherwise."
-        )
-    notes = [to_html(warning, LONGEST_TEXT) for warning in comparison.warnings]
-    if dump.missing:
-        notes.append(f"{len(dump.missing)} layers are not in it: {', '.join(dump.missing)}")
-    notes += [
-        f"{name} has shape {format_shape(stored)}, expected {format_shape(expected)}"
-        for name, (stored, expected) in dump.mismatched.items()
-    ]
-    unmatched = list(dump.unmatched.items())
-    notes += [
-        f"{to_html(name)} has no place" + (f": is it {guess}?" if guess else "")
-        for name, guess in unmatched[:NOTES]
-    ]
-    total = len(notes) + len(unmatched[NOTES:])
-    more = [f"and {total - NOTES} more"] if total > NOTES else []
-    listed = "".join(f"<li>{note}</li>" for note in notes[:NOTES] + more)
-    details = f"<details><summary>{total} notes</summary><ul>{listed}</ul></details>"
-    kind = "good" if comparison.alike else "bad"
-    return (
-        f'<section class="verdict {kind}"><h2>Against {to_html(dump.trace.path.name)}</h2>'
-        f"<p>{text}</p>{details if notes else ''}</section>"
-    )
-
-
-def strip(data: ReportData) -> str:
-    """Return links to all parts, in a row that stays in sight."""
-    links = ""
-    for unit in data.units:
-        off = differs(data, unit)
-        links += (
-            f'<a href="#{unit.name}" data-part="{unit.name}"{" class=off" if off else ""} '
-            f'aria-label="{unit.title}{", differs" if off else ""}">'
-            f"{unit.block.name[7:] if unit.block else unit.name}</a>"
-        )
-    return f'<nav class="scroll strip" aria-label="Go to a part">{links}</nav>'
 
 
 def panel(data: ReportData, place: int, cards: Mapping[str, str]) -> str:
-    """Return the panel of one part of the network: what happens in it, times, and its cards."""
+    """Return the panel of one part of the network: its steps, each with the cards of its layers."""
     unit = data.units[place]
     neighbours = ""
     if place:
@@ -295,72 +219,76 @@ def panel(data: ReportData, place: int, cards: Mapping[str, str]) -> str:
     if place + 1 < len(data.units):
         after = data.units[place + 1]
         neighbours += f'<a href="#{after.name}" rel="next">{after.title} →</a>'
-    slow, fast = unit_times(unit, data.slow), unit_times(unit, data.fast)
-    total, steps = sum(fast.values()), ""
-    for name, seconds in fast.items():
-        steps += (
-            f'<dt>{name.removeprefix(unit.name + "/")}</dt><dd><span class="meter">'
-            f'<i style="width:{100 * seconds / total:.1f}%"></i>'
-            f"<b>{format_seconds(seconds)}</b></span></dd>"
-        )
+    own = steps(data, unit)
+    flow = " <b>→</b> ".join(f'<a href="#{step.layers[0]}">{step.title}</a>' for step in own)
     return (
         f'<section class="panel" id="{unit.name}" aria-labelledby="{unit.name}-title">'
-        f'<h2 id="{unit.name}-title">{unit.title}</h2><p class="flow">{flow(data, unit)}</p>'
-        f'<div class="about"><div><h3>Time</h3><p>Fast path {format_seconds(total)}, '
-        f"readable path {format_seconds(sum(slow.values()))}. The fast path's steps:</p>"
-        f"<dl>{steps}</dl></div><div>{kernels(data, unit.block) if unit.block else ''}</div></div>"
-        f'<div class="cards">{"".join(cards[name] for name in unit.layers)}</div>'
+        f'<p class="around">{neighbours}</p><h2 id="{unit.name}-title">{unit.title}</h2>'
+        f'<p class="flow">{flow}</p>{times(data, place)}'
+        f"{''.join(step_section(data, place, step, cards) for step in own)}"
         f'<p class="around">{neighbours}</p></section>'
     )
 
 
-def flow(data: ReportData, unit: Unit) -> str:
-    """Say what happens to the tensor in a part of the network, step by step."""
-    block, architecture = unit.block, data.model.architecture
-    shapes = list(unit.layers.values())
-    if block is None:
-        steps = [format_shape(shapes[0]), "normalise"]
-        steps += [f"3 × 3 convolution, stride 2, {architecture.stem}"]
-        if unit.name == "head":
-            steps = [f"{format_shape(shapes[0][:2])} × {architecture.blocks[-1].outputs}"]
-            steps += [f"1 × 1 convolution, {architecture.head_filters}"]
-        steps += ["batch norm, relu"]
-        if unit.name == "head":
-            steps += ["average pool", f"dense, {architecture.classes}", "softmax"]
-        return " <b>→</b> ".join(f"<span>{step}</span>" for step in steps)
-
-    def grouped(count: int) -> str:
-        return f" in {count} groups" if count > 1 else ""
-
-    steps = [f"{block.inputs} channels"]
-    if block.expand_groups:
-        steps.append(f"expand 1 × 1{grouped(block.expand_groups)}, {block.expanded}")
-    channels = split_channels(block.expanded, len(block.kernel_sizes))
-    groups = zip(block.kernel_sizes, channels, strict=True)
-    stride = f", stride {block.stride}" if block.stride > 1 else ""
-    steps.append("depthwise " + ", ".join(f"{k} × {k} on {c}" for k, c in groups) + stride)
-    if block.se_width:
-        steps.append(f"squeeze-and-excite through {block.se_width}")
-    steps.append(f"project 1 × 1{grouped(block.project_groups)}, {format_shape(shapes[-1])}")
-    if block.residual:
-        steps.append("add the input")
-    return " <b>→</b> ".join(f"<span>{step}</span>" for step in steps)
-
-
-def legend() -> str:
-    """Explain the colours, the times and the errors."""
-    ramp = np.arange(SHADES, dtype=np.uint8).reshape(1, 1, -1)
-    colours = figure(
-        [ramp + np.uint8(SEQUENTIAL), ramp + np.uint8(DIVERGING)],
-        ["values, low to high", "difference, − 0 +"],
-        "The two colour scales",
-        "Bright pink is NaN or infinity.",
-    )
+def step_section(data: ReportData, place: int, step: Step, cards: Mapping[str, str]) -> str:
+    """Return a step: what it does, what it is for, its kernels, and the cards of its layers."""
+    block = data.units[place].block
+    drawn = kernels(data, block) if block and step.title == "Depthwise" else ""
     return (
-        f"<h2>How to read this page</h2>{colours}<p>Left and right arrow keys go from part to part."
-        f" Times are the quickest of {RUNS} runs for one image: pale, the readable path, which is "
-        "<code>Model.layers</code>; dark, the fast path, <code>Model.plan</code>, whose steps join "
-        "several layers. Histograms leave out zeros; an outline is the other implementation. "
-        "Errors are the largest difference over the largest value of ours, drawn by powers of ten; "
-        "the dashed line is the tolerance.</p>"
+        f'<div class="step"><h3>{step.title}</h3><p><b>{step.purpose}</b></p>'
+        f'<p class="soft">{step.does}.</p>{drawn}{"".join(cards[n] for n in step.layers)}</div>'
+    )
+
+
+def times(data: ReportData, place: int) -> str:
+    """Return the times of a part, and of each step of the fast path as a bar."""
+    if not data.timing:
+        return ""
+    unit = data.units[place]
+    slow, fast = (unit_times(unit, times) for times in data.timing[:2])
+    total = sum(fast.values())
+    rows = ""
+    for name, seconds in fast.items():
+        drawn = bar(100 * seconds / total, format_seconds(seconds), "ours")
+        rows += f"<dt>{name.removeprefix(unit.name + '/')}</dt><dd>{drawn}</dd>"
+    return (
+        f"<details><summary>Time: {format_seconds(total)} on the fast path, "
+        f"{format_seconds(sum(slow.values()))} on the readable path</summary>"
+        f"<p>The steps of the fast path:</p><dl>{rows}</dl></details>"
+    )
+
+
+def reading_aid(data: ReportData) -> str:
+    """Explain the drawing, the colours, the times and the errors; a click opens it."""
+    shades = np.arange(SHADES, dtype=np.uint8)
+    rows = [shades + np.uint8(SEQUENTIAL), shades + np.uint8(DIVERGING)]
+    colours = strips(rows, ["values, low to high", "with a sign, − 0 +"], "colours")
+    paragraphs = [
+        "The drawing shows the network from left to right. A box is as tall as its maps are large, "
+        "and its stripes are the sizes of its kernels. An arrow over a box: the block adds its "
+        "input to its result. Click a box, or use the left and right arrow keys, to see what "
+        "happens in it.",
+        "Below, every layer shows the channels that vary most, each at the scale of the photo. "
+        "Point at one, or tap it, for its channel and its range; click it to see it large. Bright "
+        "pink is NaN or infinity. Histograms leave out zeros.",
+    ]
+    if data.timing:
+        paragraphs.append(
+            f"Times are for one image, of each layer the quickest of {data.timing.runs} runs: "
+            "pale, the readable path, which is <code>Model.layers</code>; dark, the fast path, "
+            "<code>Model.plan</code>, whose steps join several layers."
+        )
+    else:
+        paragraphs.append("There are no times: this machine was too busy to measure them.")
+    if data.comparison:
+        paragraphs.append(
+            "An error is the largest difference over the largest value of ours, drawn by powers of "
+            "ten; the dashed line is the tolerance. In charts the outline is the other "
+            "implementation."
+        )
+    text = "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+    if data.explanation:
+        text = how_to_read(data.explanation) + text
+    return (
+        f'<details class="help"><summary>How to read this page</summary>{text}{colours}</details>'
     )
