@@ -20,7 +20,7 @@
 # *folded* into the convolution before it, and the answers are equal, though not to the last bit. We
 # fold it, and then follow the last bits through the network.
 #
-# Read before: [01](01_convolution.ipynb).
+# Read before: [01](01_convolution.ipynb), [02](02_depthwise_and_mixconv.ipynb).
 
 # %%
 from start import *
@@ -48,8 +48,8 @@ pictures.show_normalization(steps, channels, ["least spread", "most spread", "la
 
 # %% [markdown]
 # Three filters of the stem, on the photo of the cat. After the convolution each has its own place
-# and width. In step 2 they are brought to one place, around zero, and to one width. In step 3 each
-# gets a place and a width again, but those that training has chosen for it.
+# and width. In step 2 they are brought to about one place, zero, and about one width. In step 3
+# each gets a place and a width again, but those that training has chosen for it.
 #
 # ## Why it has statistics
 #
@@ -60,8 +60,8 @@ pictures.show_normalization(steps, channels, ["least spread", "most spread", "la
 # so training keeps a moving average of each channel's mean and variance, and these are the
 # statistics in the weights file.
 #
-# That is why in the middle panel the places are only *about* the same, and the widths, too: a
-# single photo is not the average of the training set.
+# That is why in the middle panel places and widths are only *about* the same: a single photo is not
+# the average of the training set.
 #
 # ## By hand: one channel
 #
@@ -116,11 +116,11 @@ pictures.show_scales(norm.gamma / np.sqrt(norm.variance + epsilon), bias)
 
 # %% [markdown]
 # Equal, but not the same bits. The bars are what the folding did: each filter was multiplied by a
-# scale of its own (left) and got a bias (right), which is what batch norm adds.
+# scale of its own (left), and got a bias (right), which is all that batch norm adds.
 #
 # ## Epsilon: a number that libraries disagree on
 #
-# MixNet was trained with an epsilon of 0.001. PyTorch's batch norm uses 0.00001 unless told
+# MixNet is trained with an epsilon of 0.001. PyTorch's batch norm uses 0.00001 unless told
 # otherwise, which is easily forgotten in a port. How much this matters depends on the variance: a
 # channel is stretched too much, and most where the variance is not large compared with 0.001.
 
@@ -163,7 +163,7 @@ print("one rounding is at most", f"{2.0**-24:.2e}", "of the value")
 # %% [markdown]
 # Now the sum behind the cat's largest logit, in five orders. A loop takes the products as they
 # come. A matrix product keeps several sums at once and adds those up in the end; how many depends
-# on the processor. `np.sum` cuts the row into halves again and again. The truth is the sum in
+# on the processor. `np.sum` cuts a long row into halves, and those again. The truth is the sum in
 # float64.
 
 # %% tags=["rounding"]
@@ -324,8 +324,8 @@ curves = {
 pictures.show_roundings(names, curves, "a small network, computed twice")
 
 # %% [markdown]
-# Neither. Each is a few roundings from the truth, and from the other as well. A disagreement of
-# this size between two libraries is no bug in either.
+# Neither. Each is several roundings from the truth, and about as many from the other. A
+# disagreement of this size between two libraries is no bug in either.
 #
 # That completes the list. Libraries disagree because of the pixels they start from
 # ([00](00_classify_a_photo.ipynb)), because of the padding ([03](03_same_padding.ipynb)), because
@@ -413,10 +413,11 @@ check(answer, theirs_folded / ours_folded, hint="the scale is gamma / sqrt(varia
 #
 # ### Exercise 3
 #
-# The convolutions of MixNet have no bias, because batch norm would subtract it again. Some
-# networks have one all the same. Write a function `f(kernel, bias, gamma, beta, mean, variance,
-# epsilon)` that folds a batch norm into a convolution *with* a bias, and returns the new kernel and
-# the new bias. The kernel is (KH, KW, C, O), the vectors are (O,). Then `answer = f`.
+# A convolution that a batch norm follows needs no bias: in training, batch norm would subtract it
+# again. In MixNet these convolutions have none, but in some networks they do. Write a function
+# `f(kernel, bias, gamma, beta, mean, variance, epsilon)` that folds a batch norm into a convolution
+# *with* a bias, and returns the new kernel and the new bias. The kernel is (KH, KW, C, O), the
+# vectors are (O,). Then `answer = f`.
 
 # %% tags=["exercise"]
 answer = None  # yours here
