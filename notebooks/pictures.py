@@ -324,8 +324,8 @@ def show_receptive_fields(
         inside = top < 12  # else the name stands above the box
         place = left + side / 2 - 0.5, top + 1 if inside else top - 2
         va = "top" if inside else "bottom"
-        style = {"color": colour, "ha": "center", "va": va, "fontsize": 11}
-        axes[0, 0].text(*place, name, bbox={"fc": "white", "lw": 0, "pad": 1}, **style)
+        keywords = {"color": colour, "ha": "center", "va": va, "fontsize": 11}
+        axes[0, 0].text(*place, name, bbox={"fc": "white", "lw": 0, "pad": 1}, **keywords)
     names = list(first)
     curves = {title: list(values.values()) for title, values in fields.items()}
     draw_lines(
@@ -434,8 +434,10 @@ def show_paddings(size: int, kernel: int, stride: int, paddings: Mapping[str, tu
     for axis, (name, (before, after)) in zip(axes[0], paddings.items(), strict=True):
         for place in range(-before, size + after):
             padded = not 0 <= place < size
-            style = {"facecolor": "white" if padded else PALE, "edgecolor": "dimgray"}
-            axis.add_patch(Rectangle((place - 0.5, 0), 1, 0.8, ls=":" if padded else "-", **style))
+            keywords = {"facecolor": "white" if padded else PALE, "edgecolor": "dimgray"}
+            axis.add_patch(
+                Rectangle((place - 0.5, 0), 1, 0.8, ls=":" if padded else "-", **keywords)
+            )
             axis.text(place, 0.4, "0" if padded else str(place), ha="center", va="center")
         starts = range(-before, size + after - kernel + 1, stride)
         for output, (start, colour) in enumerate(zip(starts, COLOURS, strict=False)):
@@ -516,7 +518,7 @@ def show_normalization(
 
     steps: {title: values (N, H, W, C)}. names: of the channels, for the legend.
     """
-    _, axes = panels(1, len(steps), 3.4)
+    figure, axes = panels(1, len(steps), 3.7)
     for axis, (title, values) in zip(axes[0], steps.items(), strict=True):
         reach = np.percentile(values[..., list(channels)], [0.5, 99.5])
         edges = np.linspace(*reach, 61)
@@ -527,7 +529,8 @@ def show_normalization(
         axis.axvline(0, color="gray", linestyle="--", linewidth=1)
         axis.set(title=title, xlabel="value", yticks=[])
     axes[0, 0].set_ylabel("how often (largest: 1)")
-    axes[0, 0].legend(frameon=False, fontsize=10)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(names), frameon=False)
 
 
 def show_scales(scales: np.ndarray, biases: np.ndarray) -> None:
@@ -558,9 +561,9 @@ def show_epsilons(variances: np.ndarray, ours: float, theirs: float) -> None:
         axis.set(xscale="log", xlabel="variance")
         for epsilon in (ours, theirs):
             axis.axvline(epsilon, color="gray", linestyle="--", linewidth=1)
-            style = {"va": va, "rotation": 90, "color": "dimgray", "fontsize": 11}
+            keywords = {"va": va, "rotation": 90, "color": "dimgray", "fontsize": 11}
             transform = axis.get_xaxis_transform()
-            axis.text(epsilon, height, f" {epsilon:g}", transform=transform, **style)
+            axis.text(epsilon, height, f" {epsilon:g}", transform=transform, **keywords)
 
 
 def show_roundings(names: Sequence[str], curves: Mapping[str, Sequence[float]], title: str) -> None:
