@@ -1,10 +1,10 @@
-"""Make the notebooks: run each script in a fresh kernel and write it beside as .ipynb with outputs.
+"""Make the notebooks: run each script in a fresh kernel and write the .ipynb with outputs beside it.
 
-    python notebooks/make.py                      all of them
-    python notebooks/make.py 03_depthwise...py    only these
+    python notebooks/make.py                                all of them
+    python notebooks/make.py notebooks/01_convolution.py    only these
 
-Needs the extra `notebooks`. The .py (jupytext's percent format) is the source: change that one. The
-picture of the cell tagged "readme" becomes docs/notebooks.png.
+Needs the extra `notebooks`. The .py (jupytext's percent format) is the source, so change that one.
+The picture of the cell tagged "readme" becomes docs/notebooks.png.
 """
 
 import base64

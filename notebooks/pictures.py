@@ -424,6 +424,349 @@ def show_who_notices(changes: Mapping[str, np.ndarray], row: int, column: int, s
 # -- 02, 03 and 04 ---------------------------------------------------------------------------------
 
 
+def show_connections(sizes: Sequence[int] = (3, 5, 7, 9)) -> None:
+    """Draw which input channels each output channel sees: ordinary, depthwise and mixed layers.
+
+    sizes: the kernel size of each group of the mixed layer, which has two channels in each.
+    """
+    channels = 2 * len(sizes)
+    titles = "ordinary convolution", "depthwise", f"mixed: {len(sizes)} groups"
+    notes = (
+        "every output adds up all channels",
+        "every output sees one channel",
+        "each group has its own kernel size",
+    )
+    _, axes = panels(1, 3, 4.2)
+    for panel, (axis, title, note) in enumerate(zip(axes[0], titles, notes, strict=True)):
+        for output in range(channels):
+            group = output // 2 if panel == 2 else 0
+            colour = COLOURS[group]
+            for source in range(channels) if panel == 0 else [output]:
+                axis.plot(
+                    [0.12, 0.88], [source, output], color=PALE if panel == 0 else colour, lw=1
+                )
+            for x in (0, 1):
+                corner = x - 0.12, output - 0.34
+                axis.add_patch(Rectangle(corner, 0.24, 0.68, facecolor=colour, edgecolor="white"))
+            if panel > 0:
+                k = sizes[group] if panel == 2 else sizes[0]
+                _draw_kernel(axis, 0.5, output, k, colour)
+        axis.set(xlim=(-0.35, 1.35), ylim=(channels - 0.2, -0.8), title=title, xlabel=note)
+        axis.set_xticks([0, 1], ["input", "output"])
+        axis.set_yticks([])
+        if panel == 2:
+            for group, k in enumerate(sizes):
+                axis.text(1.2, 2 * group + 0.5, f"{k}x{k}", va="center", color=COLOURS[group])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    axes[0, 0].set_ylabel("channels")
+
+
+def _draw_kernel(axis: Axes, x: float, y: float, k: int, colour: str) -> None:
+    """Draw a kernel as a small k x k grid centred on (x, y); one cell has the same size always."""
+    width, height = 0.032 * k, 0.096 * k
+    left, top = x - width / 2, y - height / 2
+    corner = left, top
+    axis.add_patch(Rectangle(corner, width, height, facecolor="white", edgecolor=colour, zorder=3))
+    for i in range(1, k):
+        axis.plot([left + 0.032 * i] * 2, [top, top + height], color=colour, lw=0.5, zorder=4)
+        axis.plot([left, left + width], [top + 0.096 * i] * 2, color=colour, lw=0.5, zorder=4)
+
+
+def show_receptive_fields(
+    photo: np.ndarray, fields: Mapping[str, Mapping[str, int]], boxes: Sequence[str]
+) -> None:
+    """Draw how the receptive field grows from layer to layer, and some of them on the photo.
+
+    photo (H, W, 3) of 0..255. fields: for each choice of kernels, {layer: pixels of the photo}.
+    boxes: the layers whose fields, by the first choice, are drawn around the photo's centre.
+    """
+    _, axes = panels(1, 2, 4.6, width_ratios=[1, 1.7])
+    draw_image(axes[0, 0], photo, "centre of the photo")
+    first = next(iter(fields.values()))
+    height, width = photo.shape[:2]
+    for name, colour in zip(boxes, COLOURS[1:], strict=False):
+        side = first[name]
+        top, left = (height - side) / 2, (width - side) / 2
+        draw_box(axes[0, 0], top, left, side, side, colour)
+        inside = top < 12  # else the name stands above the box
+        place = left + side / 2 - 0.5, top + 1 if inside else top - 2
+        va = "top" if inside else "bottom"
+        keywords = {"color": colour, "ha": "center", "va": va, "fontsize": 11}
+        axes[0, 0].text(*place, name, bbox={"fc": "white", "lw": 0, "pad": 1}, **keywords)
+    names = list(first)
+    curves = {title: list(values.values()) for title, values in fields.items()}
+    draw_lines(
+        axes[0, 1],
+        np.arange(len(names)),
+        curves,
+        "layer",
+        "pixels of the photo",
+        "receptive field of the convolutions",
+        log=True,
+        marker="o",
+    )
+    axes[0, 1].axhline(width, color="gray", linestyle="--")
+    axes[0, 1].text(len(names) - 1, width * 0.93, f"the photo: {width}", ha="right", va="top")
+    axes[0, 1].set_yticks([3, 10, 30, 100, 300, 1000], [3, 10, 30, 100, 300, 1000])
+    marks = range(0, len(names), 3)
+    axes[0, 1].set_xticks(marks, [names[i] for i in marks], rotation=20)
+
+
+def show_effects(
+    photo: np.ndarray,
+    sizes: Sequence[int],
+    effects: Sequence[np.ndarray],
+    boxes: Sequence[tuple[int, int]],
+) -> None:
+    """Draw how much each patch of the photo moves one value, for every kernel size.
+
+    photo (H, W, 3) of 0..255; effects: 2-D arrays, one value for each patch of the photo; boxes:
+    the first and the last pixel, down and across, that the value can depend on.
+    """
+    figure, axes = panels(1, len(sizes) + 1, 3.0)
+    draw_image(axes[0, 0], photo, "part of the photo")
+    for axis, k, effect, (low, high) in zip(axes[0, 1:], sizes, effects, boxes, strict=True):
+        patch = len(photo) // len(effect)
+        shown = np.kron(effect, np.ones((patch, patch)))
+        image = draw_map(axis, shown / shown.max(), f"through {k}x{k}", None, limits=(0, 1))
+        draw_box(axis, low, low, high - low + 1, high - low + 1)
+        axis.label_outer()
+    figure.colorbar(image, ax=axes[0, 1:], label="effect / largest")
+
+
+def show_groups(
+    photo: np.ndarray,
+    kernels: Sequence[np.ndarray],
+    spectra: Sequence[np.ndarray],
+    answers: Sequence[np.ndarray],
+) -> None:
+    """Draw what each group of a mixed layer has learned, one column for each group.
+
+    photo (H, W, 3) of 0..255; kernels (K, K), one of each group; spectra, the mean power of the
+    group at each frequency; answers, what that one kernel makes of the photo.
+    """
+    columns = len(kernels) + 1
+    figure, axes = panels(
+        3, columns, 6.6, width_ratios=[1.3] + [1] * len(kernels), layout="compressed"
+    )
+    draw_image(axes[0, 0], photo, "what the network sees")
+    explained = [
+        "The waves that each\ngroup lets through\n(mean of its kernels).\n"
+        "Centre: large areas.\nEdge: fine detail.",
+        "What the kernel in\nthe top row makes\nof the photo.",
+    ]
+    for axis, text in zip(axes[1:, 0], explained, strict=True):
+        axis.axis("off")
+        axis.text(0.02, 0.5, text, va="center", fontsize=12)
+    limits = (0.0, max(float(power.max()) for power in spectra))
+    for axis, kernel, power, shown in zip(axes.T[1:], kernels, spectra, answers, strict=True):
+        k, middle = len(kernel), shown - shown.mean()
+        signed = draw_map(axis[0], kernel / np.abs(kernel).max(), f"{k}x{k}", None, True, (-1, 1))
+        waves = draw_map(axis[1], power, "", None, limits=limits)
+        last = len(power) - 1
+        axis[1].set(
+            xticks=[0, last / 2, last], xticklabels=["-½", "0", "½"], xlabel="waves a pixel"
+        )
+        axis[1].set(
+            yticks=[0, last / 2, last], yticklabels=["-½", "0", "½"], ylabel="waves a pixel"
+        )
+        draw_map(axis[2], middle / np.abs(middle).max(), "", None, True, (-1, 1))
+    for axis in axes[:, 2:].flat:
+        axis.set_ylabel("")
+    figure.colorbar(signed, ax=axes[0], label="weight / largest")
+    figure.colorbar(waves, ax=axes[1], label="power")
+    figure.colorbar(signed, ax=axes[2], label="answer / largest")
+
+
+def show_powers(
+    frequencies: np.ndarray, powers: Mapping[str, Mapping[str, Sequence[float]]]
+) -> None:
+    """Draw power over frequency, one panel for each layer and one line for each kernel size."""
+    _, axes = panels(1, len(powers), 3.8, sharey=True)
+    for axis, (title, curves) in zip(axes[0], powers.items(), strict=True):
+        axis.axhline(1, color="gray", linestyle="--", linewidth=1)
+        draw_lines(
+            axis, frequencies, curves, "waves a pixel", "power (random: 1)", title, marker="o"
+        )
+        axis.label_outer()
+    axes[0, 0].set_ylim(bottom=0)
+
+
+def show_paddings(size: int, kernel: int, stride: int, paddings: Mapping[str, tuple]) -> None:
+    """Draw one row of pixels with its zeros, and where the kernel stands, for some paddings.
+
+    paddings: {name: (zeros before, zeros after)}. The centre of each window is a full bar.
+    """
+    _, axes = panels(1, len(paddings), 3.2)
+    for axis, (name, (before, after)) in zip(axes[0], paddings.items(), strict=True):
+        for place in range(-before, size + after):
+            padded = not 0 <= place < size
+            keywords = {"facecolor": "white" if padded else PALE, "edgecolor": "dimgray"}
+            axis.add_patch(
+                Rectangle((place - 0.5, 0), 1, 0.8, ls=":" if padded else "-", **keywords)
+            )
+            axis.text(place, 0.4, "0" if padded else str(place), ha="center", va="center")
+        starts = range(-before, size + after - kernel + 1, stride)
+        for output, (start, colour) in enumerate(zip(starts, COLOURS, strict=False)):
+            y, middle = -0.55 - 0.7 * output, start + kernel // 2
+            axis.add_patch(Rectangle((start - 0.5, y), kernel, 0.4, facecolor=colour, alpha=0.3))
+            axis.add_patch(Rectangle((middle - 0.5, y), 1, 0.4, facecolor=colour))
+            axis.text(start + kernel - 0.3, y + 0.2, f"output {output}", va="center", color=colour)
+        axis.set(xlim=(-1.7, size + 2.6), ylim=(-0.7 - 0.7 * len(starts), 1), title=name)
+        axis.axis("off")
+
+
+def show_two_paddings(
+    photo: np.ndarray, same: np.ndarray, symmetric: np.ndarray, moved: np.ndarray
+) -> None:
+    """Draw a photo, a channel of it with either padding, and the move that explains the difference.
+
+    photo (H, W, 3) of 0..255, the others (OH, OW): moved is the channel with SAME padding on the
+    photo moved by one pixel.
+    """
+    figure, axes = panels(1, 5, 2.9)
+    draw_image(axes[0, 0], photo, "pixels")
+    maps = {
+        "SAME": same,
+        "symmetric": symmetric,
+        "symmetric − SAME": symmetric - same,
+        "symmetric −\nSAME, moved photo": symmetric - moved,
+    }
+    limits = _limits(list(maps.values()), True)
+    for axis, (name, values) in zip(axes[0, 1:], maps.items(), strict=True):
+        image = draw_map(axis, values, name, None, True, limits)
+        axis.label_outer()
+    figure.colorbar(image, ax=axes[0, 1:], label="value")
+
+
+def show_moves(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> None:
+    """Draw a difference over a move in pixels of the photo, each curve's least value marked.
+
+    curves: {name: (moves, differences)}.
+    """
+    _, axes = panels(height=4.2)
+    for (name, (moves, differences)), colour in zip(curves.items(), COLOURS, strict=False):
+        axes[0, 0].plot(moves, differences, marker=".", color=colour, label=name)
+        least = int(np.argmin(differences))
+        place = moves[least], differences[least]
+        axes[0, 0].plot(*place, "o", color=colour, markersize=10)
+        offset = {"xytext": (0, -18), "textcoords": "offset points", "ha": "center"}
+        axes[0, 0].annotate(str(moves[least]), place, color=colour, **offset)
+    axes[0, 0].set(xlabel="move of the photo, in pixels", ylabel="difference / mean size")
+    axes[0, 0].set_ylim(bottom=-0.15)
+    axes[0, 0].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def show_logits(
+    photos: Sequence[np.ndarray],
+    titles: Sequence[str],
+    names: Sequence[str],
+    logits: Mapping[str, Sequence[float]],
+) -> None:
+    """Draw photos (H, W, 3) of 0..255, and beside them one group of bars for each class."""
+    _, axes = panels(1, len(photos) + 1, 3.8, width_ratios=[1] * len(photos) + [2])
+    for axis, photo, title in zip(axes[0], photos, titles, strict=False):
+        draw_image(axis, photo, title)
+        axis.label_outer()
+    axis, height = axes[0, -1], 0.8 / len(logits)
+    for number, (name, values) in enumerate(logits.items()):
+        places = np.arange(len(names)) + (number - (len(logits) - 1) / 2) * height
+        axis.barh(places, values, height, label=name, color=COLOURS[number])
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel("logit")
+    axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=len(logits))
+
+
+def show_normalization(
+    steps: Mapping[str, np.ndarray], channels: Sequence[int], names: Sequence[str]
+) -> None:
+    """Draw how the values of some channels are spread after each step of a batch norm.
+
+    steps: {title: values (N, H, W, C)}. names: of the channels, for the legend.
+    """
+    figure, axes = panels(1, len(steps), 3.7)
+    for axis, (title, values) in zip(axes[0], steps.items(), strict=True):
+        reach = np.percentile(values[..., list(channels)], [0.5, 99.5])
+        edges = np.linspace(*reach, 61)
+        for channel, name, colour in zip(channels, names, COLOURS, strict=False):
+            counts, _ = np.histogram(values[..., channel], edges)
+            axis.stairs(counts / counts.max(), edges, color=colour, fill=True, alpha=0.25)
+            axis.stairs(counts / counts.max(), edges, color=colour, linewidth=2, label=name)
+        axis.axvline(0, color="gray", linestyle="--", linewidth=1)
+        axis.set(title=title, xlabel="value", yticks=[])
+    axes[0, 0].set_ylabel("how often (largest: 1)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(names), frameon=False)
+
+
+def show_scales(scales: np.ndarray, biases: np.ndarray) -> None:
+    """Draw what a batch norm multiplies each filter by, and what it adds: one bar for each."""
+    order = np.argsort(-scales)
+    _, axes = panels(1, 2, 3.2)
+    titles = "multiplied by gamma / deviation", "added: the bias"
+    for axis, values, title in zip(axes[0], (scales, biases), titles, strict=True):
+        axis.bar(range(len(order)), values[order], color=STRONG)
+        axis.axhline(0, color="black", linewidth=1)
+        axis.set(title=title, xlabel="filters of the stem, by scale", ylabel="value")
+
+
+def show_epsilons(variances: np.ndarray, ours: float, theirs: float) -> None:
+    """Draw where a network's variances lie, and how much a smaller epsilon stretches a channel.
+
+    ours and theirs: the epsilon of the training and another one.
+    """
+    _, axes = panels(1, 2, 3.4)
+    low = min(theirs, float(variances.min())) / 2
+    axes[0, 0].hist(variances, np.geomspace(low, variances.max(), 60), color=STRONG)
+    v = np.geomspace(low, variances.max(), 200)
+    axes[0, 1].plot(v, 100 * (np.sqrt((v + ours) / (v + theirs)) - 1))
+    axes[0, 0].set(title="all channels of the network", ylabel="channels")
+    axes[0, 1].set(title=f"scale with {theirs:g} instead of {ours:g}", ylabel="% too large")
+    axes[0, 1].set_yscale("log")
+    for axis, height, va in zip(axes[0], (0.98, 0.03), ("top", "bottom"), strict=True):
+        axis.set(xscale="log", xlabel="variance")
+        for epsilon in (ours, theirs):
+            axis.axvline(epsilon, color="gray", linestyle="--", linewidth=1)
+            keywords = {"va": va, "rotation": 90, "color": "dimgray", "fontsize": 11}
+            transform = axis.get_xaxis_transform()
+            axis.text(epsilon, height, f" {epsilon:g}", transform=transform, **keywords)
+
+
+def show_roundings(names: Sequence[str], curves: Mapping[str, Sequence[float]], title: str) -> None:
+    """Draw errors, in roundings of float32, from layer to layer; names are those of the layers."""
+    _, axes = panels(height=4.4)
+    label = "error in roundings"
+    draw_lines(axes[0, 0], np.arange(len(names)), curves, "layer", label, title)
+    outputs = [i for i, name in enumerate(names) if name.endswith("/output")]
+    marks = outputs[:: -(-len(outputs) // 7)]
+    axes[0, 0].set_xticks(marks, [names[i].removesuffix("/output") for i in marks], rotation=20)
+    axes[0, 0].set_ylim(0)
+
+
+def show_sums(
+    counts: Sequence[int],
+    toy: Mapping[str, Sequence[float]],
+    points: Mapping[str, Sequence[tuple[float, float]]],
+) -> None:
+    """Draw the error of sums over the number of their products: random ones and a network's.
+
+    toy: {way of adding: an error for each of counts}; points: {kind of layer: (products, error)}.
+    """
+    _, axes = panels(1, 2, 4.2, sharey=True)
+    for marker, (name, errors) in zip("osD", toy.items(), strict=False):
+        axes[0, 0].plot(counts, errors, marker=marker, label=name)
+    for marker, (name, pairs) in zip("osD", points.items(), strict=False):
+        axes[0, 1].plot(*zip(*pairs, strict=True), marker, label=name)
+    axes[0, 0].set(title="sums of random products", ylabel="error in roundings")
+    axes[0, 1].set(title="what the convolutions add")
+    for axis in axes[0]:
+        axis.set(xscale="log", yscale="log", xlabel="products in each sum")
+        axis.set_xlim(counts[0] / 1.3, counts[-1] * 1.3)
+        axis.legend(frameon=False)
+
+
 # -- 05, 06 and 07 ---------------------------------------------------------------------------------
 
 

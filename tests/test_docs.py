@@ -24,7 +24,8 @@ def assert_made_by(module: str) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_the_block_diagram_is_that_of_the_bundled_network() -> None:
-    command = [sys.executable, "-m", "docs.make_diagram", "--check"]
+@pytest.mark.parametrize("script", ["make_diagram", "make_weights_page"])
+def test_what_is_made_of_the_bundled_weights_is_up_to_date(script: str) -> None:
+    command = [sys.executable, "-m", f"docs.{script}", "--check"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stdout + run.stderr
