@@ -21,7 +21,7 @@
 # makes easy, and then find it as if you did not know about it: first the layer, then the name of
 # the mistake.
 #
-# Before this: [03](03_same_padding.ipynb), for TensorFlow's SAME padding,
+# Read before: [03](03_same_padding.ipynb), for TensorFlow's SAME padding,
 # [04](04_batch_norm.ipynb), for rounding, and [07](07_one_block_by_hand.ipynb), for what is in a
 # block.
 

@@ -21,7 +21,7 @@
 # beside each step. All times are measured while this page is made, on the machine that makes it.
 # Yours will be others, so the text says what to look for, not what to find.
 #
-# Before this: [01](01_convolution.ipynb) for im2col,
+# Read before: [01](01_convolution.ipynb) for im2col,
 # [02](02_depthwise_and_mixconv.ipynb) for depthwise kernels, [04](04_batch_norm.ipynb) for
 # folding.
 

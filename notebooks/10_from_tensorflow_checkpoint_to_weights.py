@@ -21,7 +21,7 @@
 # check its checksums. Then the package does the same, gives every tensor its place in the network,
 # and the cat is classified with weights that have been through the whole journey.
 #
-# Before this: [06](06_reading_block_strings.ipynb), for the names and shapes of the tensors. No
+# Read before: [06](06_reading_block_strings.ipynb), for the names and shapes of the tensors. No
 # network and no TensorFlow is needed: a small writer, the one that tests the reader, makes the
 # files. Where the numbers themselves come from is told in [docs/weights.md](../docs/weights.md).
 
