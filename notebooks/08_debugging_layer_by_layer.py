@@ -21,7 +21,7 @@
 # makes easy, and then find it as if you did not know about it: first the layer, then the name of
 # the mistake.
 #
-# Before this: [03](03_same_padding.ipynb), for TensorFlow's SAME padding,
+# Read before: [03](03_same_padding.ipynb), for TensorFlow's SAME padding,
 # [04](04_batch_norm.ipynb), for rounding, and [07](07_one_block_by_hand.ipynb), for what is in a
 # block.
 
@@ -101,6 +101,7 @@ show(forward)
 pixels = model.pixels(CAT)
 
 
+# %%
 def port(mistakes):
     """Yield the layers of a port; mistakes: {name of a layer: function (input, output)}."""
     steps = forward(pixels, model.architecture, model.tensors, model.metadata)
@@ -131,6 +132,7 @@ def shifted(name):
     return lambda x, _: like_pytorch(mix_conv, x, group_kernels(name, model.tensors))
 
 
+# %%
 halving = [
     f"{block.name}/depthwise_conv" for block in model.architecture.blocks if block.stride == 2
 ]
@@ -283,6 +285,7 @@ exact_tensors = {name: tensor.astype(np.float64) for name, tensor in model.tenso
 exact_pixels = pixels.astype(np.float64)
 exact = dict(forward(exact_pixels, model.architecture, exact_tensors, model.metadata))
 
+# %%
 last, normed = halving[-1], "blocks_4/expand_bn"
 other_epsilon = {normed: lambda x, _: batch_norm(x, *statistics(normed, model.tensors), 1e-5)}
 curves = {}

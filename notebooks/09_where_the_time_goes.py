@@ -21,7 +21,7 @@
 # beside each step. All times are measured while this page is made, on the machine that makes it.
 # Yours will be others, so the text says what to look for, not what to find.
 #
-# Before this: [01](01_convolution.ipynb) for im2col,
+# Read before: [01](01_convolution.ipynb) for im2col,
 # [02](02_depthwise_and_mixconv.ipynb) for depthwise kernels, [04](04_batch_norm.ipynb) for
 # folding.
 
@@ -51,6 +51,7 @@ def random(*shape):
     return rng.normal(size=shape).astype(np.float32)
 
 
+# %%
 def milliseconds(function, *arguments, rounds=15):
     seconds = []
     for _ in range(rounds + 1):
@@ -99,6 +100,7 @@ def by_einsum(x, kernel, stride):
     return np.einsum("nhwcij,ijco->nhwo", patches, kernel)
 
 
+# %%
 x, kernel = random(1, 32, 32, 3), random(3, 3, 3, 32)
 padded = np.pad(x[0], ((0, 1), (0, 1), (0, 0)))
 slow = by_loops(padded, kernel, 2)
@@ -226,6 +228,7 @@ def by_fourier(flat, kernel, no_bias, h, w):
     )
 
 
+# %%
 def by_shifts(x, kernel):
     """The definition turned inside out: K x K multiply-adds of the whole, shifted input."""
     k, h, w = len(kernel), *x.shape[1:3]
@@ -241,24 +244,31 @@ def by_shifts(x, kernel):
 
 
 # %%
+def readable_ways(x, kernel):
+    """Milliseconds of the two ways that take the image as it is."""
+    assert agree(by_shifts(x, kernel), depthwise_conv2d(x, kernel))
+    ways = {"einsum (readable)": depthwise_conv2d, "K x K shifts": by_shifts}
+    return {name: milliseconds(way, x, kernel, rounds=5) for name, way in ways.items()}
+
+
+def fast_ways(x, kernel):
+    """Milliseconds of the two ways that are prepared first."""
+    (_, h, w, c), times = x.shape, {}
+    flat, no_bias = np.ascontiguousarray(x[0].reshape(-1, c).T), np.zeros(c, np.float32)
+    for name, prepare in {"columns": by_columns, "Fourier": by_fourier}.items():
+        if name == "columns" or h <= 28:  # Fourier's matrix is as large as the plane squared
+            run, result = prepare(flat, kernel, no_bias, h, w)
+            run()
+            assert agree(result(), depthwise_conv2d(x, kernel)[0])
+            times[name] = milliseconds(run)
+    return times
+
+
+# %%
 def ways(side, size, channels=48):
     """Microseconds a channel of each way."""
     x, kernel = random(1, side, side, channels), random(size, size, channels, 1)
-    reference = depthwise_conv2d(x, kernel)
-    assert agree(by_shifts(x, kernel), reference)
-    times = {
-        "einsum (readable)": milliseconds(depthwise_conv2d, x, kernel, rounds=5),
-        "K x K shifts": milliseconds(by_shifts, x, kernel, rounds=5),
-    }
-    flat, no_bias = np.ascontiguousarray(x[0].reshape(-1, channels).T), np.zeros(channels, "f4")
-    fast = {"columns": by_columns, "Fourier": by_fourier}
-    if side > 28:
-        del fast["Fourier"]  # the matrix would be as large as the plane squared
-    for name, prepare in fast.items():
-        run, result = prepare(flat, kernel, no_bias, side, side)
-        run()
-        assert agree(result(), reference[0])
-        times[name] = milliseconds(run)
+    times = readable_ways(x, kernel) | fast_ways(x, kernel)
     return {name: 1e3 * ms / channels for name, ms in times.items()}
 
 
@@ -362,6 +372,7 @@ def part_of(layer):
     return {"logits": "head", "probabilities": "head"}.get(name, name)
 
 
+# %%
 def readable_run():
     """Milliseconds of each part of the network on the readable path."""
     sums, before = {}, perf_counter()
@@ -381,6 +392,7 @@ def fast_run():
     return sums
 
 
+# %%
 def best(run, rounds):
     runs = [run() for _ in range(rounds)]
     return {key: min(r[key] for r in runs) for key in runs[0]}

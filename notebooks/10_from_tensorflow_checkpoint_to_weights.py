@@ -21,7 +21,7 @@
 # check its checksums. Then the package does the same, gives every tensor its place in the network,
 # and the cat is classified with weights that have been through the whole journey.
 #
-# Before this: [06](06_reading_block_strings.ipynb), for the names and shapes of the tensors. No
+# Read before: [06](06_reading_block_strings.ipynb), for the names and shapes of the tensors. No
 # network and no TensorFlow is needed: a small writer, the one that tests the reader, makes the
 # files. Where the numbers themselves come from is told in [docs/weights.md](../docs/weights.md).
 
@@ -100,6 +100,7 @@ print(f"{number} = {high:b} {low:07b} in binary, cut into sevens")
 print(f"bytes: {low | 0x80:#04x} (low part, top bit set: more follows), {high:#04x} (the rest)")
 
 
+# %%
 def varint(raw, position):
     """The number that begins at a position, and the position behind it."""
     value = shift = 0
@@ -111,6 +112,7 @@ def varint(raw, position):
             return value, position
 
 
+# %%
 assert varint(bytes([0xAC, 0x02]), 0) == (300, 2)
 
 numbers, position = [], 0
@@ -156,6 +158,7 @@ def entries(block):
     return parsed
 
 
+# %%
 offset, size = numbers[2:]
 [(last_key, _, handle)] = entries(index[offset : offset + size])
 at, position = varint(handle, 0)
@@ -215,6 +218,7 @@ def fields(message):
     return parsed
 
 
+# %%
 meaning = {1: "type", 2: "shape", 3: "data file", 4: "offset", 5: "size", 6: "checksum"}
 messages = {key.decode(): value for key, _, value in entries(block)}
 for name in list(toy):
@@ -308,6 +312,7 @@ def flipped(raw, bit):
     return bytes(changed)
 
 
+# %%
 in_index = [attempt(flipped(index, bit), data) for bit in range(8 * len(index))]
 in_data = [attempt(index, flipped(data, bit)) for bit in range(8 * len(data))]
 for where, outcomes in (("index", in_index), ("data", in_data)):

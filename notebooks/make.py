@@ -1,4 +1,4 @@
-"""Make the notebooks: run each script in a fresh kernel and write the .ipynb with outputs beside it.
+"""Make the notebooks: run each script in a fresh kernel, and write it with its outputs as .ipynb.
 
     python notebooks/make.py                                all of them
     python notebooks/make.py notebooks/01_convolution.py    only these

@@ -1137,8 +1137,8 @@ def show_errors_by_layer(curves: Mapping[str, np.ndarray], tolerance: float) -> 
     """Make a figure of the error of each layer, one line for each run."""
     figure, axes = panels(height=4.6)
     axis = axes[0, 0]
-    for (name, values), style in zip(curves.items(), ("-", "-", "--", "-."), strict=False):
-        axis.plot(np.maximum(values, FLOOR), style, label=name)
+    for (name, values), line in zip(curves.items(), ("-", "-", "--", "-."), strict=False):
+        axis.plot(np.maximum(values, FLOOR), line, label=name)
     axis.axhline(tolerance, color="gray", linestyle=":", label="tolerance")
     axis.set(xlabel="layer, in the network's order", ylabel="largest difference / largest value")
     axis.set(yscale="log", ylim=(FLOOR / 2, 30))

@@ -29,6 +29,7 @@ from tinymixnet.engine import kernels, network
 from tinymixnet.fast import depthwise
 from tinymixnet.fast import kernels as fast_kernels
 
+LINES = 20  # of a cell that one still reads as one thought
 LONGEST = 150  # seconds for the notebooks of one process: five minutes for two halves
 NEEDED = ("jupytext", "nbformat", "nbclient", "ipykernel", "matplotlib")
 # Cells with one of these tags print what no two machines, or no two runs, agree on.
@@ -112,6 +113,10 @@ class NotebookChecks:
 
     def test_it_begins_with_one_line_of_set_up(self, script):
         assert code(script)[0].source == "from start import *"
+
+    def test_its_cells_are_short(self, script):
+        for cell in code(script):
+            assert len(cell.source.splitlines()) < LINES, cell.source
 
     def test_the_series_is_quick(self, run):
         assert run.seconds_so_far < LONGEST

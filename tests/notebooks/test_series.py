@@ -30,6 +30,9 @@ def test_the_index_lists_the_series_in_order():
     listed = re.findall(r"\]\((\d\d_\w+)\.ipynb\)", index)
     assert tuple(listed) == SERIES
     check_links(index)
+    for name in SERIES:
+        title = (FOLDER / f"{name}.py").read_text("utf-8").split("\n# # ")[1].split("\n")[0]
+        assert f"]({name}.ipynb) | {title}" in index
 
 
 @needs_jupyter
