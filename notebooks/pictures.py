@@ -22,12 +22,12 @@ from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tinymixnet.report import colours as style
+from tinymixnet.report import colours as house
 
 WIDTH = 11.0  # inches of every figure: 1210 pixels
-SIZES = LinearSegmentedColormap.from_list("dark_to_light", style.SIZES)  # small to large
-SIGNS = LinearSegmentedColormap.from_list("blue_orange", style.SIGNS)  # on both sides of zero
-STRONG, PALE, COLOURS = style.STRONG, style.PALE, style.COLOURS
+SIZES = LinearSegmentedColormap.from_list("dark_to_light", house.SIZES)  # small to large
+SIGNS = LinearSegmentedColormap.from_list("blue_orange", house.SIGNS)  # on both sides of zero
+STRONG, PALE, COLOURS = house.STRONG, house.PALE, house.COLOURS
 
 matplotlib.colormaps.register(SIZES, force=True)  # by name, as the defaults want it
 plt.rcParams.update(
