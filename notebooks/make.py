@@ -1,6 +1,7 @@
 """Make the notebooks: run each script in a fresh kernel, and write it with its outputs as .ipynb.
 
-    python notebooks/make.py                                all of them
+    python notebooks/make.py                                all of them, and then all pages of docs/
+                                                            that depend on the bundled weights
     python notebooks/make.py notebooks/01_convolution.py    only these
 
 Needs the extra `notebooks`. The .py (jupytext's percent format) is the source, so change that one.
@@ -9,6 +10,7 @@ The picture of the cell tagged "readme" becomes docs/notebooks.png.
 
 import base64
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +21,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parent
 PICTURE = FOLDER.parent / "docs" / "notebooks.png"
+PAGES = ("docs.make_readme", "docs.make_weights_page", "docs.make_porting_mistakes")
 TIMEOUT = 240  # seconds a cell
 UNWANTED = ("TINYMIXNET_WEIGHTS", "MPLBACKEND")  # would change the answers, or show no picture
 
@@ -85,5 +88,14 @@ def main(paths: list[Path]) -> None:
         print(f"{path.stem}: {time.perf_counter() - started:.1f} s, {len(text) / 1e6:.1f} MB")
 
 
+def make_pages() -> None:
+    """Make README and the pages in docs/ that tell what the bundled weights answer."""
+    for module in PAGES:
+        subprocess.run([sys.executable, "-m", module], cwd=FOLDER.parent, check=True)
+        print(module)
+
+
 if __name__ == "__main__":
     main([Path(name).resolve().with_suffix(".py") for name in sys.argv[1:]] or scripts())
+    if not sys.argv[1:]:
+        make_pages()

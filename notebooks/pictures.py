@@ -371,7 +371,7 @@ def show_patch(
     draw_box(axes[0, 0], 2 * row, 2 * column, 3, 3)
     names = [f"{colour} {i},{j}" for i in range(3) for j in range(3) for colour in "RGB"]
     title = "one row times one column"
-    draw_bars(axes[0, 1], names, products.ravel(), "pixel * weight", title, None)
+    draw_bars(axes[0, 1], names, products.ravel().tolist(), "pixel * weight", title, None)
     axes[0, 1].tick_params(axis="y", labelsize=8)
     axes[0, 1].set_ylabel("colour, row and column in the patch")
     draw_map(axes[0, 2], answers, "one filter, all positions", "value", True)
@@ -395,7 +395,7 @@ def show_growing_fields(rows: Mapping[str, Sequence[np.ndarray]]) -> None:
             image = draw_map(axis, shares, name, None, limits=(0, 1))
             top, left = (int(np.flatnonzero(ways.sum(axis=i))[0]) for i in (1, 0))
             draw_box(axis, top, left, high, wide)
-            draw_box(axis, 0, 0, *ways.shape, "#d0d0d0")
+            draw_box(axis, 0, 0, ways.shape[0], ways.shape[1], "#d0d0d0")
             axis.label_outer()
     figure.colorbar(image, ax=axes, label="ways to the output / most ways", shrink=0.6)
 
@@ -602,7 +602,10 @@ def show_paddings(size: int, kernel: int, stride: int, paddings: Mapping[str, tu
     for axis, (name, (before, after)) in zip(axes[0], paddings.items(), strict=True):
         for place in range(-before, size + after):
             padded = not 0 <= place < size
-            keywords = {"facecolor": "white" if padded else PALE, "edgecolor": "dimgray"}
+            keywords: dict[str, Any] = {
+                "facecolor": "white" if padded else PALE,
+                "edgecolor": "dimgray",
+            }
             axis.add_patch(
                 Rectangle((place - 0.5, 0), 1, 0.8, ls=":" if padded else "-", **keywords)
             )
@@ -688,8 +691,8 @@ def show_normalization(
     """
     figure, axes = panels(1, len(steps), 3.7)
     for axis, (title, values) in zip(axes[0], steps.items(), strict=True):
-        reach = np.percentile(values[..., list(channels)], [0.5, 99.5])
-        edges = np.linspace(*reach, 61)
+        low, high = np.percentile(values[..., list(channels)], [0.5, 99.5])
+        edges = np.linspace(low, high, 61)
         for channel, name, colour in zip(channels, names, COLOURS, strict=False):
             counts, _ = np.histogram(values[..., channel], edges)
             axis.stairs(counts / counts.max(), edges, color=colour, fill=True, alpha=0.25)
@@ -1025,8 +1028,9 @@ def _draw_cells(axis: Axes, x: float, y: float, values: np.ndarray, largest: flo
         share = value / largest
         colour = plt.get_cmap(SIZES)(share)
         axis.add_patch(Rectangle((left, bottom), 0.6, 0.6, facecolor=colour, edgecolor="white"))
-        text = {"ha": "center", "va": "center", "color": "black" if share > 0.5 else "white"}
-        axis.text(left + 0.3, bottom + 0.3, f"{value:.2g}", **text)
+        colour = "black" if share > 0.5 else "white"
+        text = f"{value:.2g}"
+        axis.text(left + 0.3, bottom + 0.3, text, ha="center", va="center", color=colour)
 
 
 def _draw_disc(axis: Axes, x: float, y: float, text: str) -> None:
@@ -1043,8 +1047,8 @@ def _draw_labelled_arrow(
     level = start[1] == end[1]
     middle = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + (0.1 if level else 0)
     box = None if level else {"color": "white", "pad": 1}
-    place = {"ha": "center", "va": "bottom" if level else "center"}
-    axis.text(*middle, label, fontsize=12, bbox=box, **place)
+    side = "bottom" if level else "center"
+    axis.text(*middle, label, fontsize=12, bbox=box, ha="center", va=side)
 
 
 # -- 08, 09 and 10 ---------------------------------------------------------------------------------
