@@ -602,7 +602,8 @@ def show_paddings(size: int, kernel: int, stride: int, paddings: Mapping[str, tu
     for axis, (name, (before, after)) in zip(axes[0], paddings.items(), strict=True):
         for place in range(-before, size + after):
             padded = not 0 <= place < size
-            keywords: dict[str, Any] = {
+            face = "white" if padded else PALE
+            keywords: dict[str, Any] = {"facecolor": face, "edgecolor": "dimgray"}
                 "facecolor": "white" if padded else PALE,
                 "edgecolor": "dimgray",
             }
