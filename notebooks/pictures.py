@@ -604,9 +604,6 @@ def show_paddings(size: int, kernel: int, stride: int, paddings: Mapping[str, tu
             padded = not 0 <= place < size
             face = "white" if padded else PALE
             keywords: dict[str, Any] = {"facecolor": face, "edgecolor": "dimgray"}
-                "facecolor": "white" if padded else PALE,
-                "edgecolor": "dimgray",
-            }
             axis.add_patch(
                 Rectangle((place - 0.5, 0), 1, 0.8, ls=":" if padded else "-", **keywords)
             )
