@@ -871,7 +871,7 @@ def test_presets_and_parameters_that_do_not_exist() -> None:
     photo = read_image(quadrants())
     with pytest.raises(InputError, match="expected one of tf, timm, omz, square"):
         preprocess(photo, "imagenet", 32)
-    for preset, name in [("tf", "thumbnail"), ("square", "side"), ("timm", "Crop")]:
+    for preset, name in [("tf", "size"), ("square", "side"), ("timm", "Crop")]:
         with pytest.raises(InputError, match=f"{preset!r} has no parameter {name!r}"):
             preprocess(photo, preset, 32, {name: 1})
 

@@ -207,7 +207,7 @@ def test_refuses_damaged_files(tmp_path, content):
 
 
 def test_the_bundled_weights_are_the_converted_file():
-    source = SHARED / "weights" / "mixnet-l-cifar10.safetensors"
+    source = SHARED / "weights" / f"{BUNDLED.stem}.safetensors"
     if not source.is_file():
         pytest.skip(f"no {source}: it lies beside the repository where the project is developed")
     tensors = read_weights(BUNDLED).tensors
