@@ -8,7 +8,7 @@ MixNet-L with the bundled weights, and the bundled photo goes through it. A row 
 what the port answers, what `compare` shows first, and what `diagnose` says.
 
 TensorFlow's last digits differ from machine to machine. So `--check` wants the words of a row to be
-the same, and its numbers to be near: see `same_row`.
+the same and its numbers to be near, and compares pictures by their average colours.
 """
 
 import sys
@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import markdown
-from docs import mistake_pictures
 from docs.make_architecture import fill
+from docs.mistake_pictures import PICTURES, draw, is_like, path_of
 from tests.support import planted
 from tests.support import tensorflow_reference as reference
 from tinymixnet import load
@@ -104,11 +104,15 @@ def answer() -> str:
 # -- checking -------------------------------------------------------------------------------------
 
 
+def made_part(page: str, name: str) -> str:
+    """The text of a made part of the page."""
+    return page.partition(f"<!-- made: {name} -->")[2].partition("<!-- end -->")[0]
+
+
 def rows_of(page: str) -> list[Row]:
     """The table of the page as cells, without its two lines of heading."""
-    lines = page.partition("<!-- made: table -->")[2].partition("<!-- end -->")[0].split("\n")
-    table = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
-    return table[2:]
+    lines = made_part(page, "table").split("\n")
+    return [line.strip("| ").split(" | ") for line in lines if line.startswith("|")][2:]
 
 
 def same_row(one: Row, other: Row) -> bool:
@@ -116,18 +120,24 @@ def same_row(one: Row, other: Row) -> bool:
 
     A percentage may be one point off, and an error a tenth of itself.
     """
-    (name, label, layer, error, cause, explained), exact = one, (0, 2, 4)
-    if len(other) != len(one) or any(one[i] != other[i] for i in exact):
-        return False
-    (words, _, percent), (other_words, _, other_percent) = (
-        text.rpartition(" ") for text in (label, other[1])
-    )
+    name, label, layer, error, cause, explained = one
+    other_name, other_label, other_layer, other_error, other_cause, other_explained = other
     return (
-        words == other_words
-        and abs(int(percent.strip("%")) - int(other_percent.strip("%"))) <= 1
-        and near(error, other[3])
-        and all(map(near, explained.split(" to "), other[5].split(" to ")))
+        (name, layer, cause) == (other_name, other_layer, other_cause)
+        and same_answer(label, other_label)
+        and near(error, other_error)
+        and all(map(near, explained.split(" to "), other_explained.split(" to ")))
     )
+
+
+def same_answer(one: str, other: str) -> bool:
+    """Whether two answers have the same label, and percentages at most one point apart."""
+    (label, _, percent), (other_label, _, other_percent) = (
+        one.rpartition(" "),
+        other.rpartition(" "),
+    )
+    points = [int(text.removesuffix("%") or -100) for text in (percent, other_percent)]
+    return label == other_label and abs(points[0] - points[1]) <= 1
 
 
 def near(one: str, other: str) -> bool:
@@ -142,36 +152,36 @@ def near(one: str, other: str) -> bool:
 def stale_parts(page: str, rows: Sequence[Row]) -> list[str]:
     """Say what of the page is not as these rows and the bundled weights have it, a line each."""
     problems = []
-    if answer() not in page:
-        problems.append(f"the right answer is now {answer()}")
-    shown = {row[0]: row for row in rows_of(page)}
+    shown_answer, shown = made_part(page, "answer"), {row[0]: row for row in rows_of(page)}
+    if not same_answer(answer(), shown_answer):
+        problems.append(f"expected {answer()}, found {shown_answer!r}")
     for row in rows:
         if row[0] not in shown:
-            problems.append(f"no row for {row[0]}")
+            problems.append(f"expected a row for {row[0]}, found none")
         elif not same_row(row, shown[row[0]]):
             problems.append(f"expected {' | '.join(row)}, found {' | '.join(shown[row[0]])}")
-    problems += [f"no picture of {n}" for n in mistake_pictures.PICTURES if not picture_exists(n)]
     return problems
-
-
-def picture_exists(mistake: str) -> bool:
-    return mistake_pictures.path_of(mistake).is_file()
 
 
 def main(arguments: list[str]) -> int:
     page, check = PAGE.read_text("utf-8"), arguments == ["--check"]
     model = load()
     right = dict(model.layers(model.pixels(PHOTO)))
-    rows = []
+    rows, problems = [], []
     for name, layers, row in planted_runs(planted.BUGS):
-        print(" | ".join(row))
+        print(" | ".join(row), flush=True)
         rows.append(row)
-        if not check and name in mistake_pictures.PICTURES:
-            mistake_pictures.save(name, right, layers)
+        if name in PICTURES:
+            picture = draw(name, right, layers)
+            if not check:
+                path_of(name).parent.mkdir(exist_ok=True)
+                picture.save(path_of(name), optimize=True)
+            elif not is_like(path_of(name), picture):
+                problems.append(f"expected another picture of {name}")
     if check:
-        problems = stale_parts(page, rows)
+        problems += stale_parts(page, rows)
         for problem in problems:
-            print(f"docs/{PAGE.name}: {problem}; `python -m docs.make_porting_mistakes` writes it")
+            print(f"docs/{PAGE.name}: {problem}; `python -m docs.make_porting_mistakes` makes it")
         return 1 if problems else 0
     table = markdown(HEADER, rows, RULE)
     parts = {"answer": answer, "table": lambda: f"\n\n{table}\n\n"}
