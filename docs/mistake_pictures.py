@@ -1,4 +1,4 @@
-"""Draw what a porting mistake does to one feature map: the right map, the wrong one, the difference.
+"""Draw what a porting mistake does to a feature map: the right map, the wrong one, the difference.
 
 `docs.make_porting_mistakes` draws one picture for each name in PICTURES, with the layers of both
 runs. Everything is drawn on white, so that a picture can be read on a dark page too.
