@@ -27,8 +27,8 @@ def find_variant(
     the nearest variant when each has some.
     """
     candidates = [mixnet(name, classes) for name in ([variant] if variant else VARIANTS)]
-    misfits = [(problems(architecture), architecture) for architecture in candidates]
-    wrong, nearest = min(misfits, key=lambda pair: len(pair[0]))
+    attempts = [(problems(architecture), architecture) for architecture in candidates]
+    wrong, nearest = min(attempts, key=lambda pair: len(pair[0]))
     if wrong:
         asked = "it is not" if variant else "no known network; nearest is"
         count = f"{len(wrong)} thing{'s' * (len(wrong) > 1)} wrong"

@@ -234,9 +234,9 @@ def _redirected(url: str, location: str) -> str:
     except ValueError:  # its text could hold a password
         target = ""
     if not location or target.partition(":")[0].lower() not in allowed:
-        found = foreign(show_url(target or location))
+        elsewhere = foreign(show_url(target or location))
         raise failure(
-            f"{show_url(url)}: it redirects to {found}, which is not {' or '.join(allowed)}"
+            f"{show_url(url)}: it redirects to {elsewhere}, which is not {' or '.join(allowed)}"
         )
     return target
 
@@ -310,8 +310,8 @@ def _open_tunnel(
     shown = f"the proxy {proxy.netloc}"
     answer = Answer(_Connection(connected, deadline, shown), shown, ExitStack())
     if answer.status != 200:
-        found = f"{shown} answers {answer.status} {foreign(answer.reason)}"
-        raise BrokenOff(found) if answer.status >= 500 else failure(found)
+        message = f"{shown} answers {answer.status} {foreign(answer.reason)}"
+        raise BrokenOff(message) if answer.status >= 500 else failure(message)
 
 
 def _encrypt(connected: socket.socket, host: str, deadline: float) -> ssl.SSLSocket:

@@ -129,9 +129,9 @@ class _CountedFile(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
         rest = os.fstat(self.fileno()).st_size - self.tell()
         size = rest if size is None or size < 0 else min(size, rest)
-        most = LONGEST_MEMBER * budget.dump_layers
-        if size > most:
-            raise TraceError(f"refused, its directory has {size:,} bytes, at most {most:,}")
+        limit = LONGEST_MEMBER * budget.dump_layers
+        if size > limit:
+            raise TraceError(f"refused, its directory has {size:,} bytes, at most {limit:,}")
         data = super().read(size)
         budget.check("dump_layers", data.count(MEMBER), "an archive of so many files")
         return data

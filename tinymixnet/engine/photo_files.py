@@ -167,8 +167,8 @@ def _scans(file: IO[bytes] | None) -> bytes:
     if file is None:
         return b""
     file.seek(0)
-    found = re.finditer(rb"\xff\xda..(.)", file.read(), re.DOTALL)
-    return b"".join(match[1] for match in islice(found, MOST_SCANS))
+    starts = re.finditer(rb"\xff\xda..(.)", file.read(), re.DOTALL)
+    return b"".join(match[1] for match in islice(starts, MOST_SCANS))
 
 
 def _tiff_bytes(image: Any, pixels: int, file: IO[bytes] | None) -> float:

@@ -50,12 +50,12 @@ def layer_card(data: ReportData, name: str, ours: Array, theirs: Array | None) -
     bad = name in data.rows and not within_tolerance(data, name)
     words = "first difference" if data.first == name else "differs"
     flag = f'<span class="flag">{words}</span>' if bad else ""
-    about = format_shape(ours.shape)
+    facts = format_shape(ours.shape)
     if data.timing:
-        about += f" · {format_seconds(data.timing.readable[name])} on the readable path"
+        facts += f" · {format_seconds(data.timing.readable[name])} on the readable path"
     return (
         f'<section class="card" id="{name}"><h4>{name.rpartition("/")[2]}{flag}</h4>'
-        f'<p class="shape">{about}{difference(data, name)}</p><div class="layer">'
+        f'<p class="shape">{facts}{difference(data, name)}</p><div class="layer">'
         f"<div>{''.join(pictures)}</div><div>{''.join(numbers)}</div></div></section>"
     )
 
