@@ -6,7 +6,6 @@ compute, never in what. A side is a function (weights, pixels, threads) -> Ready
 everything untimed, and converts the pixels to the framework's own layout there too.
 """
 
-import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from time import perf_counter
@@ -492,10 +491,3 @@ PEERS = (
     Peer("ONNX Runtime", onnx_runtime, "", ("onnx", "onnxruntime")),
     Peer("OpenVINO", openvino, "", ("onnx", "openvino")),
 )
-
-
-def all_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -20,13 +20,13 @@ From then on, any other archive is refused. To accept a new one, remove the .sha
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 from tinymixnet.engine.weights import cache_dir, read_weights
 from tinymixnet.errors import FetchError, TinyMixNetError, WeightsError
+from weights_tools.assemble import content_hash
 from weights_tools.cache_files import (
     is_there,
     kind,
@@ -307,8 +307,5 @@ def _check_remembered(file: Path, remembered: str | None, files: CacheFiles, sou
 
 
 def _digest(file: Path, algorithm: str) -> str:
-    digest = hashlib.new(algorithm)
     with open_file(file, "rb") as opened:
-        while piece := opened.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        return content_hash(opened, algorithm)

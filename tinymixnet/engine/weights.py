@@ -262,8 +262,13 @@ def _label_problems(labels: Dataset | None, classes: int) -> list[str]:
 
 
 def join_problems(problems: list[str]) -> str:
-    """All that is wrong, as one line for an error's message."""
-    return f"{len(problems)} thing{'s' * (len(problems) > 1)} wrong: {'; '.join(problems)}"
+    """Return all that is wrong, as one line for an error's message."""
+    return f"{count_problems(problems)}: {'; '.join(problems)}"
+
+
+def count_problems(problems: list[str]) -> str:
+    """Return how many things are wrong, in words."""
+    return f"{len(problems)} thing{'s' * (len(problems) > 1)} wrong"
 
 
 def _guess(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> str:
