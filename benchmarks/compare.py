@@ -161,7 +161,7 @@ def latency_table(results: Sequence[Result], skipped: Sequence[tuple[Peer, str]]
 
 
 def throughput_table(results: Sequence[Result], skipped: Sequence[tuple[Peer, str]]) -> str:
-    """Return a table with each side's images a second, and how many times them tinymixnet does."""
+    """Return a table of images a second, each side's and as a ratio to tinymixnet's."""
     best = best_of(results)
     rows = []
     for (name, threads), result in best.items():

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def file_sha256(path: StrPath) -> str:
         return content_hash(file, "sha256")
 
 
-def content_hash(file: BinaryIO, algorithm: str) -> str:
+def content_hash(file: IO[bytes], algorithm: str) -> str:
     """Return the hash of what is left to read of an open file, as hexadecimal digits."""
     digest = hashlib.new(algorithm)
     while piece := file.read(1 << 20):

@@ -32,7 +32,7 @@ from urllib.request import getproxies, proxy_bypass
 from weights_tools.messages import failure, foreign, show_url
 
 TIMEOUT = 30.0  # seconds without a byte
-MINUTE = 60.0  # seconds in which something must have been achieved; tests make it shorter
+MINUTE = 60.0  # seconds for a head, or for MINUTE_BYTES of a body; tests make it shorter
 MINUTE_BYTES = 300_000  # of a body in each MINUTE: 5 kB/s, what a slow modem reaches
 HEAD_BYTES = 1 << 16  # of status line and headers, "100 Continue" included
 CHUNK_LINE_BYTES = 256  # of the line before a chunk, which says its size
@@ -207,7 +207,7 @@ class _Address(NamedTuple):
 
 
 def get(url: str, headers: dict[str, str]) -> Answer:
-    """Send a GET, follow redirects, and return the answer, which is to be closed (`with`).
+    """Send a GET, follow redirects, and return the answer; use it in a `with` statement.
 
     Raises FetchError where asking again is useless, no network included; BrokenOff where it helps.
     """

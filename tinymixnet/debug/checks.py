@@ -1,4 +1,4 @@
-"""Checks of what callers hand in: a wrong type is an InputError, not an accident further in."""
+"""Checks of arguments: a wrong type raises InputError at once, not some error later on."""
 
 import os
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""JSON, read and written by the letter of its definition.
+"""JSON, read and written exactly as its standard says.
 
-`read_json` reads what nobody vouches for: manifests, and maps of names that users write.
+`read_json` reads files that may be wrong or hostile: manifests, and maps of names that users write.
 `write_json` writes what the commands print with --json.
 """
 

@@ -77,7 +77,7 @@ class ReportData(NamedTuple):
 
     @property
     def answer_size(self) -> tuple[int, int]:
-        """Height and width in pixels of what the answers are about."""
+        """Height and width, in pixels, of the image that the answers belong to."""
         h, w, _ = self.explanation.pixels.shape if self.explanation else self.pixels.shape
         return h, w
 

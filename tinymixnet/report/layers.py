@@ -31,8 +31,8 @@ CHANNELS = 24  # feature maps shown of a layer
 GROUP_CHANNELS = 8  # feature maps shown of each kernel size
 WORST_CHANNELS = 6  # in which ours and theirs are shown side by side
 LONGEST_LABEL = 40  # characters of a label in a caption
-POINTS = 200  # of a curve, at least; so many are enough for its width on the page
-POINTED_AT = "<output aria-live=off></output>"  # for the name of the map that is pointed at
+POINTS = 200  # of a curve, at least: enough for its width on the page
+POINTED_AT = "<output aria-live=off></output>"  # the script writes the name of a map here
 COLOUR_NAMES = ("red", "green", "blue")  # the channels of the photo
 
 
