@@ -43,6 +43,10 @@ class Comparison(NamedTuple):
     missing: list[str]  # layers of the reference that the dump lacks
     unmatched: dict[str, str | None]  # names in the dump that are no layer -> the nearest layer
 
+    def __repr__(self) -> str:
+        answer = "alike" if self.alike else f"first difference in {self.first}"
+        return f"Comparison({len(self.rows)} layers, {answer})"
+
     @property
     def first(self) -> str | None:
         """The first layer beyond the tolerance or of another shape."""

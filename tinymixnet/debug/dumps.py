@@ -17,7 +17,7 @@ from tinymixnet.debug.names.choose import choose_names
 from tinymixnet.debug.traces import Trace, open_trace
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.hdf5 import Header
-from tinymixnet.errors import InputError, TraceError
+from tinymixnet.errors import InputError, TraceError, printable
 
 MOST_PIXELS = 1 << 20  # a side; no image is larger
 MOST_GUESSES = 50  # unmatched names for which the nearest layer is looked up: that is slow
@@ -68,6 +68,10 @@ class Dump:
         self.layouts: dict[str, str] = {}  # canonical -> NHWC or NCHW
         self.ambiguous: list[str] = []  # layers whose layout nothing decides
         self._decide_layouts(layout)
+
+    def __repr__(self) -> str:
+        placed = f"{len(self.theirs)} of {len(self.expected)} layers, names of {self.map}"
+        return f"Dump({printable(self.trace.path)}, {placed})"
 
     @property
     def names(self) -> list[str]:

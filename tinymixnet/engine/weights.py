@@ -40,6 +40,10 @@ class Weights(NamedTuple):
     tensors: dict[str, np.ndarray]
     metadata: Metadata
 
+    def __repr__(self) -> str:
+        kind = f"{self.architecture.variant}, {self.architecture.classes} classes"
+        return f"Weights({kind}, {len(self.tensors)} tensors)"
+
 
 # -- finding --------------------------------------------------------------------------------------
 

@@ -62,6 +62,9 @@ class Safetensors(NamedTuple):
     notes: dict[str, str]
     tensors: dict[str, StoredTensor]
 
+    def __repr__(self) -> str:
+        return f"Safetensors({str(self.path)!r}, {len(self.tensors)} tensors)"
+
     def read(self, name: str) -> np.ndarray:
         """Return the values of one tensor in a new array; bfloat16 widened to float32."""
         stored = self.tensors[name]
