@@ -32,9 +32,10 @@ from benchmarks.measure import (
     spread,
     written,
 )
-from benchmarks.peers import PEERS, THREAD_SETTINGS, Peer, all_cores, why_skipped
+from benchmarks.peers import PEERS, THREAD_SETTINGS, Peer, why_skipped
 from benchmarks.weights import pictures, write_made_up_weights
 from tinymixnet.engine.architecture import mixnet
+from tinymixnet.fast.workers import usable_cores
 from tinymixnet.model import Model
 
 PACKAGES = ("numpy", "torch", "tensorflow", "tensorflow-cpu", "onnxruntime", "openvino")
@@ -74,7 +75,7 @@ class Result(NamedTuple):
 @contextmanager
 def started(peers: Sequence[Peer], plan: Plan, as_set: bool) -> Iterator["Servers"]:
     """Start two processes for each side, on one thread and on all cores, with the same weights."""
-    cores = all_cores()
+    cores = usable_cores()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         weights = write_made_up_weights(folder / "weights.h5", mixnet(plan.variant), plan.size)
@@ -101,7 +102,7 @@ class Servers(NamedTuple):
 
     def throughput(self) -> list[Result]:
         """Time every batch size of every side on all cores."""
-        cores = all_cores()
+        cores = usable_cores()
         sides = [peer for peer, threads in self.by_side if threads == cores]
         wanted = [(peer, cores, batch) for peer in sides for batch in self.plan.batches(peer)]
         return self.measure(wanted, self.plan.batch_rounds)
@@ -160,7 +161,7 @@ def latency_table(results: Sequence[Result], skipped: Sequence[tuple[Peer, str]]
 
 
 def throughput_table(results: Sequence[Result], skipped: Sequence[tuple[Peer, str]]) -> str:
-    """Return a table with each side's images a second, and how many times them tinymixnet does."""
+    """Return a table of images a second, each side's and as a ratio to tinymixnet's."""
     best = best_of(results)
     rows = []
     for (name, threads), result in best.items():
@@ -228,7 +229,7 @@ def main(arguments: Sequence[str] | None = None, peers: Sequence[Peer] = PEERS) 
         "figures": f"medians of {plan.rounds} rounds ({plan.batch_rounds} for many images) in "
         "which all sides take turns, and in brackets the quartiles; ratios are taken in each round",
     }
-    print(machine(all_cores(), PACKAGES, facts))
+    print(machine(usable_cores(), PACKAGES, facts))
     settings = [False, True] if any(name in os.environ for name in OWN_CHOICE) else [False]
     try:
         for as_set in settings:

@@ -6,7 +6,6 @@ compute, never in what. A side is a function (weights, pixels, threads) -> Ready
 everything untimed, and converts the pixels to the framework's own layout there too.
 """
 
-import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from time import perf_counter
@@ -89,7 +88,7 @@ def tinymixnet_readable(weights: Weights, pixels: np.ndarray, threads: int) -> R
 def tinymixnet_map(weights: Weights, pixels: np.ndarray, threads: int) -> Ready:
     """Photos through `Model.map` with one process for each thread; it also crops and names them.
 
-    The clock starts when all processes are running, for the other sides do not start in it either.
+    The clock starts when all processes are running: the other sides' start is not timed either.
     """
     model = Model(*weights)
     photos = list(pixels.astype(np.uint8))
@@ -202,7 +201,7 @@ class TorchOperations(Arithmetic):
             same_padding(size, k, stride)
             for size, k in zip(x.shape[2:], weight.shape[2:], strict=True)
         )
-        if (top, left) != (bottom, right):  # a copy, which timm makes in this case only, too
+        if (top, left) != (bottom, right):  # a copy; timm makes one in this case only, too
             x = self.functional.pad(x, (left, right, top, bottom))
             top = left = 0
         groups = x.shape[1] if is_depthwise(kernel) else 1
@@ -492,10 +491,3 @@ PEERS = (
     Peer("ONNX Runtime", onnx_runtime, "", ("onnx", "onnxruntime")),
     Peer("OpenVINO", openvino, "", ("onnx", "openvino")),
 )
-
-
-def all_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

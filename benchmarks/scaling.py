@@ -30,7 +30,7 @@ from benchmarks.measure import (
 from benchmarks.weights import write_made_up_weights
 from tinymixnet.engine.architecture import Architecture, mixnet
 
-NEAR = 0.10  # a multiply-add may cost so much more than the cheapest; up to it, proportional
+NEAR = 0.10  # share by which a multiply-add may cost more than the cheapest: still proportional
 
 
 class Plan(NamedTuple):

@@ -45,7 +45,7 @@ def main(side: str, threads: str, file: str) -> None:
 
     def time(size: int, batch: int, calls: int) -> dict[str, Any]:
         one = prepared[size, batch]
-        one.seconds()  # untimed, for the other sides have used the caches
+        one.seconds()  # untimed: the other sides have filled the caches with their own data
         wall, processor = perf_counter(), processor_seconds()
         seconds = [one.seconds() for _ in range(calls)]
         wall, processor = perf_counter() - wall, processor_seconds() - processor

@@ -75,7 +75,7 @@ def children(of: int | None = None) -> list[int]:
 
 
 class Traces(NamedTuple):
-    """What a program may leave behind; equal before and after, if it leaves nothing."""
+    """What a program may leave behind: the same before and after a run that cleans up."""
 
     processes: int
     threads: int

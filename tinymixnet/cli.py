@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
     """A parser of arguments that answers a mistake in one line, with the nearest right word.
 
     Its --help ends with an example and the exit codes. example: a command line to try.
-    exit_codes: what is to be said of a code instead of, or besides, EXIT_CODES.
+    exit_codes: texts for codes that EXIT_CODES lacks, or describes in other words.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Parser(argparse.ArgumentParser):
         raise argparse.ArgumentError(action, message)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse, but what is unknown is an error at once: then we know of which command."""
+        """Parse as argparse does, but report an unknown word while its command is known."""
         known, unknown = super().parse_known_args(args, namespace)
         for word in unknown:
             if word.startswith("-") and word != "-":
@@ -98,7 +98,7 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             message = f"unexpected {unknown[0]!r}"
             for action in self._get_positional_actions():
-                if action.nargs == "+":  # argparse takes one run of them
+                if action.nargs == "+":  # argparse takes them only side by side
                     message += f": name every {action.metavar} side by side, no option in between"
             self.error(message)
         return known, unknown
@@ -264,7 +264,7 @@ def _answers(
 
 
 class ClosedInput:
-    """Stands for standard input that was closed before we started: reading it is an error."""
+    """Takes the place of a standard input that was closed at the start: reading it is an error."""
 
     def read(self, _: int = -1) -> bytes:
         raise ImageError("standard input is closed")
@@ -367,7 +367,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
         if failure := output.failure:
             reason = failure.strerror or failure
             code, message = ALERT, f"standard output: cannot be written ({reason})"
-        if message and not isinstance(failure, BrokenPipeError):  # `head` has seen enough: no news
+        if message and not isinstance(failure, BrokenPipeError):  # `head` stops reading: no error
             tell(message, parser.prog)
     for stream in (output.stream, errors):
         _discard_unwritten(stream)
@@ -377,7 +377,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
 def _run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     try:
         arguments = parser.parse_args(argv)
-    except SystemExit as stop:  # after --help, --version or a mistake, which it has told
+    except SystemExit as stop:  # argparse has printed the help, the version or the mistake
         return int(stop.code or 0)
     if "run" not in arguments:  # no command was given
         parser.print_help()
@@ -391,7 +391,7 @@ def _memory_message(error: MemoryError) -> str:
 
 
 class Output:
-    """Standard output that remembers why it failed: no other error is taken for one of its own."""
+    """Standard output that remembers why it failed, so that we can tell its errors from others."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -418,10 +418,10 @@ class Output:
 def _occupy_closed_files() -> None:
     """Open the null device in place of each standard stream that is closed.
 
-    The next file that is opened would get the stream's number, and what a library or a worker
-    process means for the stream would land in that file.
+    Otherwise the next file that is opened would get the stream's number. What a library or a
+    worker process writes to the stream would then land in that file.
     """
-    modes = os.O_RDONLY, os.O_RDONLY, os.O_WRONLY  # to write to the output fails, as it should
+    modes = os.O_RDONLY, os.O_RDONLY, os.O_WRONLY  # so that writing to the output fails
     for number, mode in enumerate(modes):
         try:
             os.fstat(number)
@@ -430,16 +430,16 @@ def _occupy_closed_files() -> None:
 
 
 def _open_stream(stream: TextIO | None, number: int) -> TextIO:
-    """The stream, or one on its file in place of the None that Python has for a closed one.
+    """Return the stream; where Python has None for a closed one, a new stream on that number.
 
-    `print` writes nothing to a standard output of None, and to standard output if the file it is
-    given is None: it would tell nobody that the answer is lost, and mix messages into the answer.
+    With None, `print` would fail silently. If standard output is None, the answer is lost and
+    nobody is told. If standard error is None, messages go to standard output, into the answer.
     """
     return open(number, "w", closefd=False) if stream is None else stream
 
 
 def _discard_unwritten(stream: TextIO) -> None:
-    """Make sure that Python's own flush at exit has nothing to complain about."""
+    """Drop what cannot be written, so that Python's own flush at exit raises no error."""
     try:
         stream.flush()
     except OSError:

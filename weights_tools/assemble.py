@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from tinymixnet.engine.architecture import VARIANTS, Architecture, mixnet
 from tinymixnet.engine.files import check_output
 from tinymixnet.engine.hdf5 import Hdf5File
 from tinymixnet.engine.metadata import check_format
+from tinymixnet.engine.weights import count_problems
 from tinymixnet.errors import CheckpointError, printable
 
 MAX_PROBLEMS = 8  # that a message lists; the rest is only counted
@@ -27,11 +29,11 @@ def find_variant(
     the nearest variant when each has some.
     """
     candidates = [mixnet(name, classes) for name in ([variant] if variant else VARIANTS)]
-    misfits = [(problems(architecture), architecture) for architecture in candidates]
-    wrong, nearest = min(misfits, key=lambda pair: len(pair[0]))
+    attempts = [(problems(architecture), architecture) for architecture in candidates]
+    wrong, nearest = min(attempts, key=lambda pair: len(pair[0]))
     if wrong:
         asked = "it is not" if variant else "no known network; nearest is"
-        count = f"{len(wrong)} thing{'s' * (len(wrong) > 1)} wrong"
+        count = count_problems(wrong)
         raise CheckpointError(f"{source}: {asked} {nearest.variant}, {count}: {list_some(wrong)}")
     return nearest
 
@@ -51,10 +53,15 @@ def to_float32(array: np.ndarray) -> np.ndarray:
 
 def file_sha256(path: StrPath) -> str:
     """Return the SHA-256 of a file's content."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+        return content_hash(file, "sha256")
+
+
+def content_hash(file: IO[bytes], algorithm: str) -> str:
+    """Return the hash of what is left to read of an open file, as hexadecimal digits."""
+    digest = hashlib.new(algorithm)
+    while piece := file.read(1 << 20):
+        digest.update(piece)
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The files of a cache folder that others may write to, too. Only usual files are opened.
+"""The files of a cache folder that others may write to, too. Only regular files are opened.
 
 Somebody else may have put a link there, which would lead our writing to a file elsewhere, or a
 FIFO, which would make us wait forever. Both are refused before they are followed or opened.
@@ -84,7 +84,7 @@ def size_of(path: Path) -> int:
 def remove_leftovers(folder: Path, name: str) -> None:
     """Remove what a process that was killed left of its unfinished files of this network."""
     for leftover in folder.glob(f".{name}.*.tmp"):
-        with suppress(OSError):  # it is in nobody's way
+        with suppress(OSError):  # a leftover that cannot be removed does no harm
             status = leftover.lstat()
             if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > STALE:
                 leftover.unlink()

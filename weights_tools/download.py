@@ -137,7 +137,7 @@ def _request(url: str, headers: dict[str, str]) -> Answer:
 
 @contextmanager
 def _progress(done: int, total: int | None) -> Iterator[Callable[[int], object]]:
-    """Give a function to call with each piece's bytes: a tqdm bar if stderr is a terminal.
+    """Give a function to call with the size of each piece: a tqdm bar if stderr is a terminal.
 
     Without tqdm: a line for every tenth.
     """

@@ -20,13 +20,13 @@ From then on, any other archive is refused. To accept a new one, remove the .sha
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 from tinymixnet.engine.weights import cache_dir, read_weights
 from tinymixnet.errors import FetchError, TinyMixNetError, WeightsError
+from weights_tools.assemble import content_hash
 from weights_tools.cache_files import (
     is_there,
     kind,
@@ -278,14 +278,14 @@ def _urls(name: str, archive: Archive) -> tuple[str, ...]:
 def _check_published(file: Path, archive: Archive, source: str) -> None:
     """Check size and SHA-384 against the published ones; remove a file that differs and raise."""
     size = size_of(file)
-    found, wanted = f"{size} bytes", f"{archive.size} bytes"
+    actual, wanted = f"{size} bytes", f"{archive.size} bytes"
     if archive.size is None:
-        wanted = found if size <= MAX_BYTES else f"at most {MAX_BYTES} bytes"
-    if found == wanted and archive.sha384 is not None:
-        found, wanted = f"SHA-384 {_digest(file, 'sha384')}", f"SHA-384 {archive.sha384}"
-    if found != wanted:
+        wanted = actual if size <= MAX_BYTES else f"at most {MAX_BYTES} bytes"
+    if actual == wanted and archive.sha384 is not None:
+        actual, wanted = f"SHA-384 {_digest(file, 'sha384')}", f"SHA-384 {archive.sha384}"
+    if actual != wanted:
         file.unlink()
-        raise failure(f"{source}: expected {wanted}, found {found}; the bad file is removed")
+        raise failure(f"{source}: expected {wanted}, found {actual}; the bad file is removed")
 
 
 def _check_remembered(file: Path, remembered: str | None, files: CacheFiles, source: str) -> None:
@@ -293,7 +293,7 @@ def _check_remembered(file: Path, remembered: str | None, files: CacheFiles, sou
 
     A download that differs is removed; an archive put there by hand stays where it is.
     """
-    if remembered is None or (found := _digest(file, "sha256")) == remembered:
+    if remembered is None or (actual := _digest(file, "sha256")) == remembered:
         return
     what_to_do = f"If you want this one all the same, remove {files.sha256} and run again"
     if file == files.part:
@@ -302,13 +302,10 @@ def _check_remembered(file: Path, remembered: str | None, files: CacheFiles, sou
         what_to_do += f"; else remove {file}"
     raise failure(
         f"{source}: not the archive that was extracted first, expected SHA-256 {remembered}, found "
-        f"{found}. {what_to_do}"
+        f"{actual}. {what_to_do}"
     )
 
 
 def _digest(file: Path, algorithm: str) -> str:
-    digest = hashlib.new(algorithm)
     with open_file(file, "rb") as opened:
-        while piece := opened.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        return content_hash(opened, algorithm)

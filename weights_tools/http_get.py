@@ -32,7 +32,7 @@ from urllib.request import getproxies, proxy_bypass
 from weights_tools.messages import failure, foreign, show_url
 
 TIMEOUT = 30.0  # seconds without a byte
-MINUTE = 60.0  # seconds in which something must have been achieved; tests make it shorter
+MINUTE = 60.0  # seconds for a head, or for MINUTE_BYTES of a body; tests make it shorter
 MINUTE_BYTES = 300_000  # of a body in each MINUTE: 5 kB/s, what a slow modem reaches
 HEAD_BYTES = 1 << 16  # of status line and headers, "100 Continue" included
 CHUNK_LINE_BYTES = 256  # of the line before a chunk, which says its size
@@ -207,7 +207,7 @@ class _Address(NamedTuple):
 
 
 def get(url: str, headers: dict[str, str]) -> Answer:
-    """Send a GET, follow redirects, and return the answer, which is to be closed (`with`).
+    """Send a GET, follow redirects, and return the answer; use it in a `with` statement.
 
     Raises FetchError where asking again is useless, no network included; BrokenOff where it helps.
     """
@@ -234,9 +234,9 @@ def _redirected(url: str, location: str) -> str:
     except ValueError:  # its text could hold a password
         target = ""
     if not location or target.partition(":")[0].lower() not in allowed:
-        found = foreign(show_url(target or location))
+        elsewhere = foreign(show_url(target or location))
         raise failure(
-            f"{show_url(url)}: it redirects to {found}, which is not {' or '.join(allowed)}"
+            f"{show_url(url)}: it redirects to {elsewhere}, which is not {' or '.join(allowed)}"
         )
     return target
 
@@ -310,8 +310,8 @@ def _open_tunnel(
     shown = f"the proxy {proxy.netloc}"
     answer = Answer(_Connection(connected, deadline, shown), shown, ExitStack())
     if answer.status != 200:
-        found = f"{shown} answers {answer.status} {foreign(answer.reason)}"
-        raise BrokenOff(found) if answer.status >= 500 else failure(found)
+        message = f"{shown} answers {answer.status} {foreign(answer.reason)}"
+        raise BrokenOff(message) if answer.status >= 500 else failure(message)
 
 
 def _encrypt(connected: socket.socket, host: str, deadline: float) -> ssl.SSLSocket:

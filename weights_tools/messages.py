@@ -32,7 +32,7 @@ def failure(message: str) -> FetchError:
 
 
 def say(message: str) -> None:
-    """Print one line on standard error. Nothing stops if nobody can read it."""
+    """Print one line on standard error. If standard error is closed, go on without it."""
     if sys.stderr is not None:
         with suppress(OSError):
             print(f"fetch: {printable(message, LONGEST_MESSAGE)}", file=sys.stderr, flush=True)

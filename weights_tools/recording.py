@@ -43,7 +43,7 @@ class Recording:
 
     def write(self, name: str, value: Any) -> None:
         """Write a framework's tensor; pass over what is no tensor, or none of numbers."""
-        if hasattr(value, "detach"):  # PyTorch's
+        if hasattr(value, "detach"):  # a tensor of PyTorch
             value = value.detach().cpu()
             value = value.float() if str(value.dtype) == "torch.bfloat16" else value
         if not hasattr(value, "__array__"):
@@ -59,7 +59,7 @@ class Recording:
         self.layers.put((name, array))
         self._turns.get()
         if self.writer.done():
-            self.writer.result()  # raises: it ends early only when it cannot write
+            self.writer.result()  # raises its error: the writer ends early only if it cannot write
 
     def _pulled(self) -> Iterator[tuple[str, np.ndarray]]:
         while (layer := self.layers.get()) is not None:

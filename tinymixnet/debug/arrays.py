@@ -1,4 +1,4 @@
-"""Read arrays from files that nobody vouches for: .npy in a folder or a .npz, datasets in a .h5.
+"""Read arrays from files that may be hostile: .npy in a folder or a .npz, datasets in a .h5.
 
 Nothing is unpickled, and no size is believed: before anything is allocated, the size that a header
 promises must be the size that is there, and the budget must allow it. Whatever goes wrong is a
@@ -25,10 +25,10 @@ from tinymixnet.engine.hdf5_structure import INFLATION
 from tinymixnet.errors import TinyMixNetError, TraceError, printable
 
 MANIFEST = "manifest.json"
-LARGEST_NUMBER = 1 << 32  # of a side of a shape, and of any number in a manifest
+LARGEST_NUMBER = 1 << 32  # for a side of a shape, and for any number in a manifest
 LONGEST_HEADER = 4096  # bytes of a .npy's header
 LONGEST_NAME = 512  # characters; TensorFlow's longest names of MixNet have about 100
-MOST_BRACKETS = 100  # of one kind in a .npy's header: Python's parser has trouble with thousands
+MOST_BRACKETS = 100  # of one kind in a .npy header: thousands are too many for Python's parser
 CHUNK = 1 << 20  # bytes read or written at once
 DTYPES = {f"float{bits}" for bits in (16, 32, 64)}
 DTYPES |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
@@ -40,7 +40,7 @@ Open = Callable[[str], AbstractContextManager[tuple[IO[bytes], int]]]  # a strea
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong inside into a TraceError of one line that begins with the path."""
+    """Turn any error inside the block into a TraceError of one line that begins with the path."""
     place = printable(str(path))
     try:
         yield
@@ -129,9 +129,9 @@ class _CountedFile(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
         rest = os.fstat(self.fileno()).st_size - self.tell()
         size = rest if size is None or size < 0 else min(size, rest)
-        most = LONGEST_MEMBER * budget.dump_layers
-        if size > most:
-            raise TraceError(f"refused, its directory has {size:,} bytes, at most {most:,}")
+        limit = LONGEST_MEMBER * budget.dump_layers
+        if size > limit:
+            raise TraceError(f"refused, its directory has {size:,} bytes, at most {limit:,}")
         data = super().read(size)
         budget.check("dump_layers", data.count(MEMBER), "an archive of so many files")
         return data

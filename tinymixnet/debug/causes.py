@@ -1,7 +1,8 @@
 """The result of `diagnose`: causes, each a mistake by name, with the evidence for it."""
 
-from math import isfinite
 from typing import Any, NamedTuple
+
+from tinymixnet.debug.strict_json import json_values
 
 
 class Cause(NamedTuple):
@@ -37,10 +38,7 @@ class Diagnosis(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """Return the diagnosis as values that JSON has; infinity becomes null."""
-        causes = [
-            {**cause._asdict(), "before": _number(cause.before), "after": _number(cause.after)}
-            for cause in self.causes
-        ]
+        causes = [json_values(cause._asdict()) for cause in self.causes]
         return {"alike": self.alike, "layers": self.layers, "first": self.first, "causes": causes}
 
     def text(self) -> str:
@@ -56,7 +54,3 @@ class Diagnosis(NamedTuple):
             explained = f", {cause.after:.1e} with this" if cause.slug != "unknown" else ""
             lines.append(f"  error fed with their input: {cause.before:.1e}{explained}")
         return "\n".join(lines)
-
-
-def _number(value: float) -> float | None:
-    return value if isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Checks of what callers hand in: a wrong type is an InputError, not an accident further in."""
+"""Checks of arguments: a wrong type raises InputError at once, not some error later on."""
 
 import os
 from pathlib import Path
@@ -12,8 +12,7 @@ T = TypeVar("T")
 def expect(value: object, kind: type[T], name: str) -> T:
     """Return `value` if it is of this type, else raise InputError."""
     if not isinstance(value, kind):
-        found = type(value).__name__
-        raise InputError(f"{name}: expected a {kind.__name__}, found {found}")
+        raise InputError(f"{name}: expected a {kind.__name__}, found {type(value).__name__}")
     return value
 
 

@@ -135,7 +135,7 @@ def dump_options() -> argparse.ArgumentParser:
 
 def positive(text: str) -> int:
     """Return the number that an argument stands for, for a parser's `type`: 1 or more."""
-    if not text.isdecimal() or len(text) > 9 or int(text) < 1:  # int() has a limit of digits, too
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:  # int() refuses very long numbers
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
     return int(text)
 
@@ -224,7 +224,7 @@ class Compared(NamedTuple):
 def run_compare(
     arguments: argparse.Namespace, show: Callable[[Compared], object] | None = None
 ) -> int:
-    """Compare and print. show: gets the result first, such as to write a page about it."""
+    """Compare and print. show: called first with the result, for example to write a page."""
     from tinymixnet.debug import tables
 
     reference = arguments.reference

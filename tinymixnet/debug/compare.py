@@ -43,6 +43,10 @@ class Comparison(NamedTuple):
     missing: list[str]  # layers of the reference that the dump lacks
     unmatched: dict[str, str | None]  # names in the dump that are no layer -> the nearest layer
 
+    def __repr__(self) -> str:
+        answer = "alike" if self.alike else f"first difference in {self.first}"
+        return f"Comparison({len(self.rows)} layers, {answer})"
+
     @property
     def first(self) -> str | None:
         """The first layer beyond the tolerance or of another shape."""
@@ -158,8 +162,8 @@ def _pairs(reference: Iterable[tuple[str, Array]]) -> Iterator[tuple[str, Array]
         except (TypeError, ValueError):
             name, tensor = None, None
         if not isinstance(name, str) or not isinstance(tensor, np.ndarray):
-            found = type(pair).__name__
-            raise InputError(f"reference: expected pairs of name and array, found {found}")
+            kind = type(pair).__name__
+            raise InputError(f"reference: expected pairs of name and array, found {kind}")
         yield name, tensor
         del tensor, pair  # or two layers would be in memory at once
 
@@ -169,8 +173,8 @@ def _check_tolerance(tolerance: float) -> None:
         raise InputError(f"tolerance: expected a number from 0 to 1, found {tolerance!r:.40}")
 
 
-def _unlike(layer: str, shape: tuple[int, ...], found: tuple[int, ...], tolerance: float) -> Row:
-    return Row(layer, shape, inf, -inf, nan, 0, 0, 0, (), 0, "shape", tolerance, found=found)
+def _unlike(layer: str, shape: tuple[int, ...], theirs: tuple[int, ...], tolerance: float) -> Row:
+    return Row(layer, shape, inf, -inf, nan, 0, 0, 0, (), 0, "shape", tolerance, found=theirs)
 
 
 def _nothing(dump: Dump, rows: list[Row]) -> str:

@@ -126,7 +126,7 @@ def _lookalikes(
 
 
 def storage_warnings(rows: list[Row], dump: Dump) -> Iterator[str]:
-    """Warn of what the dump's types, layouts and shapes leave open."""
+    """Warn where the dump's types, layouts or shapes leave room for doubt."""
     compared = {row.layer: row for row in rows}
     if half := [
         n for n, row in compared.items() if row.status != "shape" and stored_as_half(dump, n)

@@ -17,7 +17,7 @@ from tinymixnet.debug.names.choose import choose_names
 from tinymixnet.debug.traces import Trace, open_trace
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.hdf5 import Header
-from tinymixnet.errors import InputError, TraceError
+from tinymixnet.errors import InputError, TraceError, printable
 
 MOST_PIXELS = 1 << 20  # a side; no image is larger
 MOST_GUESSES = 50  # unmatched names for which the nearest layer is looked up: that is slow
@@ -45,21 +45,21 @@ class Dump:
         self.map = map_name  # the map of names that was used
         self.headers: dict[str, Header] = {name: trace.header(name) for name in trace.names}
         self.theirs: dict[str, str] = {}  # canonical -> stored name, of layers that fit
-        self._misfits: dict[str, str] = {}  # the same, of layers that do not fit
+        self._misshaped: dict[str, str] = {}  # the same, of layers that do not fit
         for stored, name in places.items():
             if not name:
                 continue
             if name not in self.theirs and candidates.fits(stored, name):
                 self.theirs[name] = stored
-                self._misfits.pop(name, None)
-            elif name not in self.theirs and name not in self._misfits:
-                self._misfits[name] = stored
+                self._misshaped.pop(name, None)
+            elif name not in self.theirs and name not in self._misshaped:
+                self._misshaped[name] = stored
         self.mismatched: dict[str, tuple[Shape, Shape]] = {  # canonical -> stored shape, expected
-            name: (self.headers[self._misfits[name]].shape, self.expected[name])
+            name: (self.headers[self._misshaped[name]].shape, self.expected[name])
             for name in self.expected
-            if name in self._misfits
+            if name in self._misshaped
         }
-        placed = {*self.theirs.values(), *self._misfits.values()}
+        placed = {*self.theirs.values(), *self._misshaped.values()}
         others = [name for name in self.headers if name not in placed and places.get(name) != ""]
         missing = self.missing
         guesses = {name: nearest(name, missing) for name in others[:MOST_GUESSES]}
@@ -68,6 +68,10 @@ class Dump:
         self.layouts: dict[str, str] = {}  # canonical -> NHWC or NCHW
         self.ambiguous: list[str] = []  # layers whose layout nothing decides
         self._decide_layouts(layout)
+
+    def __repr__(self) -> str:
+        placed = f"{len(self.theirs)} of {len(self.expected)} layers, names of {self.map}"
+        return f"Dump({printable(self.trace.path)}, {placed})"
 
     @property
     def names(self) -> list[str]:
@@ -103,7 +107,7 @@ class Dump:
 
     def raw(self, name: str) -> np.ndarray:
         """Return a layer as it is stored."""
-        stored = {**self._misfits, **self.theirs}
+        stored = {**self._misshaped, **self.theirs}
         if not isinstance(name, str) or name not in stored:
             raise TraceError(f"{self.trace.path}: no layer {name!s:.80}")
         return self.trace[stored[name]]

@@ -114,7 +114,7 @@ def check_layer(entry: Any) -> Layer:
 
 
 def _typed(fields: Mapping[str, Any], key: str, kind: type) -> Any:
-    """Return fields[key] if it is of a type and no huge number; a small int is a float as well."""
+    """Return fields[key] if it is of a type and no huge number; an int may stand for a float."""
     value = fields.get(key)
     if kind is float and type(value) is int and abs(value) < CHUNK:
         value = float(value)

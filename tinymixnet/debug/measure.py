@@ -119,7 +119,7 @@ def error(reference: Array, other: Array) -> Error:
 
 
 def mean_error(ours: Array, theirs: Array) -> float:
-    """Return |mean of the differences| / our largest value: almost zero if all is rounding."""
+    """Return |mean of the differences| / our largest value: almost 0 for rounding errors."""
     with np.errstate(all="ignore"):
         bias = float(np.mean(theirs - ours, dtype=np.float64)) / float(np.abs(ours).max() or 1)
     return abs(bias) if isfinite(bias) else inf

@@ -17,7 +17,7 @@ from tinymixnet.debug.suspects.precision import to_float16
 from tinymixnet.engine.kernels import Array
 
 PARTLY = 10  # a resize is named if it divides the error by this: decoders differ a little
-MOST_SEARCHES = 2  # searches without an answer before we only try what explained other layers
+MOST_SEARCHES = 2  # failed searches, after which only mistakes that explained others are tried
 ENOUGH = 6  # noisy layers before we speak of rounding
 MOST_AT_ONCE = 3  # new mistakes that are tried together in one place
 MOST_TRIALS = 400  # combinations of mistakes that are tried for one layer
@@ -222,7 +222,7 @@ class Search:
         before = self.errors[layer].max_error
         suspect = Suspect("", "", "", lambda at: ROUNDING[how][0](at.value))
         after = self._error(layer, [Change(suspect, tuple(self.runner.order))])
-        if not after < before:  # theirs is rounded at other places than ours
+        if not after < before:  # theirs is rounded at other layers than ours
             ours = self.runner.result(self.runner.start_of(layer), layer)
             after = mean_error(ours, self.runner.theirs[layer])
         sentence = f"all values of {len(places)} layers are {how}, or rounded to as many digits"

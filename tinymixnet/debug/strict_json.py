@@ -1,6 +1,6 @@
-"""JSON, read and written by the letter of its definition.
+"""JSON, read and written exactly as its standard says.
 
-`read_json` reads what nobody vouches for: manifests, and maps of names that users write.
+`read_json` reads files that may be wrong or hostile: manifests, and maps of names that users write.
 `write_json` writes what the commands print with --json.
 """
 
@@ -54,17 +54,18 @@ def _no_number(text: str) -> NoReturn:
 
 
 def write_json(value: Any) -> str:
-    """Return a value as one line of JSON. NaN and infinity, which JSON lacks, become null.
+    """Return a value as one line of JSON, see `json_values`.
 
     >>> write_json({"error": float("inf"), "shape": (1, 2)})
     '{"error": null, "shape": [1, 2]}'
     """
-    return json.dumps(_plain(value), allow_nan=False)
+    return json.dumps(json_values(value), allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def json_values(value: Any) -> Any:
+    """Return a value without what JSON lacks: tuples become lists, NaN and infinity None."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: json_values(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [json_values(item) for item in value]
     return None if isinstance(value, float) and not isfinite(value) else value

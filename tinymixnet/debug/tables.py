@@ -1,10 +1,10 @@
 """The result of `compare`: a table for a terminal, and JSON for programs."""
 
-from math import isfinite
 from typing import Any
 
 from tinymixnet.debug.compare import Comparison
 from tinymixnet.debug.measure import LISTED, format_shape, join_names
+from tinymixnet.debug.strict_json import json_values
 from tinymixnet.errors import printable
 
 HEADINGS = "layer status shape error added dB cosine NaN Inf zero worst ch"
@@ -84,14 +84,8 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
     JSON has no infinity and no NaN: they become null.
     """
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, float) and not isfinite(value):
-            return None
-        return list(map(plain, value)) if isinstance(value, tuple) else value
-
     result = comparison._asdict()
-    result["rows"] = [{k: plain(v) for k, v in row._asdict().items()} for row in comparison.rows]
+    result["rows"] = [json_values(row._asdict()) for row in comparison.rows]
     summary = {"alike": comparison.alike, "first": comparison.first, "guilty": comparison.guilty}
     return summary | result
 

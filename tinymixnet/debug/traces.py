@@ -39,7 +39,7 @@ from tinymixnet.engine.budget import budget
 from tinymixnet.engine.files import atomic_folder, atomic_write, check_output
 from tinymixnet.engine.hdf5 import Header
 from tinymixnet.engine.pixels import check_pixels
-from tinymixnet.errors import InputError, TinyMixNetError, TraceError
+from tinymixnet.errors import InputError, TinyMixNetError, TraceError, printable
 from tinymixnet.model import Model
 
 Create = Callable[[str], AbstractContextManager[IO[bytes]]]
@@ -88,6 +88,10 @@ class Trace:
                 raise TraceError(
                     f"refused, a name has {longest:,} characters, expected at most {LONGEST_NAME}"
                 )
+
+    def __repr__(self) -> str:
+        kind = self.format or "foreign dump"
+        return f"Trace({printable(self.path)}, {printable(kind)}, {len(self.names)} layers)"
 
     def header(self, name: str) -> Header:
         """Return shape and type of a layer; its size on disk and the manifest agree with them."""

@@ -304,10 +304,10 @@ class Architecture:
         """The stem, the blocks and the head; all layers belong to one of them."""
         blocks = [Part(block.name, {}, block) for block in self.blocks]
         parts = [Part("stem", {}, None), *blocks, Part("head", {}, None)]
-        places, at = {part.name: i for i, part in enumerate(parts)}, 0
+        places, place = {part.name: i for i, part in enumerate(parts)}, 0
         for layer, shape in self.layer_shapes(height, width).items():
-            at = places.get(layer.split("/")[0], at)
-            parts[at].layers[layer] = shape
+            place = places.get(layer.split("/")[0], place)
+            parts[place].layers[layer] = shape
         return parts
 
     def layers(self, height: int = 224, width: int = 224) -> list[Layer]:

@@ -8,7 +8,7 @@ Two questions, two answers:
     occlusion map          how does the probability of the label change when a part is hidden?
                            A grey square is moved over the photo, and the network runs again.
 
-The first looks only at the last layer, the second at the network as a whole.
+The first uses only the last layer, the second the whole network.
 
 Where a cell lies in the photo. The network halves the resolution five times, so the centres of
 neighbouring cells are `stride` = 32 pixels apart. They are placed symmetrically about the middle of
@@ -147,7 +147,7 @@ def explain(
     tensors: the weights, of which logits/kernel and logits/bias are used.
     logits_of: the network, from (N, H, W, 3) to (N, classes). grey: the colour that hides, RGB.
     label: a name or an index to explain instead of the best answer.
-    progress: is called with the numbers of the runs that follow and yields them, as tqdm does.
+    progress: is called with the numbers of the runs and yields them one by one, as tqdm does.
     """
     if len(labels) < 2:
         raise InputError("the network knows one class only, so there is nothing to explain")
@@ -199,7 +199,7 @@ def find_label(label: "str | int", labels: Sequence[str]) -> int:
 
 
 def _nearest(wanted: str, names: Sequence[str], labels: Sequence[str]) -> str:
-    """Advise on the names that hold the wanted one, or else are written nearly like it."""
+    """Suggest labels that contain the wanted name, or else labels of similar spelling."""
     import difflib
 
     near = [i for i, name in enumerate(names) if wanted and wanted in name][:3]
@@ -307,7 +307,7 @@ def occlusion_map(
     probability: Callable[[Array], Array],
     progress: Progress = iter,
 ) -> Array:
-    """What `probability` returns for the photo (H, W, 3) while each of the boxes is grey.
+    """Return `probability` of the photo (H, W, 3) with each of the boxes painted grey, in turn.
 
     boxes (rows, columns, 4) -> (rows, columns) float32. probability takes (1, H, W, 3) and returns
     (1,): one image at a time is how the fast path is fast.

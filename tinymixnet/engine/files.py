@@ -145,8 +145,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary folder to fill; it becomes `path` if the block ends without an error.
 
-    A folder that is there already goes only then. So look at it once more (`check_output`) as the
-    last thing inside the block.
+    A folder that is there already is replaced only then. So call `check_output` once more as the
+    last thing inside the block: somebody may have changed the folder.
     """
     with _temporary(Path(path)) as (folder, final):
         new, old = folder / "new", folder / "old" / final.name
@@ -184,7 +184,7 @@ def _temporary(final: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove what killed processes of this machine left behind in a folder.
+    """Remove what processes of this machine left behind in a folder when they were killed.
 
     A process that was killed while it replaced a folder may have moved the old one away already:
     that one is put back.
@@ -220,6 +220,6 @@ def _lives(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # not ours, but there
+    except OSError:  # the process is alive, and belongs to somebody else
         return True
     return True

@@ -1,10 +1,10 @@
 """Read HDF5 files that may be damaged or hostile. All reading of HDF5 goes through this module.
 
 `hdf5_structure.py` tells which datasets there are and at which bytes of the file their values lie.
-Here these bytes are read and unpacked, by us and not by the HDF5 library: a chunk whose record
-claims more bytes than the chunk has made the library write beyond the end of its buffer. No size
-from the file is believed before it is compared with the size of the file, and nothing is allocated
-before the budget allows it.
+Here these bytes are read and unpacked, by us and not by the HDF5 library. In the library, a chunk
+whose record claimed too many bytes led to writes beyond the end of a buffer. No size from the file
+is believed before it is compared with the size of the file, and nothing is allocated before the
+budget allows it.
 """
 
 import os
@@ -50,7 +50,7 @@ class Hdf5File:
         with self.path.open("rb") as file:
             start = file.read(len(SIGNATURE) + 1)
             self._size = os.fstat(file.fileno()).st_size
-        if not start.startswith(SIGNATURE):  # HDF5 would look for it further on, too
+        if not start.startswith(SIGNATURE):  # the library would also search later in the file
             raise TinyMixNetError("not an HDF5 file")
         checksummed = start[len(SIGNATURE) :] >= b"\x02"  # the version of the superblock
         here = checksummed and not isolated
@@ -131,7 +131,7 @@ def describe_in_child(path: Path) -> Structure:
 
 
 def _inflate(data: bytes, nbytes: int) -> bytes:
-    """Unpack a chunk that should have `nbytes`; a bomb stops one byte later."""
+    """Unpack a chunk that should have `nbytes`; stop one byte later, if there are more."""
     unpacker = zlib.decompressobj()
     unpacked = unpacker.decompress(data, nbytes + 1)
     if len(unpacked) != nbytes or not unpacker.eof:

@@ -205,9 +205,9 @@ def _bands(photo: "Image", box: tuple[int, int, int, int]) -> Iterator[tuple[int
 
 def _bilinear_axis(size: int, positions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return, for each position on an axis, the pixel before, the one after, and the distance."""
-    at = np.arange(positions, dtype=np.float32) * (np.float32(size) / np.float32(positions))
-    before = np.floor(at).astype(np.intp)
-    return before, np.minimum(before + 1, size - 1), at - before.astype(np.float32)
+    places = np.arange(positions, dtype=np.float32) * (np.float32(size) / np.float32(positions))
+    before = np.floor(places).astype(np.intp)
+    return before, np.minimum(before + 1, size - 1), places - before.astype(np.float32)
 
 
 def timm_preset(photo: "Image", size: int, crop: float) -> "Image":

@@ -48,12 +48,12 @@ def default_labels(classes: int) -> tuple[str, ...]:
 
 def to_attributes(architecture: Architecture, metadata: Metadata) -> dict[str, Any]:
     """The attributes of a weights file; the labels are not among them, they are a dataset."""
-    about = {f.name: getattr(metadata, f.name) for f in fields(metadata)}
-    del about["labels"]
+    attributes = {f.name: getattr(metadata, f.name) for f in fields(metadata)}
+    del attributes["labels"]
     for name in CLASS_LISTS:
-        values = about.pop(name)
+        values = attributes.pop(name)
         if values:
-            about[name] = " ".join(map(str, values))
+            attributes[name] = " ".join(map(str, values))
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -63,7 +63,7 @@ def to_attributes(architecture: Architecture, metadata: Metadata) -> dict[str, A
         "head_filters": architecture.head_filters,
         "multiplier": architecture.multiplier,
         "classes": architecture.classes,
-        **about,
+        **attributes,
         "preset_parameters": json.dumps(dict(metadata.preset_parameters), sort_keys=True),
     }
 

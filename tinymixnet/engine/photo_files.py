@@ -1,4 +1,4 @@
-"""Open a photo that nobody vouches for: which files are read, and how much work they may cause.
+"""Open a photo that may be hostile: which files are read, and how much work they may cause.
 
 A file of a few kilobytes can describe a photo of a billion pixels. So the size of the file is
 checked before it is read, and the memory and time it needs before anything is decoded.
@@ -96,7 +96,7 @@ def check_work(image: "Image", file: IO[bytes] | None) -> None:
     if file is None:
         _check_work(image, None)
         return
-    position = file.tell()  # Pillow goes on from here
+    position = file.tell()  # where Pillow goes on to read
     _check_work(image, file)
     file.seek(position)
 
@@ -162,13 +162,14 @@ def _jpeg_bytes(image: Any, pixels: int, file: IO[bytes] | None) -> float:
 def _scans(file: IO[bytes] | None) -> bytes:
     """Return how many colours each scan of a JPEG holds, a byte each.
 
-    Its compressed data cannot hold the marker that starts a scan; a thumbnail can, and is counted.
+    The marker that starts a scan cannot occur in compressed data. It can occur in a thumbnail,
+    whose scans are counted, too.
     """
     if file is None:
         return b""
     file.seek(0)
-    found = re.finditer(rb"\xff\xda..(.)", file.read(), re.DOTALL)
-    return b"".join(match[1] for match in islice(found, MOST_SCANS))
+    starts = re.finditer(rb"\xff\xda..(.)", file.read(), re.DOTALL)
+    return b"".join(match[1] for match in islice(starts, MOST_SCANS))
 
 
 def _tiff_bytes(image: Any, pixels: int, file: IO[bytes] | None) -> float:
@@ -183,7 +184,7 @@ def _tiff_bytes(image: Any, pixels: int, file: IO[bytes] | None) -> float:
         return 0
     if image.info.get("compression") in ("jpeg", "tiff_jpeg") and file is not None:
         scans, sizes = len(_scans(file)), tags.get(279, tags.get(325, ()))  # of strips or tiles
-        if sum(sizes) > _size(file):  # a strip that is decoded again and again takes its time
+        if sum(sizes) > _size(file):  # the same strip stands in the list many times: slow to decode
             raise ImageError("damaged: its strips or tiles overlap or go beyond its end")
         parts = max(len(sizes), 1)
         budget.check("photo_scan_pixels", pixels * scans / parts, f"a JPEG of {scans} scans")

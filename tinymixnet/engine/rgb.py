@@ -98,7 +98,7 @@ def _from_strips(convert: Callable[[Box], "Image"], w: int, h: int, turned: int)
 
 
 def _whiten_around(photo: "Image", frame: Box) -> None:
-    """Make white what a GIF's frame leaves undrawn, as browsers show it over a white page."""
+    """Paint the area outside a GIF's frame white, as browsers show it on a white page."""
     w, h = photo.size
     left, top, right, bottom = frame
     for box in (0, 0, w, top), (0, bottom, w, h), (0, top, left, bottom), (right, top, w, bottom):
@@ -107,7 +107,7 @@ def _whiten_around(photo: "Image", frame: Box) -> None:
 
 
 def _tag(image: "Image", number: int, otherwise: int) -> Any:
-    """Return a TIFF tag; of one that has a value a channel, the largest."""
+    """Return a TIFF tag; if it has one value for each channel, the largest of them."""
     value = getattr(image, "tag_v2", {}).get(number, otherwise)
     return max(value, default=otherwise) if isinstance(value, tuple) else value
 
@@ -142,7 +142,7 @@ def _with_raw_mode(tile: Any, raw_mode: str) -> Any:
 
 
 def _load(image: Any) -> None:
-    """Decode. Damage shows here."""
+    """Decode the pixels: a damaged file raises its error here."""
     name = getattr(image, "filename", None)
     if not name:
         image.load()

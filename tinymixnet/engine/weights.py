@@ -40,6 +40,10 @@ class Weights(NamedTuple):
     tensors: dict[str, np.ndarray]
     metadata: Metadata
 
+    def __repr__(self) -> str:
+        kind = f"{self.architecture.variant}, {self.architecture.classes} classes"
+        return f"Weights({kind}, {len(self.tensors)} tensors)"
+
 
 # -- finding --------------------------------------------------------------------------------------
 
@@ -47,7 +51,7 @@ class Weights(NamedTuple):
 def cache_dir() -> Path:
     """The folder of fetched weights: TINYMIXNET_HOME, else in the user's cache folder."""
     if home := os.environ.get("TINYMIXNET_HOME"):
-        return Path(os.path.expanduser(home))  # unlike Path's, it leaves an unknown ~user alone
+        return Path(os.path.expanduser(home))  # Path.expanduser fails for an unknown ~user
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "tinymixnet"
 
@@ -79,7 +83,7 @@ def find_weights(weights: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _problem(path: Path) -> str:
-    """Why a path cannot be that of a weights file; nothing is opened for that."""
+    """Say why a path cannot be a weights file, or "". The file is not opened."""
     try:
         if path.is_file():
             return ""
@@ -135,7 +139,7 @@ def _is_hdf5(path: Path) -> bool:
 
 
 def _what_instead(path: Path) -> str:
-    """What a file that is no HDF5 may be, by how it begins, and what to do with it."""
+    """Say what a file that is not HDF5 seems to be, by its first bytes, and what to do."""
     if not path.is_file():
         return "no such weights file"
     with path.open("rb") as file:
@@ -183,7 +187,7 @@ def _read(file: Hdf5File) -> Weights:
 
 
 def check_size(architecture: Architecture, metadata: Metadata) -> None:
-    """Ask the budget whether the network is not too large, at the input size of its preset."""
+    """Raise TinyMixNetError if the network, at its input size, is too large for the budget."""
     numbers = sum(map(prod, architecture.tensor_shapes().values()))
     budget.check("network_numbers", numbers, "the network of its block strings")
     size = metadata.input_size
@@ -235,7 +239,7 @@ def value_problems(name: str, tensor: np.ndarray) -> list[str]:
 
 
 def _storage_problems(dataset: Dataset) -> list[str]:
-    """Ways of storing a tensor that `write_weights` does not have."""
+    """List what `write_weights` would never do when it stores a tensor."""
     chunks, shape, filters = dataset.chunks, dataset.shape, dataset.filters
     expected = (SHUFFLE, DEFLATE) if chunks else ()
     checks = {
@@ -262,8 +266,13 @@ def _label_problems(labels: Dataset | None, classes: int) -> list[str]:
 
 
 def join_problems(problems: list[str]) -> str:
-    """All that is wrong, as one line for an error's message."""
-    return f"{len(problems)} thing{'s' * (len(problems) > 1)} wrong: {'; '.join(problems)}"
+    """Return all that is wrong, as one line for an error's message."""
+    return f"{count_problems(problems)}: {'; '.join(problems)}"
+
+
+def count_problems(problems: list[str]) -> str:
+    """Return how many things are wrong, in words."""
+    return f"{len(problems)} thing{'s' * (len(problems) > 1)} wrong"
 
 
 def _guess(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> str:

@@ -51,7 +51,7 @@ def write_weights(path: str | os.PathLike[str], weights: Weights, float16: bool 
 
 
 def _read_back(written: Path) -> None:
-    """Raise what a reader would, without the name of the temporary file."""
+    """Read the file, and raise the reader's error without the name of the temporary file."""
     try:
         read_weights(written)
     except WeightsError as error:
@@ -61,7 +61,7 @@ def _read_back(written: Path) -> None:
 def _serialize(weights: Weights) -> bytes:
     """The bytes of the file, made in memory: a full disk can crash the HDF5 library."""
     import h5py
-    from h5py._objects import phil  # h5py's own lock: not all that is called here takes it
+    from h5py._objects import phil  # h5py's own lock, which some functions below do not take
 
     architecture, tensors, metadata = weights
     memory = BytesIO()

@@ -1,8 +1,9 @@
 """Compile the network for one input size: from the architecture to a list of steps.
 
-`Compiler` goes through the blocks as `engine/network.py` does. Where that computes a layer, it adds
-a step: which kernel to call, on which arrays. All arrays are allocated here, once, and the layers
-use them in turn. To run the network is then to call the steps one after another.
+`Compiler` goes through the blocks as `engine/network.py` does. Where `mixnet_block` computes a
+layer, `Compiler` adds a step: which kernel to call, on which arrays. All arrays are allocated here,
+once, and the layers use them in turn. To run the network is then to call the steps one after
+another.
 """
 
 from collections import defaultdict

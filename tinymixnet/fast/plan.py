@@ -30,6 +30,10 @@ class Plan:
         self._programs: dict[tuple[int, int], Program] = {}
         self._lock = threading.Lock()  # two threads must not write into the same scratch arrays
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{h} x {w} px" for h, w in self._programs) or "no size"
+        return f"Plan({self.architecture.variant}, compiled for {sizes})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Plan, (self.architecture, dict(self.constants))
 

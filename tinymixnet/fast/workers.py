@@ -37,9 +37,9 @@ Answer = Any  # what the function returns for a photo, or the TinyMixNetError th
 READY, BEGUN = "ready", "begun"  # what a worker says besides its answers
 
 AHEAD = 2  # photos a worker has at most: one in work, and the next, so that it need not wait
-WINDOW = 4  # times as many photos as workers may be taken but not yet answered
+WINDOW = 4  # photos for each worker that may be taken from the source but not yet answered
 MOST_DEATHS = 2  # of workers with the same photo in work; after that it gets an error
-MOST_TRIES = 10  # to send a photo: one that kills a worker on arrival is never in work
+MOST_TRIES = 10  # to send a photo: one that kills a worker as it arrives is never "in work"
 MOST_FAILED_STARTS = 5  # of workers, one after another; after that `map_in_processes` gives up
 ONE_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
@@ -164,7 +164,7 @@ def _answers(
     try:
         while True:
             pool.listen(timeout=0)
-            if due in pool.answers:  # comes first: the source may take its time
+            if due in pool.answers:  # before anything is taken from the source, which may be slow
                 answer = pool.answers.pop(due)
                 due += 1
                 if isinstance(answer, Failure):

@@ -142,17 +142,17 @@ def _choose_size(
     prefer and at that of the report, and the size that more of its layers fit is right.
     """
 
-    def at(size: int) -> Model:
+    def model_of(size: int) -> Model:
         metadata = replace(model.metadata, input_size=size)
         return Model(model.architecture, model.tensors, metadata)
 
     def opened(size: int) -> "tuple[Model, np.ndarray, Dump]":
-        sized = at(size)
+        sized = model_of(size)
         pixels = picture_of(sized, arguments, arguments.image)
         return sized, pixels, dump_of(sized, pixels, arguments)
 
     if not arguments.other:
-        sized = at(arguments.size or SIZE)
+        sized = model_of(arguments.size or SIZE)
         return sized, picture_of(sized, arguments, arguments.image), None
     own = arguments.size or model.metadata.input_size
     first = opened(own)

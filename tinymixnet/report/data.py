@@ -1,11 +1,11 @@
 """What the report shows, as data: `gather` measures it, the page draws it, `as_json` lists it."""
 
 from collections.abc import Callable, Mapping
-from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tinymixnet.debug.strict_json import json_values
 from tinymixnet.engine.architecture import Architecture, Block
 from tinymixnet.engine.explain import Explanation
 from tinymixnet.engine.kernels import Array, softmax
@@ -77,7 +77,7 @@ class ReportData(NamedTuple):
 
     @property
     def answer_size(self) -> tuple[int, int]:
-        """Height and width in pixels of what the answers are about."""
+        """Height and width, in pixels, of the image that the answers belong to."""
         h, w, _ = self.explanation.pixels.shape if self.explanation else self.pixels.shape
         return h, w
 
@@ -243,7 +243,7 @@ def as_json(data: ReportData) -> dict[str, Any]:
             "unmatched": data.comparison.unmatched,
             "causes": [cause._asdict() for cause in diagnosis.causes] if diagnosis else [],
         }
-    return plain(result)
+    return json_values(result)
 
 
 def _layer_json(data: ReportData, unit: Unit, name: str) -> dict[str, Any]:
@@ -256,14 +256,3 @@ def _layer_json(data: ReportData, unit: Unit, name: str) -> dict[str, Any]:
         measures = ("status", "error", "added", "snr", "cosine", "worst", "channel", "values")
         layer |= {key: getattr(row, key) if row else None for key in measures}
     return layer
-
-
-def plain(value: Any) -> Any:
-    """Return a value without what JSON lacks: tuples become lists, NaN and infinity None."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not isfinite(value):
-        return None
-    return value

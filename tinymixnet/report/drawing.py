@@ -89,7 +89,7 @@ def brackets(data: ReportData, rows: Rows) -> str:
 
 
 def column(data: ReportData, rows: Rows, place: int) -> str:
-    """Draw one part: what to know of it, and a box, as tall as its resolution is high.
+    """Draw one part of the network: its facts, and a box that is taller the finer its resolution.
 
     The box is divided into the kernel sizes of the part's depthwise convolution.
     """

@@ -210,7 +210,7 @@ def patch(explanation: Explanation, row: int, column: int) -> "Image":
 
 
 def picture(explanation: Explanation) -> "Image":
-    """All that matters in one picture, on white: the sentence above, then panels with scales."""
+    """Draw the explanation as one picture, on white: the sentence, then panels with scales."""
     from PIL import Image, ImageDraw
 
     photo_, own, rival, _, hidden = panels(explanation)
@@ -255,7 +255,7 @@ def _font(size: float) -> Any:
 
 
 def _drawable(text: str) -> str:
-    """Write a text in ASCII, which is all that Pillow's own font can draw: é as e, × as x."""
+    """Return a text in ASCII, all that Pillow's own font can draw: é becomes e, × becomes x."""
     from unicodedata import combining, normalize
 
     text = normalize("NFKD", text.translate({ord("×"): "x", ord("−"): "-"}))

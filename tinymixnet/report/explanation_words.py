@@ -7,7 +7,7 @@ from tinymixnet.engine.kernels import Array
 from tinymixnet.errors import printable
 from tinymixnet.report.text import LONGEST_NAME
 
-SHARE = 0.75  # of the largest value: what a cell on the terminal needs for the strongest sign
+SHARE = 0.75  # of the largest value: from here on, a cell gets the strongest character
 LARGEST_TEXT = 10  # rows and columns of a map on the terminal; two maps then fit beside each other
 
 
@@ -40,7 +40,7 @@ def _reason(explanation: Explanation) -> str:
 
 
 def where_seen(explanation: Explanation) -> str:
-    """What part of the photo the maps are about."""
+    """Which part of the photo the maps cover."""
     height, width, _ = explanation.pixels.shape
     size = f"{width} × {height} pixels"
     if explanation.photo_box is None:
@@ -106,7 +106,7 @@ def _averages(values: Array, rows: int, columns: int) -> Array:
 
 
 def lowest_place(explanation: Explanation) -> str:
-    """Where a grey square lowers the probability most, in the same words."""
+    """Say in which ninth of the photo a grey square lowers the probability most."""
     row, column = strongest(-explanation.occlusion, 1)[0]
     rows, columns = explanation.occlusion.shape
     return part_name(3 * (2 * row + 1) // (2 * rows), 3 * (2 * column + 1) // (2 * columns))

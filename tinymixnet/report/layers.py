@@ -31,8 +31,8 @@ CHANNELS = 24  # feature maps shown of a layer
 GROUP_CHANNELS = 8  # feature maps shown of each kernel size
 WORST_CHANNELS = 6  # in which ours and theirs are shown side by side
 LONGEST_LABEL = 40  # characters of a label in a caption
-POINTS = 200  # of a curve, at least; so many are enough for its width on the page
-POINTED_AT = "<output aria-live=off></output>"  # for the name of the map that is pointed at
+POINTS = 200  # of a curve, at least: enough for its width on the page
+POINTED_AT = "<output aria-live=off></output>"  # the script writes the name of a map here
 COLOUR_NAMES = ("red", "green", "blue")  # the channels of the photo
 
 
@@ -50,12 +50,12 @@ def layer_card(data: ReportData, name: str, ours: Array, theirs: Array | None) -
     bad = name in data.rows and not within_tolerance(data, name)
     words = "first difference" if data.first == name else "differs"
     flag = f'<span class="flag">{words}</span>' if bad else ""
-    about = format_shape(ours.shape)
+    facts = format_shape(ours.shape)
     if data.timing:
-        about += f" · {format_seconds(data.timing.readable[name])} on the readable path"
+        facts += f" · {format_seconds(data.timing.readable[name])} on the readable path"
     return (
         f'<section class="card" id="{name}"><h4>{name.rpartition("/")[2]}{flag}</h4>'
-        f'<p class="shape">{about}{difference(data, name)}</p><div class="layer">'
+        f'<p class="shape">{facts}{difference(data, name)}</p><div class="layer">'
         f"<div>{''.join(pictures)}</div><div>{''.join(numbers)}</div></div></section>"
     )
 

@@ -29,10 +29,10 @@ def block_steps(unit: Unit, block: Block) -> list[Step]:
         return [name for name in unit.layers if name.split("/")[1].startswith(kinds)]
 
     norm = f"batch norm, {'swish' if block.swish else 'relu'}"
-    found = []
+    result = []
     if block.expand_groups:
         ratio = block.expanded // block.inputs
-        found.append(
+        result.append(
             Step(
                 "Expand",
                 f"1 × 1 convolution{grouped(block.expand_groups)}, {block.inputs} → "
@@ -51,7 +51,7 @@ def block_steps(unit: Unit, block: Block) -> list[Step]:
         looks += " Small kernels see detail, large kernels see larger shapes: this mix is MixConv."
     if block.stride > 1:
         looks += " Stepping over pixels makes the map smaller, and all that follows cheaper."
-    found.append(
+    result.append(
         Step(
             "Depthwise",
             ", ".join(f"{k} × {k} on {c} channels" for k, c in groups) + f"{stride}; {norm}",
@@ -60,7 +60,7 @@ def block_steps(unit: Unit, block: Block) -> list[Step]:
         )
     )
     if block.se_width:
-        found.append(
+        result.append(
             Step(
                 "Squeeze and excite",
                 f"Average of each channel, {block.expanded} → {block.se_width} → {block.expanded} "
@@ -71,7 +71,7 @@ def block_steps(unit: Unit, block: Block) -> list[Step]:
             )
         )
     shape = format_shape(list(unit.layers.values())[-1])
-    found.append(
+    result.append(
         Step(
             "Project",
             f"1 × 1 convolution{grouped(block.project_groups)}, {block.expanded} → "
@@ -81,7 +81,7 @@ def block_steps(unit: Unit, block: Block) -> list[Step]:
         )
     )
     if block.residual:
-        found.append(
+        result.append(
             Step(
                 "Add the input",
                 f"The block's input plus its result, {shape}",
@@ -90,7 +90,7 @@ def block_steps(unit: Unit, block: Block) -> list[Step]:
                 layers("output"),
             )
         )
-    return found
+    return result
 
 
 def stem_steps(data: ReportData, unit: Unit) -> list[Step]:

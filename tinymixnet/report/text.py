@@ -9,7 +9,7 @@ LONGEST_NAME = 200  # characters of a name or a label; a file's author may have 
 
 
 def to_html(text: object, longest: int = LONGEST_NAME) -> str:
-    """Text from outside, such as a label or a file's name, as HTML that cannot act.
+    """Text from outside, such as a label or a file's name, as HTML that is only shown, never run.
 
     Control characters become visible, as on the terminal, and "<" does not begin an element. What
     is longer than `longest` characters loses its middle.
@@ -33,5 +33,5 @@ def format_number(value: float) -> str:
 
 
 def format_probability(value: float) -> str:
-    """0.5 -> 50.00%; what no probability can be, from a faulty implementation, as a number."""
+    """0.5 -> 50.00%. Values outside 0..1, from a faulty implementation, are shown as numbers."""
     return f"{value:.2%}" if 0 <= value <= 1 else format_number(value)

@@ -48,7 +48,7 @@ def enough(
 
 
 def agrees(runs: Sequence[Times]) -> bool:
-    """Whether the even and the odd runs say the same of the whole network."""
+    """Whether the even and the odd runs give nearly the same time for the whole network."""
     even, odd = (sum(quickest(runs[i::2]).values()) for i in (0, 1))
     return abs(even - odd) <= AGREEMENT * min(even, odd)
 

@@ -11,7 +11,7 @@ from tinymixnet.report.layers import difference
 from tinymixnet.report.text import format_number, format_shape, to_html
 
 NOTES = 100  # lines at most about what could not be compared
-CAUSES = 10  # that are told in full
+CAUSES = 10  # that are described in full
 UNKNOWN = "unknown"  # the slug of a cause for which `diagnose` has no name
 
 
@@ -116,7 +116,7 @@ def table(data: ReportData) -> str:
     rows = []
     for row, line in zip(data.comparison.rows, lines, strict=True):
         name, *rest = map(to_html, line)
-        # no colour at 1e-7, which is rounding; full colour at 1, where nothing is alike
+        # no colour at 1e-7, which is rounding; full colour at 1, as large as the values themselves
         heat = min(max(1 + log10(max(row.error, 1e-30)) / 7, 0), 1) if row.error < inf else 1
         rows.append(
             f'<tr style="--heat:{100 * heat / 2:.0f}%"><th scope="row"><a href="#{name}">{name}</a>'

@@ -22,6 +22,7 @@ import numpy as np
 
 from tinymixnet.engine.budget import budget
 from tinymixnet.errors import CheckpointError, TinyMixNetError
+from weights_tools.formats import bfloat16
 from weights_tools.formats.checkpoint_archive import is_archive, open_archive
 from weights_tools.formats.checkpoint_files import EXPECTED, OpenPart, Part, find_parts
 from weights_tools.formats.checkpoint_index import READABLE, Variable, parse_index
@@ -81,7 +82,7 @@ class Checkpoint:
             raise damaged(f"the values of {name!r} do not match their checksum")
         array = data.view(READABLE[variable.dtype])
         if variable.dtype == "bfloat16":
-            array = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+            array = bfloat16.widen(array)
         return array.reshape(variable.shape)
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ EXPECTED = (
     "expected PREFIX.index with its data files beside it: give the prefix, the folder or a .tar.gz"
 )
 
-MAX_FOLDER_ENTRIES = 20_000  # more is no checkpoint's folder but somebody's disk
+MAX_FOLDER_ENTRIES = 20_000  # a folder with more is surely not that of a checkpoint
 MAX_STATE_BYTES = 1 << 20  # of the text file `checkpoint`, which lists every checkpoint of a run
 
 MAX_NAME = 255  # of a file, in characters; usual disks allow no more
@@ -120,7 +120,7 @@ def _visible_entries_of_folders(entries: list[os.DirEntry[str]]) -> list[os.DirE
         if entry.is_dir():
             try:
                 inner += _visible_entries(entry.path, MAX_FOLDER_ENTRIES - len(inner))
-            except PermissionError:  # of no use to us, and perhaps none of the user's business
+            except PermissionError:  # a folder that the user may not read
                 continue
     return inner
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinymixnet.errors import CheckpointError
+from weights_tools.formats import bfloat16
 from weights_tools.formats.checkpoint_table import table_entries
 from weights_tools.formats.protobuf import BYTES, FIXED32, VARINT, read_fields, signed, single
 from weights_tools.formats.refusals import VERSION_1, damaged
@@ -36,7 +37,7 @@ READABLE: dict[str, np.dtype] = {
     "float64": np.dtype("<f8"),
     "int32": np.dtype("<i4"),
     "int64": np.dtype("<i8"),
-    "bfloat16": np.dtype("<u2"),  # NumPy has no such type: the bits, to be widened to float32
+    "bfloat16": bfloat16.BITS,
 }
 
 

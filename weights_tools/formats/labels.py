@@ -40,10 +40,10 @@ def read_labels(path: str | os.PathLike[str] | None, classes: int) -> tuple[str,
     return labels
 
 
-def _lines(path: Path, most: int) -> list[str]:
-    """Return the lines of a text file that should have so many; empty ones at its end are gone."""
+def _lines(path: Path, classes: int) -> list[str]:
+    """Return the lines of a text file with a line for each class, without empty ones at its end."""
     try:
-        lines = re.split("\r\n|\n|\r", _decode(_read(path, most)))
+        lines = re.split("\r\n|\n|\r", _decode(_read(path, classes)))
         while lines and not lines[-1].strip():
             lines.pop()
         return lines or [""]

@@ -85,7 +85,7 @@ _SUFFIXES = {
 
 
 def damaged(what: str) -> CheckpointError:
-    """An error for a file that is not what its format demands."""
+    """Return an error for a file that breaks the rules of its format."""
     return CheckpointError(f"{what}. It is damaged or cut short: copy or fetch it again")
 
 

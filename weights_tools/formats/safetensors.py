@@ -19,6 +19,7 @@ import numpy as np
 
 from tinymixnet.engine.budget import budget
 from tinymixnet.errors import CheckpointError, TinyMixNetError
+from weights_tools.formats import bfloat16
 from weights_tools.formats.refusals import name_format, open_plain_file
 
 MAX_HEADER_BYTES = 2 << 20  # MixNet-L's has some 100,000
@@ -32,7 +33,7 @@ DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),  # NumPy has no such type: the bits, to be widened to float32
+    "BF16": bfloat16.BITS,
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
     "I16": np.dtype("<i2"),
@@ -61,20 +62,21 @@ class Safetensors(NamedTuple):
     notes: dict[str, str]
     tensors: dict[str, StoredTensor]
 
+    def __repr__(self) -> str:
+        return f"Safetensors({str(self.path)!r}, {len(self.tensors)} tensors)"
+
     def read(self, name: str) -> np.ndarray:
         """Return the values of one tensor in a new array; bfloat16 widened to float32."""
         stored = self.tensors[name]
-        bfloat16 = stored.dtype == "bfloat16"
-        array = np.empty(stored.shape, DTYPES["BF16"] if bfloat16 else np.dtype(stored.dtype))
+        is_bfloat16 = stored.dtype == "bfloat16"
+        array = np.empty(stored.shape, bfloat16.BITS if is_bfloat16 else np.dtype(stored.dtype))
         if array.size:
             with self.path.open("rb") as file:
                 file.seek(stored.start)
                 count = file.readinto(array.reshape(-1).view(np.uint8).data)
             if count != stored.size:
                 raise CheckpointError(f"{self.path}: the file ends inside {name!r}")
-        if bfloat16:
-            array = np.asarray(array.astype(np.uint32) << np.uint32(16)).view(np.float32)
-        return array
+        return bfloat16.widen(array) if is_bfloat16 else array
 
 
 def open_safetensors(path: str | os.PathLike[str]) -> Safetensors:

@@ -6,7 +6,7 @@ from math import prod
 from typing import NamedTuple
 
 Shape = tuple[int, ...]
-Names = dict[str, str]  # stored name -> canonical name; "" for a tensor that is known not to be one
+Names = dict[str, str]  # stored name -> canonical name; "" for a tensor that is no layer
 
 
 class Candidates(NamedTuple):

@@ -20,7 +20,7 @@ def words_of(name: str) -> list[str]:
     """Return the words of a name: runs of lower-case letters and digits.
 
     The maps of names look at words, one after the other, and use no regular expressions: a pattern
-    with several wildcards can take hours for a name that somebody made for the purpose.
+    with several wildcards can take hours if somebody chose the name to make it slow.
     """
     return plain(name).split("_")
 

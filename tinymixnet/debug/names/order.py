@@ -71,7 +71,7 @@ def by_order(candidates: Candidates, architecture: Architecture) -> Names:
         known = kinds[name]
         if not candidates.fits(name, layer) or (known is not None and words[layer] not in known):
             return 0
-        if known is None:  # the last tensor is rather the logits than the probabilities
+        if known is None:  # the last tensor is more likely the logits than the probabilities
             return 1 if layer == "probabilities" else 2
         return 4
 

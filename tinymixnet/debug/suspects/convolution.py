@@ -45,7 +45,7 @@ def flipped(change: Callable[[Array], Array]) -> Callable[[str, Array], Array]:
 def kernel_memory(name: str, tensor: Array, back: bool = False) -> Array:
     """Read the memory of a kernel in TensorFlow's order as if it were in PyTorch's order.
 
-    back: the other way round.
+    back: read the memory of PyTorch's order as if it were in TensorFlow's.
     """
     if "/kernel" not in name:
         return tensor
