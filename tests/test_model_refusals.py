@@ -261,6 +261,38 @@ def test_load_of_no_path(weights: Any) -> None:
 # -- too much, too large --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_more_images_than_there_is_memory_for(tiny: Model, dtype: type) -> None:
+    pixels = np.broadcast_to(dtype(7), (10**14, 40, 40, 3))
+    with pytest.raises(InputError, match="too many images for the memory there is"):
+        tiny(pixels)
+    with pytest.raises(InputError, match="too many images for the memory there is"):
+        next(tiny.layers(pixels))
+
+
+class NoRepr:
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_a_value_that_cannot_be_shown_is_refused_by_its_type(tiny: Model) -> None:
+    with pytest.raises(InputError, match=r"weights: .*found <NoRepr>"):
+        tinymixnet.load(NoRepr())  # type: ignore[arg-type]
+    for value in (NoRepr(), np.zeros((9, 9, 9))):
+        with pytest.raises(InputError) as refused:
+            tiny(floats(1, 40, 40), layout=value)  # type: ignore[arg-type]
+        assert str(refused.value).isprintable()
+        assert len(str(refused.value)) < 200
+
+
+def test_names_of_weights_are_shown_escaped(tmp_path: Path) -> None:
+    for path in ("gone\x1b[2J.h5", str(tmp_path / "cat\x1b[2J\n.h5")):
+        with pytest.raises(WeightsError) as refused:
+            tinymixnet.load(path)
+        assert str(refused.value).isprintable()
+        Path(tmp_path, "cat\x1b[2J\n.h5").write_bytes(b"none")
+
+
 @pytest.mark.parametrize("method", ["__call__", "embed", "features", "layers"])
 def test_absurd_sizes_are_refused_before_anything_is_allocated(tiny: Model, method: str) -> None:
     import tracemalloc

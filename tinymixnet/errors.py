@@ -58,3 +58,14 @@ def printable(text: object, longest: int = LONGEST_TEXT) -> str:
         end = longest // 3  # the end of a path or of a message often says what to do
         text = f"{text[: longest - end - len(CUT)]}{CUT}{text[len(text) - end :]}"
     return text
+
+
+def short_repr(value: object, longest: int = 80) -> str:
+    """Return repr(value) for an error's message: one line of at most `longest` characters.
+
+    Of an array it may be many lines, and an object's own `__repr__` may fail.
+    """
+    try:
+        return printable(" ".join(repr(value).split()), longest)
+    except Exception:
+        return printable(f"<{type(value).__name__}>", longest)

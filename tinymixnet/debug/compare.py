@@ -27,7 +27,7 @@ from tinymixnet.debug.measure import Row, format_shape, join_names, measure
 from tinymixnet.engine.kernels import Array
 from tinymixnet.engine.network import forward
 from tinymixnet.engine.pixels import check_pixels
-from tinymixnet.errors import InputError, TraceError
+from tinymixnet.errors import InputError, TraceError, short_repr
 from tinymixnet.model import Model
 
 HALF_TOLERANCE = 2e-3  # float16 rounds by up to 2^-11 of a value; batch norm can enlarge that
@@ -166,7 +166,7 @@ def _pairs(reference: Iterable[tuple[str, Array]]) -> Iterator[tuple[str, Array]
 
 def _check_tolerance(tolerance: float) -> None:
     if not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
-        raise InputError(f"tolerance: expected a number from 0 to 1, found {tolerance!r:.40}")
+        raise InputError(f"tolerance: expected a number from 0 to 1, found {short_repr(tolerance)}")
 
 
 def _unlike(layer: str, shape: tuple[int, ...], found: tuple[int, ...], tolerance: float) -> Row:

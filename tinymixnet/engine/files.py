@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tinymixnet.errors import InputError
+from tinymixnet.errors import InputError, short_repr
 
 # .NAME.tinymixnet-HOST-PROCESS-RANDOM.tmp: hidden, and it says who writes to it.
 TEMPORARY = re.compile(r"\..*\.tinymixnet-([0-9a-f]{8})-(\d{1,10})-[^-.]+\.tmp", re.DOTALL)
@@ -95,7 +95,7 @@ def begins_with(*starts: bytes) -> Callable[[Path], bool]:
 def _place(path: str | os.PathLike[str]) -> Path:
     """Return the absolute path; links are followed in the folder, not in the last name."""
     if not isinstance(path, (str, os.PathLike)) or not str(path):
-        raise InputError(f"output: expected a path, found {type(path).__name__} {path!r:.40}")
+        raise InputError(f"output: expected a path, found {type(path).__name__} {short_repr(path)}")
     if "\0" in str(path):
         raise InputError(f"output: {str(path)!r:.80} is not a path, it has a null byte")
     given = Path(path)
