@@ -285,6 +285,12 @@ def test_a_value_that_cannot_be_shown_is_refused_by_its_type(tiny: Model) -> Non
         assert len(str(refused.value)) < 200
 
 
+def test_every_error_is_one_line_without_control_characters() -> None:
+    for error in (TinyMixNetError, InputError, ImageError, WeightsError):
+        assert str(error("a\x1b[2J\nb \u202e")) == r"a\x1b[2J\nb \u202e"
+    assert len(str(InputError("x" * 5000))) == 5000
+
+
 def test_names_of_weights_are_shown_escaped(tmp_path: Path) -> None:
     for path in ("gone\x1b[2J.h5", str(tmp_path / "cat\x1b[2J\n.h5")):
         with pytest.raises(WeightsError) as refused:

@@ -3,12 +3,21 @@
 Catch `TinyMixNetError` to catch them all.
 """
 
+import sys
+
 LONGEST_TEXT = 1000  # characters that `printable` keeps: a path or a message, not a whole file
 CUT = " [...] "  # stands for the middle of a text that was too long
 
 
 class TinyMixNetError(Exception):
-    """A user's mistake. The message says what is wrong, what was expected, and what to do."""
+    """A user's mistake. The message says what is wrong, what was expected, and what to do.
+
+    Names and paths are part of most messages, so str() of an error is always safe to show: a single
+    line without control characters, see `printable`.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), sys.maxsize)
 
 
 class InputError(TinyMixNetError, ValueError):

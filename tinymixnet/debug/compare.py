@@ -80,6 +80,8 @@ def compare(
     'stem/conv'
     """
     expect(dump, Dump, "dump")
+    if reference_manifest is not None:
+        expect(reference_manifest, Manifest, "reference_manifest")
     _check_tolerance(tolerance)
     rows: list[Row] = []
     missing: list[str] = []
@@ -152,6 +154,8 @@ def isolated(
 
 
 def _pairs(reference: Iterable[tuple[str, Array]]) -> Iterator[tuple[str, Array]]:
+    if isinstance(reference, np.ndarray):  # one without axes only looks as if it were iterable
+        raise InputError("reference: expected pairs of name and array, found an array")
     for pair in expect(reference, Iterable, "reference"):  # type: ignore[type-abstract]
         try:
             name, tensor = pair

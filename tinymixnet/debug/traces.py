@@ -187,7 +187,10 @@ def _write(
     final = as_path(path)
     listed: dict[str, dict[str, Any]] = {}
     archive = final.suffix == ".npz"
+    if not isinstance(inputs, (list, tuple, set, frozenset)):
+        raise InputError(f"inputs: expected a list of paths, found {short_repr(inputs)}")
     sources = list(inputs)
+    expect(force, bool, "force")
 
     def check() -> None:
         if final.suffix in (".h5", ".hdf5", ".npy"):
@@ -306,7 +309,9 @@ def record(
     4
     """
     expect(model, Model, "model")
-    texts = not isinstance(patterns, str) and isinstance(patterns, Iterable)
+    expect(image_name, str, "image_name")
+    expect(preprocessing, str, "preprocessing")
+    texts = isinstance(patterns, (list, tuple))
     if not texts or not all(isinstance(pattern, str) for pattern in patterns):
         raise InputError(f"patterns: expected a list of texts, found {short_repr(patterns)}")
     images = check_pixels(pixels).astype(np.float32)

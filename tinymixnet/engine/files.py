@@ -43,7 +43,8 @@ def check_output(
     own: tells whether an existing path is this command's own earlier output, which is replaced.
         Without it nothing that exists is replaced.
     folder: whether the command makes a folder. An empty one may be there already.
-    force: replace a file whoever wrote it. Inputs, links, devices and folders stay refused.
+    force: replace a file by a file, whoever wrote it. Inputs, links, devices and folders stay
+        refused.
 
     >>> check_output("page.html", inputs=["cat.jpg"], own=begins_with(b"<!doctype html><title>"))
     """
@@ -70,7 +71,9 @@ def check_output(
         return
     if own is not None and own(place):
         return
-    if not (force and stat.S_ISREG(mode)) or any(_covers(source, place) for source in sources):
+    if not (force and not folder and stat.S_ISREG(mode)) or any(
+        _covers(source, place) for source in sources
+    ):
         raise InputError(
             f"{path}: something else is there already, which this command did not write; "
             "name another output, or move it away first"

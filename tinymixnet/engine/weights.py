@@ -25,7 +25,7 @@ from tinymixnet.engine.budget import budget
 from tinymixnet.engine.hdf5 import DEFLATE, SHUFFLE, SIGNATURE, Hdf5File
 from tinymixnet.engine.hdf5_structure import Dataset
 from tinymixnet.engine.metadata import Metadata, check_format, read_architecture, read_metadata
-from tinymixnet.errors import InputError, TinyMixNetError, WeightsError, printable
+from tinymixnet.errors import InputError, TinyMixNetError, WeightsError
 
 BUNDLED = Path(__file__).parents[1] / "data" / "mixnet-l-tiny-imagenet.h5"
 
@@ -74,7 +74,7 @@ def find_weights(weights: str | os.PathLike[str] | None = None) -> Path:
     path = Path(wanted)
     if problem := _problem(path):
         names = ", ".join(VARIANTS)
-        raise WeightsError(printable(f"{path}: {problem}; expected a .h5 file or one of {names}"))
+        raise WeightsError(f"{path}: {problem}; expected a .h5 file or one of {names}")
     return path
 
 
@@ -122,11 +122,11 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
         budget.check("weights_file_bytes", Path(path).stat().st_size, "this file")
         return _read(Hdf5File(path, isolated=False))
     except TinyMixNetError as error:
-        raise WeightsError(printable(f"{path}: {error}")) from None
+        raise WeightsError(f"{path}: {error}") from None
     except PermissionError:
-        raise WeightsError(printable(f"{path}: no permission to read it")) from None
+        raise WeightsError(f"{path}: no permission to read it") from None
     except Exception as error:  # the HDF5 library raises nearly any type on damaged files
-        raise WeightsError(printable(f"{path}: damaged ({error})")) from None
+        raise WeightsError(f"{path}: damaged ({error})") from None
 
 
 def _is_hdf5(path: Path) -> bool:
