@@ -357,3 +357,11 @@ def test_a_gate_that_is_wide_open_is_no_overflow() -> None:
     model = extreme(**{"blocks_5/se_expand/bias": 3e38})
     pixels = synthetic_image(1, 40, 36)
     assert_near(model(pixels), dict(model.layers(pixels))["logits"], FOLDED)
+
+
+def test_explain_keeps_one_copy_of_the_photo(
+    tiny: Model, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A photo may be so large that there is memory for one copy only."""
+    monkeypatch.setattr(Image.Image, "copy", lambda _: pytest.fail("the photo was copied"))
+    tiny.explain(photo, size=32)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
 from math import prod
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from tinymixnet.errors import (
 )
 from tinymixnet.fast.constants import constants
 from tinymixnet.fast.plan import PROGRAMS_KEPT, Plan
+
+if TYPE_CHECKING:  # slow to import, and only needed for photos
+    from PIL.Image import Image
 
 __all__ = ["Model", "Prediction", "load", "network"]
 
@@ -180,7 +183,10 @@ class Model:
         if ready and size is not None:
             raise InputError("size: the pixels of a .npy file are taken as they are")
         photo = None if ready else read_image(image)
-        pixels = _prepare(image if photo is None else photo, metadata, preset)
+        if photo is None:
+            pixels = _prepare(image, metadata, preset)
+        else:  # `_prepare` would copy it, and there may not be memory for two
+            pixels = _resize(photo, metadata, preset)
         if len(pixels) != 1:
             raise ImageError(f"{image!r}: holds {len(pixels)} images, expected one")
         layers = {name: x[0] for name, x in self.layers(pixels) if name in ("image", "head/act")}
@@ -287,10 +293,15 @@ def _prepare(image: Source, metadata: Metadata, preset: str | None) -> Array:
     """As `Model.pixels`."""
     if isinstance(image, (str, os.PathLike)) and os.fsdecode(image).endswith(".npy"):
         return read_pixels(image)
+    return _resize(read_image(image), metadata, preset)
+
+
+def _resize(photo: "Image", metadata: Metadata, preset: str | None) -> Array:
+    """Return what the preset makes of a photo that is decoded already."""
     parameters: Mapping[str, float] = {}
     if preset is None or preset == metadata.preset:
         preset, parameters = metadata.preset, metadata.preset_parameters
-    return preprocess(read_image(image), preset, metadata.input_size, parameters)[np.newaxis]
+    return preprocess(photo, preset, metadata.input_size, parameters)[np.newaxis]
 
 
 def load(weights: str | os.PathLike[str] | None = None) -> Model:
