@@ -99,6 +99,10 @@ def _place(path: str | os.PathLike[str]) -> Path:
     """Return the absolute path; links are followed in the folder, not in the last name."""
     if not isinstance(path, (str, os.PathLike)) or not str(path):
         raise InputError(f"output: expected a path, found {type(path).__name__} {short_repr(path)}")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raise InputError(f"output: {short_repr(str(path))} cannot be the name of a file") from None
     if "\0" in str(path):
         raise InputError(f"output: {str(path)!r:.80} is not a path, it has a null byte")
     given = Path(path)
