@@ -261,6 +261,44 @@ def test_load_of_no_path(weights: Any) -> None:
 # -- too much, too large --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_more_images_than_there_is_memory_for(tiny: Model, dtype: type) -> None:
+    pixels = np.broadcast_to(dtype(7), (10**14, 40, 40, 3))
+    with pytest.raises(InputError, match="too many images for the memory there is"):
+        tiny(pixels)
+    with pytest.raises(InputError, match="too many images for the memory there is"):
+        next(tiny.layers(pixels))
+
+
+class NoRepr:
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_a_value_that_cannot_be_shown_is_refused_by_its_type(tiny: Model) -> None:
+    with pytest.raises(InputError, match=r"weights: .*found <NoRepr>"):
+        tinymixnet.load(NoRepr())  # type: ignore[arg-type]
+    for value in (NoRepr(), np.zeros((9, 9, 9))):
+        with pytest.raises(InputError) as refused:
+            tiny(floats(1, 40, 40), layout=value)  # type: ignore[arg-type]
+        assert str(refused.value).isprintable()
+        assert len(str(refused.value)) < 200
+
+
+def test_every_error_is_one_line_without_control_characters() -> None:
+    for error in (TinyMixNetError, InputError, ImageError, WeightsError):
+        assert str(error("a\x1b[2J\nb \u202e")) == r"a\x1b[2J\nb \u202e"
+    assert len(str(InputError("x" * 5000))) == 5000
+
+
+def test_names_of_weights_are_shown_escaped(tmp_path: Path) -> None:
+    for path in ("gone\x1b[2J.h5", str(tmp_path / "cat\x1b[2J\n.h5")):
+        with pytest.raises(WeightsError) as refused:
+            tinymixnet.load(path)
+        assert str(refused.value).isprintable()
+        Path(tmp_path, "cat\x1b[2J\n.h5").write_bytes(b"none")
+
+
 @pytest.mark.parametrize("method", ["__call__", "embed", "features", "layers"])
 def test_absurd_sizes_are_refused_before_anything_is_allocated(tiny: Model, method: str) -> None:
     import tracemalloc
@@ -319,3 +357,11 @@ def test_a_gate_that_is_wide_open_is_no_overflow() -> None:
     model = extreme(**{"blocks_5/se_expand/bias": 3e38})
     pixels = synthetic_image(1, 40, 36)
     assert_near(model(pixels), dict(model.layers(pixels))["logits"], FOLDED)
+
+
+def test_explain_keeps_one_copy_of_the_photo(
+    tiny: Model, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A photo may be so large that there is memory for one copy only."""
+    monkeypatch.setattr(Image.Image, "copy", lambda _: pytest.fail("the photo was copied"))
+    tiny.explain(photo, size=32)

@@ -3,12 +3,21 @@
 Catch `TinyMixNetError` to catch them all.
 """
 
+import sys
+
 LONGEST_TEXT = 1000  # characters that `printable` keeps: a path or a message, not a whole file
 CUT = " [...] "  # stands for the middle of a text that was too long
 
 
 class TinyMixNetError(Exception):
-    """A user's mistake. The message says what is wrong, what was expected, and what to do."""
+    """A user's mistake. The message says what is wrong, what was expected, and what to do.
+
+    Names and paths are part of most messages, so str() of an error is always safe to show: a single
+    line without control characters, see `printable`.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), sys.maxsize)
 
 
 class InputError(TinyMixNetError, ValueError):
@@ -58,3 +67,14 @@ def printable(text: object, longest: int = LONGEST_TEXT) -> str:
         end = longest // 3  # the end of a path or of a message often says what to do
         text = f"{text[: longest - end - len(CUT)]}{CUT}{text[len(text) - end :]}"
     return text
+
+
+def short_repr(value: object, longest: int = 80) -> str:
+    """Return repr(value) for an error's message: one line of at most `longest` characters.
+
+    Of an array it may be many lines, and an object's own `__repr__` may fail.
+    """
+    try:
+        return printable(" ".join(repr(value).split()), longest)
+    except Exception:
+        return printable(f"<{type(value).__name__}>", longest)

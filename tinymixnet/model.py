@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
 from math import prod
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -23,9 +23,19 @@ from tinymixnet.engine.metadata import Metadata, default_labels
 from tinymixnet.engine.network import Tensors, forward, network
 from tinymixnet.engine.pixels import check_pixels, read_pixels
 from tinymixnet.engine.weights import join_problems, read_wanted, shape_problems
-from tinymixnet.errors import ImageError, InputError, TinyMixNetError, WeightsError, printable
+from tinymixnet.errors import (
+    ImageError,
+    InputError,
+    TinyMixNetError,
+    WeightsError,
+    printable,
+    short_repr,
+)
 from tinymixnet.fast.constants import constants
 from tinymixnet.fast.plan import PROGRAMS_KEPT, Plan
+
+if TYPE_CHECKING:  # slow to import, and only needed for photos
+    from PIL.Image import Image
 
 __all__ = ["Model", "Prediction", "load", "network"]
 
@@ -121,7 +131,12 @@ class Model:
         Nothing is folded. A layer is computed when it is asked for, and none is kept: hold on to
         those you need.
         """
-        images = self._checked(pixels, layout, channels).astype(np.float32)
+        try:
+            images = self._checked(pixels, layout, channels).astype(np.float32)
+        except MemoryError:
+            raise InputError(
+                "pixels: too many images for the memory there is; give fewer"
+            ) from None
         return forward(images, self.architecture, self.tensors, self.metadata)
 
     def pixels(self, image: Source, preset: str | None = None) -> Array:
@@ -162,13 +177,16 @@ class Model:
         """
         _check_preset_name(preset)
         if size is not None and (type(size) is not int or not 32 <= size <= 4096):
-            raise InputError(f"size: expected 32 to 4096 pixels a side, found {size!r:.40}")
+            raise InputError(f"size: expected 32 to 4096 pixels a side, found {short_repr(size)}")
         metadata = self.metadata if size is None else replace(self.metadata, input_size=size)
         ready = isinstance(image, (str, os.PathLike)) and os.fsdecode(image).endswith(".npy")
         if ready and size is not None:
             raise InputError("size: the pixels of a .npy file are taken as they are")
         photo = None if ready else read_image(image)
-        pixels = _prepare(image if photo is None else photo, metadata, preset)
+        if photo is None:
+            pixels = _prepare(image, metadata, preset)
+        else:  # `_prepare` would copy it, and there may not be memory for two
+            pixels = _resize(photo, metadata, preset)
         if len(pixels) != 1:
             raise ImageError(f"{image!r}: holds {len(pixels)} images, expected one")
         layers = {name: x[0] for name, x in self.layers(pixels) if name in ("image", "head/act")}
@@ -230,7 +248,12 @@ class Model:
         """
         images = self._checked(pixels, layout, channels)
         shapes = self._layer_shapes(*images.shape[1:3])
-        outputs = {name: np.empty((len(images), *shapes[name]), np.float32) for name in names}
+        try:
+            outputs = {name: np.empty((len(images), *shapes[name]), np.float32) for name in names}
+        except (MemoryError, ValueError):  # ValueError: more bytes than NumPy can count
+            raise InputError(
+                "pixels: too many images for the memory there is; give fewer"
+            ) from None
         for i, image in enumerate(images):
             for name, output in zip(names, self.plan.run(image, names), strict=True):
                 _check_finite(name, output, self.metadata)
@@ -270,10 +293,15 @@ def _prepare(image: Source, metadata: Metadata, preset: str | None) -> Array:
     """As `Model.pixels`."""
     if isinstance(image, (str, os.PathLike)) and os.fsdecode(image).endswith(".npy"):
         return read_pixels(image)
+    return _resize(read_image(image), metadata, preset)
+
+
+def _resize(photo: "Image", metadata: Metadata, preset: str | None) -> Array:
+    """Return what the preset makes of a photo that is decoded already."""
     parameters: Mapping[str, float] = {}
     if preset is None or preset == metadata.preset:
         preset, parameters = metadata.preset, metadata.preset_parameters
-    return preprocess(read_image(image), preset, metadata.input_size, parameters)[np.newaxis]
+    return preprocess(photo, preset, metadata.input_size, parameters)[np.newaxis]
 
 
 def load(weights: str | os.PathLike[str] | None = None) -> Model:
@@ -283,7 +311,7 @@ def load(weights: str | os.PathLike[str] | None = None) -> Model:
     Raises WeightsError for a file that is missing, damaged, unsafe or does not fit.
     """
     if not isinstance(weights, (str, os.PathLike, type(None))):
-        raise InputError(f"weights: expected a path or a name, found {_short(weights)}")
+        raise InputError(f"weights: expected a path or a name, found {short_repr(weights)}")
     read_environment()
     architecture, tensors, metadata = read_wanted(weights)
     return Model(architecture, tensors, metadata)
@@ -292,21 +320,16 @@ def load(weights: str | os.PathLike[str] | None = None) -> Model:
 # -- checks ---------------------------------------------------------------------------------------
 
 
-def _short(value: object) -> str:
-    """Return a value as text for an error's message: one line, not too long."""
-    return printable(" ".join(repr(value).split()), 80)
-
-
 def _check_count(name: str, value: object, meaning: str) -> None:
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or value < 1:  # type: ignore[operator]
-        raise InputError(f"{name}={_short(value)}: expected {meaning}, a whole number from 1")
+        raise InputError(f"{name}={short_repr(value)}: expected {meaning}, a whole number from 1")
 
 
 def _check_preset_name(preset: object) -> None:
     if preset is not None and not isinstance(preset, str):
         names = ", ".join(PRESETS)
-        raise InputError(f"preset={_short(preset)}: expected one of {names}, or None")
+        raise InputError(f"preset={short_repr(preset)}: expected one of {names}, or None")
     if isinstance(preset, str):
         check_preset(preset, {})
 
@@ -332,11 +355,13 @@ def _check_finite(name: str, output: Array, metadata: Metadata) -> None:
 def _check_parts(architecture: object, tensors: object, metadata: object) -> None:
     """Raise InputError unless the parts of a model are of the right types and fit each other."""
     if not isinstance(architecture, Architecture):
-        raise InputError(f"architecture: expected an Architecture, found {_short(architecture)}")
+        raise InputError(
+            f"architecture: expected an Architecture, found {short_repr(architecture)}"
+        )
     if not isinstance(tensors, Mapping):
-        raise InputError(f"tensors: expected a dict of arrays, found {_short(tensors)}")
+        raise InputError(f"tensors: expected a dict of arrays, found {short_repr(tensors)}")
     if not isinstance(metadata, Metadata):
-        raise InputError(f"metadata: expected a Metadata, found {_short(metadata)}")
+        raise InputError(f"metadata: expected a Metadata, found {short_repr(metadata)}")
     problems = [
         f"{name}: expected a float32 array, found {getattr(tensor, 'dtype', type(tensor).__name__)}"
         for name, tensor in tensors.items()
@@ -355,7 +380,7 @@ def _check_metadata(metadata: Metadata, classes: int) -> None:
     labels = metadata.labels
     texts = isinstance(labels, (tuple, list)) and all(isinstance(label, str) for label in labels)
     if not texts:
-        raise InputError(f"labels: expected a tuple of texts, found {_short(labels)}")
+        raise InputError(f"labels: expected a tuple of texts, found {short_repr(labels)}")
     if labels and len(labels) != classes:
         raise InputError(f"{classes} classes, but {len(labels)} labels")
     _check_count("input_size", metadata.input_size, "pixels a side")
@@ -370,9 +395,9 @@ def _check_metadata(metadata: Metadata, classes: int) -> None:
         if not usable or (name == "std" and numbers.min() <= 0):
             what = "a number" if count == () else "three numbers, for red, green and blue"
             positive = " above 0" if name == "std" else ""
-            raise InputError(f"{name}: expected {what}{positive}, found {_short(value)}")
+            raise InputError(f"{name}: expected {what}{positive}, found {short_repr(value)}")
     if not isinstance(metadata.preset_parameters, Mapping):
-        found = _short(metadata.preset_parameters)
+        found = short_repr(metadata.preset_parameters)
         raise InputError(f"preset_parameters: expected a dict, found {found}")
     _check_preset_name(metadata.preset)
     check_preset(metadata.preset, metadata.preset_parameters)

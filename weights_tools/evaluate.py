@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from tinymixnet.debug.arrays import Hdf5Arrays, NpyFiles, open_arrays
+from tinymixnet.debug.checks import as_path
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.hdf5 import Hdf5File, Header
 from tinymixnet.engine.weights import Weights, read_weights
@@ -47,7 +48,7 @@ def evaluate(
     if write and Path(weights).is_symlink():  # it would be replaced by a file
         raise WeightsError(f"{weights}: a symbolic link; to write, name the file itself")
     model = Model(*loaded)
-    images, labels = _read_photos(Path(photos), len(model.labels))
+    images, labels = _read_photos(as_path(photos), len(model.labels))
     first = fifth = 0
     for image, label in zip(with_progress(images), labels, strict=True):
         [logits] = model(model.pixels(image))

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tinymixnet.engine.weights import cache_dir, read_weights
-from tinymixnet.errors import FetchError, TinyMixNetError, WeightsError
+from tinymixnet.errors import FetchError, TinyMixNetError, WeightsError, short_repr
 from weights_tools.assemble import content_hash
 from weights_tools.cache_files import (
     is_there,
@@ -105,8 +105,10 @@ def fetch(name: str) -> Path:
     published one, a cache that cannot be written or holds something else under one of the names
     above. CheckpointError and WeightsError are `extract`'s.
     """
-    if name not in ARCHIVES:
-        raise failure(f"no network {name!r} can be fetched; there are {', '.join(ARCHIVES)}")
+    if not isinstance(name, str) or name not in ARCHIVES:
+        raise failure(
+            f"no network {short_repr(name)} can be fetched; there are {', '.join(ARCHIVES)}"
+        )
     folder = cache_dir()
     names = (f"{name}{end}" for end in (".h5", ".tar.gz", ".tar.gz.part", ".lock", ".sha256"))
     files = CacheFiles(*(folder / file for file in names))

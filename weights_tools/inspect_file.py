@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from tinymixnet.debug.checks import as_path
 from tinymixnet.engine.architecture import VARIANTS
 from tinymixnet.engine.hdf5 import SIGNATURE, Hdf5File
 from tinymixnet.engine.metadata import CLASS_LISTS
@@ -24,6 +25,7 @@ def describe(path: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def _describe(path: str | os.PathLike[str]) -> Iterator[str]:
+    as_path(path)
     if path in VARIANTS and not os.path.exists(path):
         path = find_weights(path)
     suffix, head = Path(path).suffix.lower(), _head(Path(path))

@@ -17,10 +17,11 @@ from tests.support import tensorflow_reference as reference
 from tests.support.planted import BUGS, CORRECT, PAIRS, UNKNOWN, Bug, planted_layers
 from tests.support.synthetic import synthetic_image
 from tinymixnet.cli import main
-from tinymixnet.debug.diagnose import diagnose
+from tinymixnet.debug.diagnose import diagnose, resized
 from tinymixnet.debug.dumps import open_dump
 from tinymixnet.debug.traces import write_dump
 from tinymixnet.engine.architecture import Architecture
+from tinymixnet.engine.budget import budget
 from tinymixnet.engine.images import preprocess, read_image
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import Weights
@@ -536,3 +537,17 @@ def test_another_shape_is_no_rounding(large: Subject, tmp_path: Path) -> None:
     assert (found.slugs, found.causes[0].place) == (["unknown"], "logits")
     assert "shape" in found.text()
     json.dumps(found.as_json(), allow_nan=False)
+
+
+def test_a_large_photo_is_resized_in_the_ways_there_is_memory_for(
+    small_photo: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert small_photo.photo
+    monkeypatch.setattr("tinymixnet.debug.diagnose.other_pixels", lambda how, _: how)
+    photo = read_image(small_photo.photo)
+    every = resized(small_photo.model, photo, small_photo.pixels)
+    monkeypatch.setattr(budget, "photo_bytes", 4 * photo.width * photo.height)
+    few = resized(small_photo.model, photo, small_photo.pixels)
+    assert set(few) < set(every)
+    assert any("squashing" in str(how) for how in few)
+    assert not any("central square" in str(how) for how in few)

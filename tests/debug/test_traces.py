@@ -688,3 +688,19 @@ def test_the_command_takes_layers_together_or_one_by_one(tmp_path, given):
     arguments = ["trace", str(tmp_path / "pixels.npy"), "-o", str(tmp_path / "trace"), *given]
     assert main(arguments) == 0
     assert open_trace(tmp_path / "trace").names == ["stem/conv", "stem/bn", "stem/act", "logits"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("patterns", np.array("*")), ("patterns", "*"), ("image_name", 5), ("preprocessing", None),
+        ("inputs", None), ("inputs", "photo.jpg"), ("force", np.zeros(2)), ("force", "no"),
+    ],
+)  # fmt: skip
+def test_record_with_arguments_of_wrong_types(
+    model: Model, tmp_path: Path, name: str, value: Any
+) -> None:
+    pixels = synthetic_image(1, 32, 32)
+    with pytest.raises(InputError, match=name):
+        record(model, pixels, tmp_path / "trace", **{name: value})
+    assert not [*tmp_path.iterdir()]

@@ -38,7 +38,8 @@ def test_limits_are_set_from_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["photo_pixels", "x=3", "photo_pixels=many", "photo_pixels=inf", "=1"]
+    "text",
+    ["photo_pixels", "x=3", "photo_pixels=many", "photo_pixels=inf", "=1", "photo_pixels=-5"],
 )
 def test_text_that_sets_nothing_is_an_error(text: str) -> None:
     with pytest.raises(InputError, match="TINYMIXNET_BUDGET: expected limits such as"):

@@ -214,3 +214,11 @@ def test_only_what_is_surely_ours_is_removed(tmp_path: Path) -> None:
         (one / "1").touch()  # two at once in one process do not remove each other's
         (two / "2").touch()
     assert sorted(os.listdir(tmp_path)) == sorted([*names, "a", "b"])
+
+
+def test_force_does_not_replace_a_file_by_a_folder(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    check_output(notes, force=True)
+    with pytest.raises(InputError, match="something else is there already"):
+        check_output(notes, folder=True, force=True)

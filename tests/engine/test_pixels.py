@@ -229,3 +229,24 @@ def test_npy_that_is_no_file(tmp_path: Path) -> None:
     ]:  # fmt: skip
         with pytest.raises(ImageError, match=reason):
             read_pixels(tmp_path / name)
+
+
+def test_a_broadcast_array_takes_no_time() -> None:
+    """It shows one value 3e15 times: to look at each of them would never end."""
+    shape = (10**5, 10**5, 10**5, 3)
+    assert check_pixels(np.broadcast_to(np.float32(7), shape)).shape == shape
+    with pytest.raises(InputError, match="NaN"):
+        check_pixels(np.broadcast_to(np.float32(np.nan), shape))
+    row = np.broadcast_to(photo(0, 400)[:, :, :1], (1, 40, 10**12, 3))
+    with pytest.raises(InputError, match="expected values 0"):
+        check_pixels(row)
+
+
+def test_a_number_is_no_path_of_pixels() -> None:
+    """Python would take it for an open file, read that one and close it."""
+    read_end, write_end = os.pipe()
+    for value in (read_end, True, None, b"x.npy"):
+        with pytest.raises(InputError, match=r"path: expected that of a \.npy file"):
+            read_pixels(value)  # type: ignore[arg-type]
+    os.close(read_end)
+    os.close(write_end)

@@ -339,6 +339,31 @@ def test_tiff_colour_spaces(mode: str) -> None:
     assert pixels[1].min() >= 253
 
 
+def test_tiff_lab_in_separate_planes_is_refused() -> None:
+    """Pillow forgets the signs of a and b there: grey would come out blue."""
+    tifffile = second_decoder("tifffile")
+    file = io.BytesIO()
+    planes = np.moveaxis(COLOURS[..., :3], -1, 0).copy()
+    tifffile.imwrite(file, planes, photometric="cielab", planarconfig="separate")
+    with pytest.raises(ImageError, match="Lab colours in separate planes"):
+        read(file.getvalue())
+
+
+@pytest.mark.parametrize("compression", ["packbits", "lzw", "zlib"])
+def test_tiff_predictor(compression: str) -> None:
+    """libtiff ignores a predictor with PackBits, tifffile follows it: so it is refused."""
+    tifffile = second_decoder("tifffile")
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file, COLOURS[..., :3], photometric="rgb", predictor=True, compression=compression
+    )
+    if compression == "packbits":
+        with pytest.raises(ImageError, match="a predictor is only read with LZW or Deflate"):
+            read(file.getvalue())
+    else:
+        assert error(file.getvalue(), COLOURS[..., :3]) == 0
+
+
 # -- PNG: against TensorFlow ----------------------------------------------------------------------
 
 

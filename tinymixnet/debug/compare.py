@@ -27,7 +27,7 @@ from tinymixnet.debug.measure import Row, format_shape, join_names, measure
 from tinymixnet.engine.kernels import Array
 from tinymixnet.engine.network import forward
 from tinymixnet.engine.pixels import check_pixels
-from tinymixnet.errors import InputError, TraceError
+from tinymixnet.errors import InputError, TraceError, short_repr
 from tinymixnet.model import Model
 
 HALF_TOLERANCE = 2e-3  # float16 rounds by up to 2^-11 of a value; batch norm can enlarge that
@@ -84,6 +84,8 @@ def compare(
     'stem/conv'
     """
     expect(dump, Dump, "dump")
+    if reference_manifest is not None:
+        expect(reference_manifest, Manifest, "reference_manifest")
     _check_tolerance(tolerance)
     rows: list[Row] = []
     missing: list[str] = []
@@ -156,6 +158,8 @@ def isolated(
 
 
 def _pairs(reference: Iterable[tuple[str, Array]]) -> Iterator[tuple[str, Array]]:
+    if isinstance(reference, np.ndarray):  # one without axes only looks as if it were iterable
+        raise InputError("reference: expected pairs of name and array, found an array")
     for pair in expect(reference, Iterable, "reference"):  # type: ignore[type-abstract]
         try:
             name, tensor = pair
@@ -170,7 +174,7 @@ def _pairs(reference: Iterable[tuple[str, Array]]) -> Iterator[tuple[str, Array]
 
 def _check_tolerance(tolerance: float) -> None:
     if not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
-        raise InputError(f"tolerance: expected a number from 0 to 1, found {tolerance!r:.40}")
+        raise InputError(f"tolerance: expected a number from 0 to 1, found {short_repr(tolerance)}")
 
 
 def _unlike(layer: str, shape: tuple[int, ...], theirs: tuple[int, ...], tolerance: float) -> Row:

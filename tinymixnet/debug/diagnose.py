@@ -7,6 +7,7 @@ Layers that are not in the dump are computed on the way. So a dump of the blocks
 but then more suspects must be tried for each tensor.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ from tinymixnet.debug.search import Search
 from tinymixnet.debug.suspects import SUSPECTS
 from tinymixnet.debug.suspects.context import Suspect
 from tinymixnet.debug.suspects.from_data import other_pixels, raw_weights
-from tinymixnet.engine.images import PRESETS, Source, read_image
+from tinymixnet.engine.budget import budget
+from tinymixnet.engine.images import PRESETS, Source, preprocess, read_image
 from tinymixnet.engine.kernels import Array
 from tinymixnet.engine.pixels import check_pixels
-from tinymixnet.errors import InputError, TraceError
+from tinymixnet.errors import ImageError, InputError, TraceError
 from tinymixnet.model import Model
 
 TOLERANCE = 1e-4  # largest error of a whole run of a correct port, as in `compare`
@@ -114,20 +116,30 @@ def _different(model: Model, pixels: Array, theirs: TheirTensors) -> list[str]:
 
 
 def resized(model: Model, photo: Source, pixels: Array) -> list[Suspect]:
-    """Return suspects that resize the photo by other presets, or by a plain resize or crop."""
+    """Return suspects that resize the photo by other presets, or by a plain resize or crop.
+
+    What would take too much memory for a large photo is left out.
+    """
     from PIL import Image
 
-    image, (_, height, width, _) = read_image(photo), pixels.shape
+    image, (_, height, width, _) = read_image(photo), pixels.shape  # decoded once, it may be large
     images: dict[str, Any] = {}  # how -> pixels (H, W, 3)
+    size, own = model.metadata.input_size, model.metadata.preset
     for preset in PRESETS:
-        images[f"the preset {preset}"] = model.pixels(photo, preset)[0]
-    short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
-    square = image.crop((left, top, left + short, top + short))
+        parameters = model.metadata.preset_parameters if preset == own else None
+        with suppress(ImageError):
+            images[f"the preset {preset}"] = preprocess(image, preset, size, parameters)
     for how in ("NEAREST", "BILINEAR", "BICUBIC", "LANCZOS"):
         method, name = Image.Resampling[how], how.lower()
         images[f"squashing the whole photo, {name}"] = image.resize((width, height), method)
-        images[f"a central square, all of it, {name}"] = square.resize((width, height), method)
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    if 4 * (image.width * image.height + short * short) <= budget.photo_bytes:
+        square = image.crop((left, top, left + short, top + short))
+        for how in ("NEAREST", "BILINEAR", "BICUBIC", "LANCZOS"):
+            method, name = Image.Resampling[how], how.lower()
+            resized_square = square.resize((width, height), method)
+            images[f"a central square, all of it, {name}"] = resized_square
     suspects = []
     for how, other in images.items():
         x = np.asarray(other, np.float32)[np.newaxis]

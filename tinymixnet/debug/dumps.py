@@ -17,7 +17,7 @@ from tinymixnet.debug.names.choose import choose_names
 from tinymixnet.debug.traces import Trace, open_trace
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.hdf5 import Header
-from tinymixnet.errors import InputError, TraceError, printable
+from tinymixnet.errors import InputError, TraceError, printable, short_repr
 
 MOST_PIXELS = 1 << 20  # a side; no image is larger
 MOST_GUESSES = 50  # unmatched names for which the nearest layer is looked up: that is slow
@@ -149,9 +149,9 @@ def open_dump(
     expect(architecture, Architecture, "architecture")
     for what, number in (("batch", batch), ("height", height), ("width", width)):
         if not isinstance(number, (int, np.integer)) or not 0 <= number <= MOST_PIXELS:
-            raise InputError(f"{what}={number!r:.40}: expected 0 to {MOST_PIXELS:,}")
+            raise InputError(f"{what}={short_repr(number)}: expected 0 to {MOST_PIXELS:,}")
     if layout is not None and (not isinstance(layout, str) or layout not in ("NHWC", "NCHW")):
-        raise TraceError(f"layout={layout!r:.40}: expected 'NHWC' or 'NCHW'")
+        raise TraceError(f"layout={short_repr(layout)}: expected 'NHWC' or 'NCHW'")
     trace = open_trace(path)
     shapes = architecture.layer_shapes(height, width)
     candidates = Candidates(

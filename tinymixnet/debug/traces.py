@@ -39,7 +39,7 @@ from tinymixnet.engine.budget import budget
 from tinymixnet.engine.files import atomic_folder, atomic_write, check_output
 from tinymixnet.engine.hdf5 import Header
 from tinymixnet.engine.pixels import check_pixels
-from tinymixnet.errors import InputError, TinyMixNetError, TraceError, printable
+from tinymixnet.errors import InputError, TinyMixNetError, TraceError, printable, short_repr
 from tinymixnet.model import Model
 
 Create = Callable[[str], AbstractContextManager[IO[bytes]]]
@@ -110,7 +110,7 @@ class Trace:
 
     def _file(self, name: str) -> str:
         if not isinstance(name, str) or name not in self._files:
-            raise TraceError(f"{self.path}: no layer {name!r:.80}")
+            raise TraceError(f"{self.path}: no layer {short_repr(name)}")
         return self._files[name]
 
 
@@ -191,7 +191,10 @@ def _write(
     final = as_path(path)
     listed: dict[str, dict[str, Any]] = {}
     archive = final.suffix == ".npz"
+    if not isinstance(inputs, (list, tuple, set, frozenset)):
+        raise InputError(f"inputs: expected a list of paths, found {short_repr(inputs)}")
     sources = list(inputs)
+    expect(force, bool, "force")
 
     def check() -> None:
         if final.suffix in (".h5", ".hdf5", ".npy"):
@@ -310,9 +313,11 @@ def record(
     4
     """
     expect(model, Model, "model")
-    texts = not isinstance(patterns, str) and isinstance(patterns, Iterable)
+    expect(image_name, str, "image_name")
+    expect(preprocessing, str, "preprocessing")
+    texts = isinstance(patterns, (list, tuple))
     if not texts or not all(isinstance(pattern, str) for pattern in patterns):
-        raise InputError(f"patterns: expected a list of texts, found {patterns!r:.80}")
+        raise InputError(f"patterns: expected a list of texts, found {short_repr(patterns)}")
     images = check_pixels(pixels).astype(np.float32)
     names = model.architecture.layer_shapes(*images.shape[1:3])
     wanted = {name for name in names if any(fnmatchcase(name, p) for p in patterns)}

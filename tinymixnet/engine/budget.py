@@ -50,9 +50,10 @@ class Budget:
         for part in filter(None, (part.strip() for part in text.split(","))):
             name, value = (side.strip() for side in [*part.split("=", 1), ""][:2])
             try:
-                if name not in names:
+                number = int(float(value))
+                if name not in names or number < 0:
                     raise ValueError
-                setattr(self, name, int(float(value)))
+                setattr(self, name, number)
             except (ValueError, OverflowError):
                 raise InputError(
                     f"TINYMIXNET_BUDGET: expected limits such as photo_pixels=2e8, found {part!r}; "

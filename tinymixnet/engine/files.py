@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tinymixnet.errors import InputError
+from tinymixnet.errors import InputError, short_repr
 
 # .NAME.tinymixnet-HOST-PROCESS-RANDOM.tmp: hidden, and it says who writes to it.
 TEMPORARY = re.compile(r"\..*\.tinymixnet-([0-9a-f]{8})-(\d{1,10})-[^-.]+\.tmp", re.DOTALL)
@@ -43,7 +43,8 @@ def check_output(
     own: tells whether an existing path is this command's own earlier output, which is replaced.
         Without it nothing that exists is replaced.
     folder: whether the command makes a folder. An empty one may be there already.
-    force: replace a file whoever wrote it. Inputs, links, devices and folders stay refused.
+    force: replace a file by a file, whoever wrote it. Inputs, links, devices and folders stay
+        refused.
 
     >>> check_output("page.html", inputs=["cat.jpg"], own=begins_with(b"<!doctype html><title>"))
     """
@@ -70,7 +71,9 @@ def check_output(
         return
     if own is not None and own(place):
         return
-    if not (force and stat.S_ISREG(mode)) or any(_covers(source, place) for source in sources):
+    if not (force and not folder and stat.S_ISREG(mode)) or any(
+        _covers(source, place) for source in sources
+    ):
         raise InputError(
             f"{path}: something else is there already, which this command did not write; "
             "name another output, or move it away first"
@@ -95,7 +98,11 @@ def begins_with(*starts: bytes) -> Callable[[Path], bool]:
 def _place(path: str | os.PathLike[str]) -> Path:
     """Return the absolute path; links are followed in the folder, not in the last name."""
     if not isinstance(path, (str, os.PathLike)) or not str(path):
-        raise InputError(f"output: expected a path, found {type(path).__name__} {path!r:.40}")
+        raise InputError(f"output: expected a path, found {type(path).__name__} {short_repr(path)}")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raise InputError(f"output: {short_repr(str(path))} cannot be the name of a file") from None
     if "\0" in str(path):
         raise InputError(f"output: {str(path)!r:.80} is not a path, it has a null byte")
     given = Path(path)

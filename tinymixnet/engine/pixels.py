@@ -8,7 +8,7 @@ import numpy as np
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.kernels import Array
 from tinymixnet.engine.photo_files import open_regular
-from tinymixnet.errors import ImageError, InputError, TinyMixNetError, printable
+from tinymixnet.errors import ImageError, InputError, TinyMixNetError, printable, short_repr
 
 SMALLEST_INPUT = 32  # pixels a side: halved five times, one is left
 
@@ -22,9 +22,9 @@ def check_pixels(pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> 
     0..1.
     """
     if not isinstance(layout, str) or layout not in ("NHWC", "NCHW"):
-        raise InputError(printable(f"layout={layout!r}: expected 'NHWC' or 'NCHW'"))
+        raise InputError(f"layout={short_repr(layout)}: expected 'NHWC' or 'NCHW'")
     if not isinstance(channels, str) or channels not in ("RGB", "BGR"):
-        raise InputError(printable(f"channels={channels!r}: expected 'RGB' or 'BGR'"))
+        raise InputError(f"channels={short_repr(channels)}: expected 'RGB' or 'BGR'")
     wanted = "(N, H, W, 3)" if layout == "NHWC" else "(N, 3, H, W)"
     try:
         x = np.asarray(pixels)
@@ -51,8 +51,16 @@ def check_pixels(pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> 
     if min(h, w) < SMALLEST_INPUT:
         raise InputError(f"pixels: {h}x{w} is too small, expected {SMALLEST_INPUT} or more a side")
     if x.dtype == np.float32 and n:
-        _check_range(x)
+        _check_range(_without_repeats(x))
     return x
+
+
+def _without_repeats(x: Array) -> Array:
+    """Return a view of x without the copies that `np.broadcast_to` shows of the same memory.
+
+    Such an array can be of any size at no cost, and to look at all its values would never end.
+    """
+    return x[tuple(slice(1) if step == 0 else slice(None) for step in x.strides)]
 
 
 def _check_range(x: Array) -> None:
@@ -88,6 +96,8 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
     The values are taken as they are. Raises ImageError for a file that is no array of numbers of
     such a shape, or that asks for more memory than `budget.photo_bytes`.
     """
+    if not isinstance(path, (str, os.PathLike)):  # a number would be an open file, and closed
+        raise InputError(f"path: expected that of a .npy file, found {short_repr(path)}")
     try:
         return _read_npy(path)
     except TinyMixNetError as error:

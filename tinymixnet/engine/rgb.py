@@ -19,8 +19,9 @@ NO_RANGE = "have no agreed range: save it with 8 or 16 bits, unsigned"
 GREY_STEP = {"1": 255, "L;2": 85, "L;4": 17}  # raw mode of a PNG: what Pillow multiplies greys by
 
 # TIFF tags
-BITS, PHOTOMETRIC, PLANES, SAMPLE_FORMAT, SUBSAMPLING = 258, 262, 284, 339, 530
+BITS, PHOTOMETRIC, PLANES, PREDICTOR, SAMPLE_FORMAT, SUBSAMPLING = 258, 262, 284, 317, 339, 530
 WHITE_IS_ZERO, YCBCR, SEPARATE_PLANES, UNSIGNED, SIGNED = 0, 6, 2, 1, 2
+NO_PREDICTOR = ("raw", "packbits")  # ways to compress, by Pillow's names: libtiff ignores it there
 
 # EXIF orientation: how a strip of rows is turned upright, whether it then is a strip of columns,
 # and whether the first strip comes last.
@@ -125,6 +126,10 @@ def _prepare_tiff(image: Any) -> tuple[int, bool]:
         raise ImageError(f"{bits}-bit pixels are not read: save it with 8 or 16 bits")
     if planes == SEPARATE_PLANES and image.mode in ("LA", "La", "PA"):
         raise ImageError("grey and alpha in separate planes are not read: save them interleaved")
+    if planes == SEPARATE_PLANES and image.mode == "LAB":
+        raise ImageError("Lab colours in separate planes are not read: save them interleaved")
+    if _tag(image, PREDICTOR, 1) != 1 and image.info.get("compression") in NO_PREDICTOR:
+        raise ImageError("a predictor is only read with LZW or Deflate: save it with one of them")
     uncompressed = image.tile and image.tile[0][0] == "raw"
     if photometric == YCBCR and uncompressed and image.tag_v2.get(SUBSAMPLING, (2, 2)) != (1, 1):
         raise ImageError("YCbCr of subsampled colours is not read without compression")

@@ -119,6 +119,9 @@ def _photos(sources: Iterable[Source]) -> Iterator[Photo]:
                 photo = Photo(taken, name, pickle.dumps(_portable(source), protocol=5))
             except TinyMixNetError as error:
                 photo = Photo(taken, name, error)
+            except MemoryError:
+                reason = f"{printable(name)}: needs more memory than there is"
+                photo = Photo(taken, name, ImageError(reason))
             yield photo
             taken += 1
     except Exception as error:  # raised by the source; the answers before it come first

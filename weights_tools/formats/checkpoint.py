@@ -20,6 +20,7 @@ from typing import final
 
 import numpy as np
 
+from tinymixnet.debug.checks import as_path
 from tinymixnet.engine.budget import budget
 from tinymixnet.errors import CheckpointError, TinyMixNetError
 from weights_tools.formats import bfloat16
@@ -113,7 +114,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     reader: compressed blocks, partitioned variables, big-endian values, version 1 checkpoints.
     """
     try:
-        return _open_checkpoint(Path(path))
+        return _open_checkpoint(as_path(path))
     except TinyMixNetError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except (OSError, ValueError, MemoryError) as error:  # ValueError: a NUL in the path, say

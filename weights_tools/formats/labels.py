@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tinymixnet.debug.checks import as_path
 from tinymixnet.engine.weights import LARGEST_LABEL
 from tinymixnet.errors import CheckpointError
 from weights_tools.formats.refusals import open_plain_file
@@ -32,7 +33,7 @@ def read_labels(path: str | os.PathLike[str] | None, classes: int) -> tuple[str,
         if classes != 1000:
             return ()
         path = IMAGENET
-    labels = tuple(line.strip() for line in _lines(Path(path), classes))
+    labels = tuple(line.strip() for line in _lines(as_path(path), classes))
     try:
         check_labels(labels, classes)
     except CheckpointError as error:
@@ -61,7 +62,7 @@ def read_classes(path: str | os.PathLike[str] | None, classes: int) -> dict[str,
     count from 0. Any other file has labels alone, as `read_labels` takes them. Raises
     CheckpointError.
     """
-    if path is None or Path(path).suffix != ".tsv":
+    if path is None or as_path(path).suffix != ".tsv":
         return {"labels": read_labels(path, classes)}
     header, *rows = (line.split("\t") for line in _lines(Path(path), classes + 1))
     if "label" not in header or any(len(row) != len(header) for row in rows):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinymixnet.debug.checks import as_path
 from tinymixnet.engine.budget import budget
 from tinymixnet.errors import CheckpointError, TinyMixNetError
 from weights_tools.formats import bfloat16
@@ -81,7 +82,7 @@ class Safetensors(NamedTuple):
 
 def open_safetensors(path: str | os.PathLike[str]) -> Safetensors:
     """Read and check the header of a .safetensors file. Raises CheckpointError."""
-    path = Path(path)
+    path = as_path(path)
     try:
         return _open(path)
     except TinyMixNetError as error:
