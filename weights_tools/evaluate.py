@@ -17,7 +17,7 @@ from tinymixnet.engine.budget import budget
 from tinymixnet.engine.hdf5 import Hdf5File, Header
 from tinymixnet.engine.weights import Weights, read_weights
 from tinymixnet.engine.weights_writer import write_weights
-from tinymixnet.errors import TinyMixNetError, WeightsError
+from tinymixnet.errors import TinyMixNetError, WeightsError, printable
 from tinymixnet.model import Model
 
 Item = TypeVar("Item")
@@ -104,7 +104,7 @@ def _read_photos(path: Path, classes: int) -> tuple[Sequence[np.ndarray | bytes]
             return _cut(arrays.read("jpeg.npy"), arrays.read("offsets.npy")), labels
         return [*arrays.read("images.npy")], labels
     except (TinyMixNetError, OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = str(error).removeprefix(f"{path}: ")
+        reason = str(error).removeprefix(f"{printable(path)}: ")
         raise WeightsError(f"{path}: {reason}") from None
     except Exception as error:  # zipfile and zlib raise nearly any type on damaged files
         raise WeightsError(f"{path}: {expected} ({error})") from None

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tinymixnet.engine.weights import cache_dir, read_weights
-from tinymixnet.errors import FetchError, TinyMixNetError, WeightsError, short_repr
+from tinymixnet.errors import FetchError, TinyMixNetError, WeightsError, printable, short_repr
 from weights_tools.assemble import content_hash
 from weights_tools.cache_files import (
     is_there,
@@ -149,7 +149,7 @@ def _weights_problem(name: str, files: CacheFiles) -> str:
     try:
         architecture, _, metadata = read_weights(path)
     except WeightsError as error:
-        return str(error).removeprefix(f"{path}: ")
+        return str(error).removeprefix(f"{printable(path)}: ")
     if (architecture.variant, architecture.classes) != (name, CLASSES):
         return (
             f"expected {name} with {CLASSES} classes, found {architecture.variant} with "

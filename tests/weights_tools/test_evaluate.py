@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tinymixnet
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
@@ -13,7 +14,7 @@ from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import Weights, read_weights
 from tinymixnet.engine.weights_writer import write_weights
-from tinymixnet.errors import WeightsError
+from tinymixnet.errors import WeightsError, printable
 from weights_tools import evaluate as module
 from weights_tools.evaluate import evaluate
 
@@ -36,7 +37,8 @@ def assert_refused(weights, photos, *words):
     with pytest.raises(WeightsError) as caught:
         evaluate(weights, photos, write=True)
     message = str(caught.value)
-    assert message.startswith(str(photos))
+    assert message.startswith(f"{printable(photos)}: ")
+    assert message.count(printable(photos)) == 1
     assert len(message.splitlines()) == 1
     for word in words:
         assert word in message
@@ -53,12 +55,12 @@ def test_counts_right_answers_and_notes_them(tmp_path, weights, save, dtype):
     wrong = (answers + 1) % 6
     labels = np.where([1, 0] * 4, answers, wrong).astype(dtype)
     save(tmp_path / "photos.npz", images=images, labels=labels, more=np.array(["text"]))
-    assert evaluate(weights, tmp_path / "photos.npz") == 0.5
+    assert evaluate(weights, tmp_path / "photos.npz") == (0.5, 1.0, 8)
     assert read_weights(weights).metadata.accuracy == ""
     before = read_weights(weights)
     evaluate(weights, tmp_path / "photos.npz", write=True)
     after = read_weights(weights)
-    assert after.metadata.accuracy == "top-1 0.5000 on 8 photos of photos.npz"
+    assert after.metadata.accuracy == "top-1 0.5000, top-5 1.0000 on 8 photos of photos.npz"
     assert after.metadata.labels == before.metadata.labels
     assert all(np.array_equal(after.tensors[n], before.tensors[n]) for n in TENSORS)
 
@@ -68,24 +70,24 @@ def test_counts_right_answers_and_notes_them(tmp_path, weights, save, dtype):
     [
         (IMAGES, np.array(["cat"] * 4), "labels: refused"),
         (IMAGES, np.array([0, 1, 2, -1]), "found labels from -1 to 2"),
-        (IMAGES, np.array([0, 1, 2, 6]), "below 6, found labels from 0 to 6"),
+        (IMAGES, np.array([0, 1, 2, 6]), "found labels from 0 to 6"),
         (IMAGES, np.array([0, 1, 2, np.nan]), "float64"),
         (IMAGES, LABELS.astype(float), "float64"),
         (IMAGES, LABELS.astype(bool), ""),
         (IMAGES, LABELS.astype(complex), ""),
         (IMAGES, LABELS.astype(object), ""),
         (IMAGES, LABELS.astype("datetime64[s]"), ""),
-        (IMAGES, LABELS[:3], "(4, 40, 40, 3) and int64 (3,)"),
+        (IMAGES, LABELS[:3], "images uint8 (4, 40, 40, 3), labels int64 (3,)"),
         (IMAGES, LABELS[:, None], "int64 (4, 1)"),
         (IMAGES, np.array(3), "int64 ()"),
-        (IMAGES[:0], LABELS[:0], "found uint8 (0, 40, 40, 3)"),
-        (IMAGES[..., 0], LABELS, "found uint8 (4, 40, 40)"),
-        (IMAGES[..., :2], LABELS, "found uint8 (4, 40, 40, 2)"),
-        (IMAGES.transpose(0, 3, 1, 2), LABELS, "found uint8 (4, 3, 40, 40)"),
-        (IMAGES.astype(np.float32), LABELS, "found float32"),
+        (IMAGES[:0], LABELS[:0], "found images uint8 (0, 40, 40, 3)"),
+        (IMAGES[..., 0], LABELS, "found images uint8 (4, 40, 40)"),
+        (IMAGES[..., :2], LABELS, "found images uint8 (4, 40, 40, 2)"),
+        (IMAGES.transpose(0, 3, 1, 2), LABELS, "found images uint8 (4, 3, 40, 40)"),
+        (IMAGES.astype(np.float32), LABELS, "found images float32"),
         (IMAGES.astype(object), LABELS, ""),
         (np.array([{}]), np.array([0]), ""),
-        (np.uint8(3), LABELS, "found uint8 ()"),
+        (np.uint8(3), LABELS, "found images uint8 ()"),
     ],
 )
 def test_arrays_that_are_no_photos_or_labels(tmp_path, weights, images, labels, words):
@@ -194,3 +196,25 @@ def test_write_refuses_a_link(tmp_path, weights):
         evaluate(tmp_path / "link.h5", tmp_path / "photos.npz", write=True)
     assert (tmp_path / "link.h5").is_symlink()
     assert read_weights(weights).metadata.accuracy == ""
+
+
+def test_photos_packed_as_files(tmp_path, weights):
+    """As ../shared/data/tiny-imagenet-val.npz has them: bytes end to end, and where each begins."""
+    model = tinymixnet.load(weights)
+    files = []
+    for image in synthetic_image(4, 40, 40):
+        with io.BytesIO() as file:
+            Image.fromarray(image).save(file, "PNG")
+            files.append(file.getvalue())
+    labels = np.array([model.classify(file, top=1)[0].index for file in files])
+    offsets = np.cumsum([0, *map(len, files)])
+    jpeg = np.frombuffer(b"".join(files), np.uint8)
+    np.savez(tmp_path / "photos.npz", jpeg=jpeg, offsets=offsets, labels=labels)
+    assert evaluate(weights, tmp_path / "photos.npz") == (1.0, 1.0, 4)
+    for wrong in (offsets[::-1], offsets + 1, offsets[:-1], np.zeros_like(offsets), offsets / 1):
+        np.savez(tmp_path / "photos.npz", jpeg=jpeg, offsets=wrong, labels=labels)
+        assert_refused(weights, tmp_path / "photos.npz", "offsets")
+    np.savez(tmp_path / "photos.npz", jpeg=jpeg, labels=labels)
+    assert_refused(weights, tmp_path / "photos.npz", "found no offsets")
+    np.savez(tmp_path / "photos.npz", jpeg=jpeg[:-9], offsets=offsets, labels=labels)
+    assert_refused(weights, tmp_path / "photos.npz", "offsets")

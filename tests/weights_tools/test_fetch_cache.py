@@ -206,10 +206,10 @@ def test_damaged_weights_are_not_believed(cache: Path, server: Server, content: 
 def test_weights_of_another_network_are_not_believed(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bundled file is MixNet-L, but with 10 classes; what reads it is the real thing."""
+    """The bundled file is MixNet-L, but with 200 classes; what reads it is the real thing."""
     monkeypatch.setattr(fetching, "read_weights", read_weights)
     shutil.copy(BUNDLED, cache / WEIGHTS)
-    assert_refused("expected mixnet-l with 1000 classes, found mixnet-l with 10")
+    assert_refused("expected mixnet-l with 1000 classes, found mixnet-l with 200")
     archive = fetching.ARCHIVES["mixnet-l"]
     monkeypatch.setattr(fetching, "ARCHIVES", {"mixnet-s": archive})
     (cache / WEIGHTS).rename(cache / "mixnet-s.h5")

@@ -203,7 +203,7 @@ def _write(
             own = partial(_is_trace, is_own=is_own)
             check_output(final, sources, own, folder=not archive, force=force)
         except InputError as error:
-            raise TraceError(str(error).removeprefix(f"{final}: ")) from None
+            raise TraceError(str(error).removeprefix(f"{printable(final)}: ")) from None
 
     try:
         check()

@@ -19,7 +19,7 @@ from tinymixnet.engine.weights import (
     shape_problems,
     value_problems,
 )
-from tinymixnet.errors import TinyMixNetError, WeightsError
+from tinymixnet.errors import TinyMixNetError, WeightsError, printable
 
 if TYPE_CHECKING:
     import h5py
@@ -55,7 +55,7 @@ def _read_back(written: Path) -> None:
     try:
         read_weights(written)
     except WeightsError as error:
-        raise WeightsError(str(error).removeprefix(f"{written}: ")) from None
+        raise WeightsError(str(error).removeprefix(f"{printable(written)}: ")) from None
 
 
 def _serialize(weights: Weights) -> bytes:
