@@ -97,6 +97,20 @@ def test_links_pipes_devices_sockets_and_folders(
             refused("/", "is a folder", force=force)
 
 
+@pytest.mark.parametrize("write", [atomic_write, atomic_folder])
+def test_a_rename_never_destroys_a_link_or_a_pipe(tmp_path: Path, write: Callable) -> None:
+    (tmp_path / "target").write_bytes(OWN)
+    os.symlink(tmp_path / "target", tmp_path / "link")
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(os.listdir(tmp_path))
+    for name in ("link", "pipe"):
+        with pytest.raises(InputError, match="is a"), write(tmp_path / name):
+            pytest.fail("the block ran")
+    assert sorted(os.listdir(tmp_path)) == before
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_folders(tmp_path: Path) -> None:
     place = tmp_path / "trace"
     check_output(place, folder=True)

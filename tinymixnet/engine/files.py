@@ -57,11 +57,7 @@ def check_output(
         return  # nothing is there
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    if stat.S_ISLNK(mode):
-        target = os.path.realpath(place)
-        raise InputError(f"{path}: is a symbolic link; name its target {target}, or another output")
-    if special := SPECIAL.get(stat.S_IFMT(mode)):
-        raise InputError(f"{path}: is {special}, expected a new file; name another output")
+    _refuse_special(path, place, mode)
     sources = list(inputs)
     if any(_covers(place, source) for source in sources):
         raise InputError(f"{path}: is an input of this command, too; name another output")
@@ -78,6 +74,15 @@ def check_output(
             f"{path}: something else is there already, which this command did not write; "
             "name another output, or move it away first"
         )
+
+
+def _refuse_special(path: str | os.PathLike[str], place: Path, mode: int) -> None:
+    """Raise InputError for a link, a device, a pipe or a socket: a rename would destroy it."""
+    if stat.S_ISLNK(mode):
+        target = os.path.realpath(place)
+        raise InputError(f"{path}: is a symbolic link; name its target {target}, or another output")
+    if special := SPECIAL.get(stat.S_IFMT(mode)):
+        raise InputError(f"{path}: is {special}, expected a new file; name another output")
 
 
 def begins_with(*starts: bytes) -> Callable[[Path], bool]:
@@ -178,6 +183,8 @@ def _temporary(final: Path) -> Iterator[tuple[Path, Path]]:
     import tempfile  # slow to import, and reading does not need it
 
     final = Path(os.path.realpath(final.parent), final.name)
+    with suppress(FileNotFoundError):  # checked here, too: nobody may write without this check
+        _refuse_special(final, final, os.lstat(final).st_mode)
     remove_stale(final.parent)
     shortened = os.fsencode(final.name)[:80].decode("utf-8", "ignore")
     prefix = f".{shortened}.tinymixnet-{_host()}-{os.getpid()}-"
