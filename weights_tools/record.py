@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from tinymixnet.debug.arrays import NpyFiles, reading
-from tinymixnet.errors import TinyMixNetError, TraceError
+from tinymixnet.errors import InputError, TinyMixNetError, TraceError, short_repr
 from weights_tools.recording import open_recording
 
 StrPath = str | os.PathLike[str]
@@ -43,9 +43,14 @@ def record_torch(module: Any, inputs: Any, path: StrPath, layers: Sequence[str] 
     tensors are left out.
     """
     torch = _import("torch", "record-torch")
+    if not isinstance(module, torch.nn.Module):
+        raise TraceError(f"expected a torch.nn.Module, found a {type(module).__name__}")
     modes = {part: part.training for part in module.modules()}
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)
-    tensor = torch.as_tensor(inputs)
+    try:
+        tensor = torch.as_tensor(inputs)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"inputs: expected a tensor, found {short_repr(inputs)}") from None
     hooks = []
     with open_recording(path, layers) as recording:
         try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tinymixnet.debug.arrays import DTYPES
 from tinymixnet.debug.traces import write_dump
-from tinymixnet.errors import InputError, TinyMixNetError, TraceError
+from tinymixnet.errors import InputError, TinyMixNetError, TraceError, short_repr
 
 
 class Recording:
@@ -72,6 +72,11 @@ class Recording:
 @contextmanager
 def open_recording(path: str | os.PathLike[str], patterns: Sequence[str]) -> Iterator[Recording]:
     """Give a recording to write to; the dump appears only if the block ends without an error."""
+    listed = isinstance(patterns, Sequence) and not isinstance(patterns, (str, bytes))
+    if not listed or not all(isinstance(pattern, str) for pattern in patterns):
+        raise InputError(
+            f"layers: expected a list of names such as ['blocks.0*'], found {short_repr(patterns)}"
+        )
     with ThreadPoolExecutor(1) as pool:
         recording = Recording(path, patterns, pool)
         try:

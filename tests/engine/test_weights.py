@@ -937,6 +937,21 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         write_weights(shut / "w.h5", GOOD)
 
 
+def test_a_link_a_pipe_and_no_path_are_refused(tmp_path: Path) -> None:
+    write_weights(tmp_path / "target.h5", GOOD)
+    os.mkfifo(tmp_path / "pipe")
+    os.symlink(tmp_path / "target.h5", tmp_path / "link")
+    for name in ("pipe", "link", "", "a\0b", "\ud800"):
+        with pytest.raises(WeightsError) as caught:
+            write_weights(tmp_path / name, GOOD)
+        assert len(str(caught.value).splitlines()) == 1
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "pipe").is_fifo()
+    wrong: Any = None
+    with pytest.raises(WeightsError, match="expected Weights"):
+        write_weights(tmp_path / "other.h5", wrong)
+
+
 def test_the_file_takes_the_place_and_usual_permissions(tmp_path: Path) -> None:
     path = tmp_path / "w.h5"
     path.write_bytes(b"the old file")

@@ -249,6 +249,20 @@ def test_chosen_layers(tmp_path):
     assert left_behind(tmp_path) == ["dump"]
 
 
+def test_wrong_types_are_refused_in_one_line(tmp_path):
+    torch = needed("torch")
+    model, x = torch.nn.Sequential(torch.nn.ReLU()), to_nchw(NORMALISED)
+    with pytest.raises(TraceError, match=r"expected a torch.nn.Module, found a NoneType"):
+        record_torch(None, x, tmp_path / "dump")
+    for inputs in (None, "x", [[1], [1, 2]]):
+        with pytest.raises(InputError, match="inputs: expected a tensor"):
+            record_torch(model, inputs, tmp_path / "dump")
+    for layers in (None, b"x", "x", [3]):
+        with pytest.raises(InputError, match="layers: expected a list of names"):
+            record_torch(model, x, tmp_path / "dump", layers)
+    assert not (tmp_path / "dump").exists()
+
+
 def test_nothing_else_is_overwritten_and_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     torch, model = torch_mixnet()
     x = to_nchw(NORMALISED)

@@ -18,7 +18,7 @@ from tinymixnet.debug.strict_json import read_json
 from tinymixnet.engine import __version__
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.budget import budget
-from tinymixnet.errors import InputError, TraceError, printable
+from tinymixnet.errors import InputError, TraceError, printable, short_repr
 from tinymixnet.model import Model
 
 FORMAT, VERSION = "tinymixnet trace", 1
@@ -120,7 +120,7 @@ def _typed(fields: Mapping[str, Any], key: str, kind: type) -> Any:
         value = float(value)
     usable = not isinstance(value, (int, float)) or abs(value) < LARGEST_NUMBER  # NaN is not
     if type(value) is not kind or not usable:
-        raise TraceError(f"{key}: expected {kind.__name__}, found {printable(str(value)[:80])!r}")
+        raise TraceError(f"{key}: expected {kind.__name__}, found {short_repr(value)}")
     return value
 
 

@@ -195,7 +195,7 @@ def find_label(label: "str | int", labels: Sequence[str]) -> int:
         raise InputError(f"label {label!r}: several classes have this name; choose from {same}")
     if wanted.isdecimal() and wanted.isascii() and len(wanted) < 10:
         return find_label(int(wanted), labels)
-    raise InputError(f"no label {printable(label, 80)!r}: {_nearest(wanted, names, labels)}")
+    raise InputError(f"no label '{printable(label, 80)}': {_nearest(wanted, names, labels)}")
 
 
 def _nearest(wanted: str, names: Sequence[str], labels: Sequence[str]) -> str:

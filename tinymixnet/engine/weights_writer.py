@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinymixnet.engine.architecture import Architecture
-from tinymixnet.engine.files import atomic_write
+from tinymixnet.engine.files import atomic_write, check_output
 from tinymixnet.engine.metadata import default_labels, to_attributes
 from tinymixnet.engine.weights import (
     Weights,
@@ -19,7 +19,7 @@ from tinymixnet.engine.weights import (
     shape_problems,
     value_problems,
 )
-from tinymixnet.errors import TinyMixNetError, WeightsError, printable
+from tinymixnet.errors import InputError, TinyMixNetError, WeightsError, printable, short_repr
 
 if TYPE_CHECKING:
     import h5py
@@ -28,10 +28,17 @@ if TYPE_CHECKING:
 def write_weights(path: str | os.PathLike[str], weights: Weights, float16: bool = False) -> None:
     """Write a weights file; with float16 at half the size.
 
-    The same weights give the same bytes. Raises WeightsError for tensors that do not fit the
-    architecture or are not finite (or not in float16), for labels and metadata that `read_weights`
-    would refuse, and when the file cannot be written.
+    The same weights give the same bytes. A file that is there already is replaced. Raises
+    WeightsError for tensors that do not fit the architecture or are not finite (or not in float16),
+    for labels and metadata that `read_weights` would refuse, and when the file cannot be written:
+    a link, a device or a pipe is never replaced.
     """
+    try:
+        check_output(path, force=True)
+    except InputError as error:
+        raise WeightsError(str(error)) from None
+    if not isinstance(weights, Weights):
+        raise WeightsError(f"weights: expected Weights, found {short_repr(weights)}")
     dtype = np.float16 if float16 else np.float32
     with np.errstate(over="ignore"):
         tensors = {name: np.asarray(t, dtype) for name, t in weights.tensors.items()}
