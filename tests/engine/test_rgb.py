@@ -349,14 +349,20 @@ def test_tiff_lab_in_separate_planes_is_refused() -> None:
         read(file.getvalue())
 
 
-@pytest.mark.parametrize("compression", ["packbits", "lzw", "zlib"])
-def test_tiff_predictor(compression: str) -> None:
-    """libtiff ignores a predictor with PackBits, tifffile follows it: so it is refused."""
+def test_tiff_predictor_with_deflate() -> None:
     tifffile = second_decoder("tifffile")
     file = io.BytesIO()
-    tifffile.imwrite(
-        file, COLOURS[..., :3], photometric="rgb", predictor=True, compression=compression
-    )
+    tifffile.imwrite(file, COLOURS[..., :3], photometric="rgb", predictor=True, compression="zlib")
+    assert error(file.getvalue(), COLOURS[..., :3]) == 0
+
+
+@pytest.mark.parametrize("compression", ["packbits", "tiff_lzw"])
+def test_tiff_predictor(compression: str) -> None:
+    """libtiff ignores a predictor with PackBits, tifffile follows it: so it is refused."""
+    file, horizontal = io.BytesIO(), 2
+    image = Image.fromarray(COLOURS[..., :3])
+    image.save(file, "TIFF", compression=compression, tiffinfo={317: horizontal})
+    assert Image.open(io.BytesIO(file.getvalue())).tag_v2[317] == horizontal
     if compression == "packbits":
         with pytest.raises(ImageError, match="a predictor is only read with LZW or Deflate"):
             read(file.getvalue())
