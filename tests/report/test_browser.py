@@ -48,26 +48,27 @@ def open_calmly(
     browser.open(page.as_uri() + place, width, height, prefers_reduced_motion="reduce")
 
 
-def point_at(browser: Browser, selector: str) -> None:
-    """Move the mouse over the middle of an element."""
+def middle(browser: Browser, selector: str) -> tuple[float, float]:
+    """Scroll to an element, and say where its middle is then."""
     find = f"document.querySelector({selector!r})"
     browser.js(f"{find}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
     x, y = browser.js(
         f"(() => {{ const r = {find}.getBoundingClientRect();"
         "return [r.left + r.width / 2, r.top + r.height / 2]; })()"
     )
+    return x, y
+
+
+def point_at(browser: Browser, selector: str) -> None:
+    """Move the mouse over the middle of an element."""
+    x, y = middle(browser, selector)
     browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     settle(browser)
 
 
 def tap(browser: Browser, selector: str) -> None:
     """Tap at the middle of an element with a finger."""
-    find = f"document.querySelector({selector!r})"
-    browser.js(f"{find}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
-    x, y = browser.js(
-        f"(() => {{ const r = {find}.getBoundingClientRect();"
-        "return [r.left + r.width / 2, r.top + r.height / 2]; })()"
-    )
+    x, y = middle(browser, selector)
     browser.call("Emulation.setTouchEmulationEnabled", enabled=True)
     browser.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
     browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
