@@ -8,13 +8,11 @@ import base64
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from tinymixnet.engine.files import atomic_write, begins_with, check_output
 from tinymixnet.errors import InputError
-from tinymixnet.report.text import format_probability
 
 FOLDER = Path(__file__).parent  # of the style sheets and the script
 
@@ -77,21 +75,3 @@ def write_page(
             temporary.write_text(text, "utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
-
-
-# -- bars -----------------------------------------------------------------------------------------
-
-
-def meter(probability: float, who: str) -> str:
-    """Return a bar of a probability, with the number and whose it is beside it."""
-    share = min(max(probability, 0), 1) if isfinite(probability) else 0
-    number = f"{format_probability(probability)} {who}".rstrip()
-    return bar(100 * share, number, who or "ours")
-
-
-def bar(percent: float, text: str, kind: str = "ours") -> str:
-    """Return a bar that is `percent` of its row long, with a text beside it."""
-    return (
-        f'<span class="meter {kind}"><span><i style="width:{percent:.2f}%"></i></span>'
-        f"<b>{text}</b></span>"
-    )

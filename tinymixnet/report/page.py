@@ -16,9 +16,10 @@ from tinymixnet.engine.explain import Explanation
 from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
 from tinymixnet.report.data import ReportData, gather, unit_times
-from tinymixnet.report.document import FOLDER, bar, check_page, document, meter, write_page
+from tinymixnet.report.document import FOLDER, check_page, document, write_page
 from tinymixnet.report.drawing import drawing
 from tinymixnet.report.drawing import style as drawing_style
+from tinymixnet.report.elements import bar, meter
 from tinymixnet.report.explanation import fragment, how_to_read
 from tinymixnet.report.layers import kernels, layer_card, side_by_side
 from tinymixnet.report.pictures import DIVERGING, SEQUENTIAL, SHADES, data_uri, strips
