@@ -32,3 +32,11 @@ def scrolling_table(headings: Iterable[str], rows: Iterable[str], label: str) ->
 
 def table_cells(texts: Iterable[str]) -> str:
     return "".join(f"<td>{text}</td>" for text in texts)
+
+
+def section(name: str, title: str, reading: str, content: str) -> str:
+    """Return a section of a page. reading: how to read it; this, title and content are HTML."""
+    return (
+        f'<section class="panel" id="{name}" aria-labelledby="{name}-title">'
+        f'<h2 id="{name}-title">{title}</h2><p class="soft">{reading}</p>{content}</section>'
+    )
