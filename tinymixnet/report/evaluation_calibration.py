@@ -8,7 +8,7 @@ from tinymixnet.report.evaluation_numbers import BINS, Bin, calibration, calibra
 from tinymixnet.report.text import format_probability
 
 # Sizes of the calibration's drawing, in pixels. It fits on a phone: text must not be scaled down.
-WIDTH, LEFT, TOP = 312, 44, 10
+WIDTH, LEFT, TOP = 318, 44, 10
 STEP = 17  # the width of a bin
 SIDE = BINS * STEP  # of the square: equal scales, so that equal values lie on its diagonal
 COUNTS = 40  # the height of the bars below, which count the photos

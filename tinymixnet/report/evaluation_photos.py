@@ -60,17 +60,17 @@ class Album:
         sure = format_probability(float(photo["probability"][0]))
         return self._figure(
             row,
-            f"<b>{self.label(truth)}</b> <span>{found}</span> "
-            f'taken for <b class="wrong">{self.label(answer)}</b> <span>{sure}</span>',
+            f"<span><b>{self.label(truth)}</b>, {found}</span> "
+            f'<span>taken for <b class="wrong">{self.label(answer)}</b>, {sure}</span>',
         )
 
     def right(self, row: int) -> str:
         """Return a photo that is answered rightly, with the answer that was nearly as probable."""
         photo = self.predictions[row]
         first, second = (format_probability(float(p)) for p in photo["probability"][:2])
-        text = f"<b>{self.label(int(photo['truth']))}</b> <span>{first}</span>"
+        text = f"<span><b>{self.label(int(photo['truth']))}</b>, {first}</span>"
         if photo["best"][1] >= 0:
-            text += f" then <b>{self.label(int(photo['best'][1]))}</b> <span>{second}</span>"
+            text += f" <span>then <b>{self.label(int(photo['best'][1]))}</b>, {second}</span>"
         return self._figure(row, text)
 
     def _figure(self, row: int, caption: str) -> str:
