@@ -37,6 +37,13 @@ LEVELS: dict[str, list[str]] = {
         "tinymixnet.engine.weights_writer",
     ],
     "fast": ["tinymixnet.fast"],
+    # What `evaluate` reads and writes with; the rest of `debug` needs a model.
+    "arrays and JSON": [
+        "tinymixnet.debug.arrays",
+        "tinymixnet.debug.checks",
+        "tinymixnet.debug.strict_json",
+    ],
+    "evaluate": ["tinymixnet.evaluate"],
     "model": ["tinymixnet.model"],
     "debug": ["tinymixnet.debug"],
     "report": ["tinymixnet.report"],
