@@ -1,12 +1,11 @@
 """Made-up answers of a network, with photos that can be told apart by their colour."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tinymixnet.errors import ImageError
-
-ROW = np.dtype(
-    [("file", object), ("truth", "i4"), ("best", "i4", (5,)), ("probability", "f4", (5,))]
-)
+from tinymixnet.evaluate.results import Results, Skipped, prediction_type
 
 
 def answers(photos: int, classes: int, accuracy: float = 0.6, seed: int = 0) -> np.ndarray:
@@ -15,7 +14,7 @@ def answers(photos: int, classes: int, accuracy: float = 0.6, seed: int = 0) -> 
     Some classes stay without photos, and the probabilities go up to 1 and down to 0.
     """
     rng = np.random.default_rng(seed)
-    rows = np.zeros(photos, ROW)
+    rows = np.zeros(photos, prediction_type(20))
     places = min(5, classes)
     for i, row in enumerate(rows):
         row["file"] = f"class/{i}.png"
@@ -29,6 +28,31 @@ def answers(photos: int, classes: int, accuracy: float = 0.6, seed: int = 0) -> 
             ::-1
         ][:places]
     return rows
+
+
+def results(
+    predictions: np.ndarray,
+    labels: Sequence[str] = (),
+    preset: str = "square",
+    skipped: Sequence[Skipped] = (),
+    name: str = "network",
+    data: str = "photos",
+) -> Results:
+    """Results as `read_results` gives them; without labels there are 20 classes."""
+    labels = list(labels) or [f"label {i}" for i in range(20)]
+    header = {
+        "format": "tinymixnet evaluation",
+        "version": 1,
+        "made_by": "tests",
+        "weights": {"name": name},
+        "preset": preset,
+        "preset_parameters": {},
+        "input_size": 128,
+        "data": {"name": data, "kind": "folder", "sha256": "", "photos": len(predictions)},
+        "labels": labels,
+        "classes": list(range(len(labels))),
+    }
+    return Results(header, predictions, tuple(skipped))
 
 
 def read_photo(file: str) -> np.ndarray:

@@ -6,8 +6,8 @@ from math import isfinite
 from tinymixnet.report.text import format_probability
 
 
-def meter(probability: float, who: str) -> str:
-    """Return a bar of a probability, with the number and whose it is beside it."""
+def meter(probability: float, who: str = "") -> str:
+    """Return a bar of a probability, with the number, and whose it is, beside it."""
     share = min(max(probability, 0), 1) if isfinite(probability) else 0
     number = f"{format_probability(probability)} {who}".rstrip()
     return bar(100 * share, number, who or "ours")
@@ -28,6 +28,11 @@ def scrolling_table(headings: Iterable[str], rows: Iterable[str], label: str) ->
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table><thead><tr>'
         f"{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def table_row(heading: str, texts: Iterable[str]) -> str:
+    """Return a row of a table that begins with its heading."""
+    return f'<tr><th scope="row">{heading}</th>{table_cells(texts)}</tr>'
 
 
 def table_cells(texts: Iterable[str]) -> str:

@@ -16,8 +16,9 @@ from tinymixnet.engine.images import Source
 from tinymixnet.errors import InputError
 from tinymixnet.evaluate.results import Results
 from tinymixnet.report.document import check_page, document, write_page
-from tinymixnet.report.elements import scrolling_table, section
+from tinymixnet.report.elements import meter, scrolling_table, section, table_row
 from tinymixnet.report.evaluation_calibration import calibration_section
+from tinymixnet.report.evaluation_numbers import calibration, calibration_error, won_and_lost
 from tinymixnet.report.evaluation_photos import Album
 from tinymixnet.report.evaluation_sections import (
     classes_section,
@@ -73,18 +74,15 @@ def check_evaluation_page(
 def page(results: Sequence[Results], read: Callable[[str], Source]) -> str:
     """Return the page as HTML; see `write_evaluation`."""
     first = results[0]
-    network, data = to_html(first.header.weights), to_html(first.header.data)
-    title = f"{network} on {data}"
-    answer = "No photo was answered"
-    sections = [result_section(first)]
-    if len(first.predictions):
-        answer = f"{format_probability(first.top1)} of {len(first.predictions):,} photos right"
-        album = Album(first.predictions, first.header.labels, read)
+    answer = "no photo was answered"
+    sections = [result_section(first), presets_section(results)]
+    if first.photos:
+        answer = f"{format_probability(first.top1)} right"
+        album = Album(first.predictions, first.labels, read)
         sections += [
-            presets_section(results) if len(results) > 1 else "",
             classes_section(album),
             confusions_section(album),
-            calibration_section(album.predictions),
+            calibration_section(first.predictions),
             mistakes_section(album),
             uncertain_section(album),
         ]
@@ -93,18 +91,30 @@ def page(results: Sequence[Results], read: Callable[[str], Source]) -> str:
         f'<a href="#{name}">{text}</a>' for name, text in ON_PAGE.items() if f'id="{name}"' in main
     )
     nav = f'<nav class="on-page" aria-label="On this page">{links}</nav>' if links else ""
-    body = f"""<header><h1>{title}: {answer}</h1><p>{_conditions(first)}</p></header>
+    title = f"{_network(first)} on {_data(first)}: {answer}"
+    body = f"""<header><h1>{title}</h1><p>{_conditions(first)}</p></header>
 {nav}<main>{main}</main>"""
     return document(GENERATOR, title, ("page.css", "evaluation.css"), body)
 
 
+def _network(result: Results) -> str:
+    return to_html(result.header["weights"]["name"])
+
+
+def _data(result: Results) -> str:
+    name = result.header["data"]["name"]
+    return to_html(os.path.basename(name.rstrip("/")) or name)
+
+
 def _conditions(result: Results) -> str:
-    """Say under which conditions the numbers were found."""
-    header = result.header
-    return (
-        f"Weights {to_html(header.weights)} ({len(header.labels):,} classes), preset "
-        f"{to_html(header.preset)}, {len(result.predictions):,} photos of {to_html(header.data)}."
+    """Say what was evaluated, and how, in a sentence or two."""
+    header, size = result.header, result.header["input_size"]
+    labels, classes = len(header["labels"]), len(header["classes"])
+    text = (
+        f"{result.photos:,} photos of {_data(result)}, each cropped and resized to {size} × {size} "
+        f"pixels by the preset {to_html(header['preset'])}. The weights know {labels:,} classes"
     )
+    return f"{text}, of which {classes:,} are compared." if classes < labels else f"{text}."
 
 
 # -- the result -----------------------------------------------------------------------------------
@@ -113,13 +123,64 @@ def _conditions(result: Results) -> str:
 def result_section(result: Results) -> str:
     """Return top-1 and top-5 with their intervals, and the photos that were left out."""
     reading = (
-        "Top-1: the best answer is right. Top-5: the truth is among the five best. With other photos "
-        "of the same kind the result would lie within the interval in 95 of 100 cases."
+        "Top-1: the best answer is right. Top-5: the truth is among the five best answers. The "
+        "interval says how far the accuracy on all photos of this kind may be from that on these."
+    )
+    facts = ""
+    if result.photos:
+        rows = [
+            table_row(name, [meter(share), _interval(limits)])
+            for name, share, limits in (
+                ("Top-1", result.top1, result.interval1),
+                ("Top-5", result.top5, result.interval5),
+            )
+        ]
+        table = scrolling_table(["", "Measured", "95% interval"], rows, "Table of the result")
+        facts = f'<div class="facts">{table}</div>'
+    return section("result", "How often it is right", reading, facts + skipped_photos(result))
+
+
+def _interval(limits: tuple[float, float]) -> str:
+    return " to ".join(map(format_probability, limits))
+
+
+def skipped_photos(result: Results) -> str:
+    """Return a fold-out with the photos that could not be read, and why."""
+    if not result.skipped:
+        return ""
+    lines = [
+        f"<li>{to_html(photo.file)}: {to_html(photo.reason)}</li>"
+        for photo in result.skipped[:SKIPPED]
+    ]
+    more = len(result.skipped) - len(lines)
+    lines += [f"<li>and {more:,} more</li>"] if more else []
+    some = "photos" if len(result.skipped) > 1 else "photo"
+    return (
+        f"<details><summary>{len(result.skipped):,} {some} could not be read and "
+        f"{'are' if some == 'photos' else 'is'} not counted</summary><ul>{''.join(lines)}</ul>"
+        "</details>"
+    )
+
+
+# -- presets --------------------------------------------------------------------------------------
+
+
+def presets_section(results: Sequence[Results]) -> str:
+    """Return a table of the results by preset; nothing if there is only one."""
+    if len(results) < 2:
+        return ""
+    reading = (
+        "A preset crops and resizes each photo in its own way. Won and lost are the photos that "
+        f"only this preset has right, and only {to_html(results[0].header['preset'])}: they tell "
+        "presets apart even where the intervals overlap, because the photos are the same."
     )
     rows = []
-    for name, share, (low, high), published in ():
-        rows.append("")
-    facts = scrolling_table(["", "Measured", "95% interval"], rows, "Table of the result")
-    return section(
-        "result", "The result", reading, f'<div class="facts">{facts}</div>{skipped(result)}'
-    )
+    for result in results:
+        cells = [meter(result.top1), _interval(result.interval1), format_probability(result.top5)]
+        cells.append(format_probability(calibration_error(calibration(result.predictions))))
+        won, lost = won_and_lost(result.predictions, results[0].predictions)
+        cells += ["", ""] if result is results[0] else [f"{won:,}", f"{lost:,}"]
+        rows.append(table_row(to_html(result.header["preset"]), cells))
+    headings = ["Preset", "Top-1", "95% interval", "Top-5", "ECE", "Won", "Lost"]
+    table = scrolling_table(headings, rows, "Table of the presets")
+    return section("presets", "Accuracy by preset", reading, f'<div class="facts">{table}</div>')

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tinymixnet.engine.kernels import Array
-from tinymixnet.report.elements import scrolling_table, section, table_cells
+from tinymixnet.report.elements import scrolling_table, section, table_row
 from tinymixnet.report.evaluation_numbers import BINS, Bin, calibration, calibration_error
 from tinymixnet.report.text import format_probability
 
@@ -91,7 +91,6 @@ def _bin_table(bins: Sequence[Bin]) -> str:
         values = ["", ""]
         if bin.photos:
             values = [format_probability(bin.confidence), format_probability(bin.accuracy)]
-        cells = table_cells([f"{bin.photos:,}", *values])
-        rows.append(f'<tr><th scope="row">{_range(bin)}</th>{cells}</tr>')
+        rows.append(table_row(_range(bin), [f"{bin.photos:,}", *values]))
     headings = ["Probability", "Photos", "Mean", "Right"]
     return scrolling_table(headings, rows, "Table of the calibration")

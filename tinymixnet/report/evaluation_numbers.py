@@ -138,3 +138,13 @@ def calibration_error(bins: list[Bin]) -> float:
     """
     photos = sum(bin.photos for bin in bins)
     return sum(bin.photos * abs(bin.accuracy - bin.confidence) for bin in bins) / max(photos, 1)
+
+
+def won_and_lost(predictions: Array, others: Array) -> tuple[int, int]:
+    """Return how many photos only these answers have right, and how many only the others.
+
+    Photos that are not in both count in neither.
+    """
+    _, here, there = np.intersect1d(predictions["file"], others["file"], return_indices=True)
+    ours, theirs = right(predictions)[here], right(others)[there]
+    return int((ours & ~theirs).sum()), int((theirs & ~ours).sum())

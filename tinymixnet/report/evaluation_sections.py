@@ -6,7 +6,7 @@ where there is nothing to show.
 
 from collections.abc import Sequence
 
-from tinymixnet.report.elements import bar, scrolling_table, section, table_cells
+from tinymixnet.report.elements import bar, meter, scrolling_table, section, table_row
 from tinymixnet.report.evaluation_numbers import (
     ClassCount,
     Pair,
@@ -57,12 +57,9 @@ def _class_table(album: Album, counts: Sequence[ClassCount]) -> str:
         mistake = ""
         if count.mistake is not None:
             mistake = f"{album.label(count.mistake)}, {count.mistakes:,}"
-        drawn = bar(100 * count.accuracy, format_probability(count.accuracy))
         five = format_probability(count.five / count.photos)
-        rows.append(
-            f'<tr><th scope="row">{album.label(count.number)}</th>'
-            f"{table_cells([drawn, five, f'{count.photos:,}', mistake])}</tr>"
-        )
+        cells = [meter(count.accuracy), five, f"{count.photos:,}", mistake]
+        rows.append(table_row(album.label(count.number), cells))
     headings = ["Class", "Top-1", "Top-5", "Photos", "Most often taken for"]
     return scrolling_table(headings, rows, "Table of all classes")
 
