@@ -2,18 +2,18 @@
 
 `tinymixnet evaluate DATA --report page.html` writes it from the results of `tinymixnet.evaluate`:
 
-    write_evaluation([results], "page.html", photos.read, inputs=[...], force=False)
+    write_evaluation([results], "page.html", photos.read, {"tf": (0.78846, 0.94212)}, notes)
 
 The numbers come from `evaluation_numbers.py`, the photos from `evaluation_photos.py`, the sections
 from `evaluation_sections.py` and `evaluation_calibration.py`. The page runs no script.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tinymixnet.engine.images import Source
-from tinymixnet.errors import InputError
+from tinymixnet.errors import LONGEST_TEXT, InputError
 from tinymixnet.evaluate.results import Results
 from tinymixnet.report.document import check_page, document, write_page
 from tinymixnet.report.elements import meter, scrolling_table, section, table_row
@@ -44,21 +44,26 @@ def write_evaluation(
     results: Sequence[Results],
     output: str | os.PathLike[str],
     read: Callable[[str], Source],
+    published: Mapping[str, tuple[float, float]] = {},
+    notes: Sequence[str] = (),
     inputs: Iterable[Any] = (),
     force: bool = False,
 ) -> None:
     """Write the page of the results of one network on the same photos, one for each preset.
 
-    The first is shown in detail, the others in a table beside it. read: gives a photo by the name
-    that it has in the results, as anything that `read_image` takes; where it raises TinyMixNetError
-    or OSError, the page says that the photo cannot be read any more. inputs: what must not be
-    overwritten. Only an earlier page of an evaluation is replaced, unless `force`.
+    The first is shown in detail, the others in a table beside it.
+    read: gives a photo by the name that it has in the results, as anything that `read_image` takes.
+        Where it raises TinyMixNetError or OSError, the page says that it cannot be read any more.
+    published: preset -> top-1 and top-5 of these weights as published, 0 to 1, where they are.
+    notes: sentences on how the data were understood, and what was left out.
+    inputs: what must not be overwritten. Only an earlier page of an evaluation is replaced, unless
+        `force`.
     Raises InputError if `output` must not or cannot be written; then nothing has changed there.
     """
     if not results:
         raise InputError("results: expected at least one evaluation, found none")
     check_evaluation_page(output, inputs, force)
-    write_page(page(results, read), output, GENERATOR, inputs, force)
+    write_page(page(results, read, published, notes), output, GENERATOR, inputs, force)
 
 
 def check_evaluation_page(
@@ -71,11 +76,16 @@ def check_evaluation_page(
 # -- the page -------------------------------------------------------------------------------------
 
 
-def page(results: Sequence[Results], read: Callable[[str], Source]) -> str:
+def page(
+    results: Sequence[Results],
+    read: Callable[[str], Source],
+    published: Mapping[str, tuple[float, float]],
+    notes: Sequence[str],
+) -> str:
     """Return the page as HTML; see `write_evaluation`."""
     first = results[0]
     answer = "no photo was answered"
-    sections = [result_section(first), presets_section(results)]
+    sections = [result_section(first, published, notes), presets_section(results, published)]
     if first.photos:
         answer = f"{format_probability(first.top1)} right"
         album = Album(first.predictions, first.labels, read)
@@ -120,24 +130,32 @@ def _conditions(result: Results) -> str:
 # -- the result -----------------------------------------------------------------------------------
 
 
-def result_section(result: Results) -> str:
+def result_section(
+    result: Results, published: Mapping[str, tuple[float, float]], notes: Sequence[str]
+) -> str:
     """Return top-1 and top-5 with their intervals, and the photos that were left out."""
     reading = (
         "Top-1: the best answer is right. Top-5: the truth is among the five best answers. The "
         "interval says how far the accuracy on all photos of this kind may be from that on these."
     )
-    facts = ""
+    rows = ""
     if result.photos:
-        rows = [
-            table_row(name, [meter(share), _interval(limits)])
-            for name, share, limits in (
-                ("Top-1", result.top1, result.interval1),
-                ("Top-5", result.top5, result.interval5),
-            )
-        ]
-        table = scrolling_table(["", "Measured", "95% interval"], rows, "Table of the result")
-        facts = f'<div class="facts">{table}</div>'
-    return section("result", "How often it is right", reading, facts + skipped_photos(result))
+        known = published.get(result.header["preset"], (None, None))
+        rows = _share("Top-1", result.top1, result.interval1, known[0])
+        rows += _share("Top-5", result.top5, result.interval5, known[1])
+        rows = f'<dl class="shares">{rows}</dl>'
+    lines = "".join(f"<p>{to_html(note, LONGEST_TEXT)}</p>" for note in notes)
+    content = f"{rows}{lines}{skipped_photos(result)}"
+    return section("result", "How often it is right", reading, content)
+
+
+def _share(name: str, share: float, limits: tuple[float, float], published: float | None) -> str:
+    """Return a measured share as a bar, with its interval and the published figure below."""
+    text = f"95% interval: {_interval(limits)}."
+    if published is not None:
+        inside = "inside" if limits[0] <= published <= limits[1] else "outside"
+        text += f" Published: {format_probability(published)}, {inside} the interval."
+    return f'<dt>{name}</dt><dd>{meter(share)}<span class="soft">{text}</span></dd>'
 
 
 def _interval(limits: tuple[float, float]) -> str:
@@ -165,7 +183,9 @@ def skipped_photos(result: Results) -> str:
 # -- presets --------------------------------------------------------------------------------------
 
 
-def presets_section(results: Sequence[Results]) -> str:
+def presets_section(
+    results: Sequence[Results], published: Mapping[str, tuple[float, float]]
+) -> str:
     """Return a table of the results by preset; nothing if there is only one."""
     if len(results) < 2:
         return ""
@@ -176,11 +196,14 @@ def presets_section(results: Sequence[Results]) -> str:
     )
     rows = []
     for result in results:
+        known = published.get(result.header["preset"])
         cells = [meter(result.top1), _interval(result.interval1), format_probability(result.top5)]
+        cells += [format_probability(known[0]) if known else ""] if published else []
         cells.append(format_probability(calibration_error(calibration(result.predictions))))
         won, lost = won_and_lost(result.predictions, results[0].predictions)
         cells += ["", ""] if result is results[0] else [f"{won:,}", f"{lost:,}"]
         rows.append(table_row(to_html(result.header["preset"]), cells))
-    headings = ["Preset", "Top-1", "95% interval", "Top-5", "ECE", "Won", "Lost"]
+    headings = ["Preset", "Top-1", "95% interval", "Top-5"]
+    headings += [*(["Published top-1"] if published else []), "ECE", "Won", "Lost"]
     table = scrolling_table(headings, rows, "Table of the presets")
     return section("presets", "Accuracy by preset", reading, f'<div class="facts">{table}</div>')
