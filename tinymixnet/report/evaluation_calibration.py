@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from tinymixnet.engine.kernels import Array
+from tinymixnet.evaluate.statistics import wilson
 from tinymixnet.report.elements import scrolling_table, section, table_row
 from tinymixnet.report.evaluation_numbers import BINS, Bin, calibration, calibration_error
 from tinymixnet.report.text import format_probability
@@ -32,8 +33,8 @@ def calibration_section(predictions: Array) -> str:
     )
     reading = (
         "Photos are sorted into bins by the probability of their best answer. A bar shows how "
-        "many of a bin are right, the orange line how sure the network was. Where both are equally "
-        "high, its probabilities can be believed."
+        "many of a bin are right (thin line: its 95% interval), the orange line how sure the "
+        "network was. Where both are equally high, its probabilities can be believed."
     )
     caption = "Above: share of right answers by probability. Below: the number of photos."
     figure = f"<figure>{reliability(bins)}<figcaption>{caption}</figcaption></figure>"
@@ -62,7 +63,7 @@ def reliability(bins: Sequence[Bin]) -> str:
         title = f"{_range(bin)}: {bin.right:,} of {bin.photos:,} right"
         drawn += (
             f'<g><title>{title}</title><rect class="bar" x="{x + 1}" y="{floor - height:.1f}" '
-            f'width="{STEP - 2}" height="{height:.1f}"/>'
+            f'width="{STEP - 2}" height="{height:.1f}"/>{_chance(bin, x + STEP / 2, floor)}'
             f'<path class="sure" d="M{x} {floor - SIDE * bin.confidence:.1f}h{STEP}"/>'
             f'<rect class="count" x="{x + 1}" y="{counts_floor - max(count, 1):.1f}" '
             f'width="{STEP - 2}" height="{max(count, 1):.1f}"/></g>'
@@ -79,6 +80,13 @@ def reliability(bins: Sequence[Bin]) -> str:
         f'<svg class="reliability" {size} role="img" aria-label="Share of right answers by '
         f'probability of the best answer; the table has the same numbers">{drawn}</svg>'
     )
+
+
+def _chance(bin: Bin, x: float, floor: int) -> str:
+    """Draw the 95 % interval of a bin's accuracy, on the bar and above it."""
+    low, high = (floor - SIDE * limit for limit in wilson(bin.right, bin.photos))
+    line = f'd="M{x:g} {low:.1f}V{high:.1f}"'
+    return f'<path class="halo" {line}/><path class="chance" {line}/>'
 
 
 def _range(bin: Bin) -> str:

@@ -5,7 +5,9 @@ where there is nothing to show.
 """
 
 from collections.abc import Sequence
+from statistics import median
 
+from tinymixnet.evaluate.statistics import wilson
 from tinymixnet.report.elements import bar, meter, scrolling_table, section, table_row
 from tinymixnet.report.evaluation_numbers import (
     ClassCount,
@@ -30,7 +32,9 @@ PHOTOS = 12  # mistakes, and right answers
 def classes_section(album: Album) -> str:
     """Return the accuracy per class: the ends of the list, and all classes in a fold-out."""
     counts = count_classes(album.predictions)
-    reading = "A bar is the share of a class's photos whose best answer is right."
+    reading = (
+        f"A bar is the share of a class's photos whose best answer is right. {_chance(counts)}"
+    )
     if len(counts) <= 2 * ENDS:
         return section("classes", "Accuracy per class", reading, _bars(album, counts))
     content = (
@@ -41,6 +45,16 @@ def classes_section(album: Album) -> str:
         f"{_class_table(album, counts)}</details>"
     )
     return section("classes", "Accuracy per class", reading, content)
+
+
+def _chance(counts: Sequence[ClassCount]) -> str:
+    """Say how much the bar of a typical class depends on which photos there are."""
+    photos = int(median(count.photos for count in counts))
+    share = sum(count.first for count in counts) / sum(count.photos for count in counts)
+    low, high = wilson(round(share * photos), photos)
+    some = "photos" if photos > 1 else "photo"
+    points = f"{50 * (high - low):.0f} points"
+    return f"With {photos:,} {some} in a class, chance alone may move it by {points}."
 
 
 def _bars(album: Album, counts: Sequence[ClassCount]) -> str:
