@@ -186,24 +186,34 @@ def skipped_photos(result: Results) -> str:
 def presets_section(
     results: Sequence[Results], published: Mapping[str, tuple[float, float]]
 ) -> str:
-    """Return a table of the results by preset; nothing if there is only one."""
-    if len(results) < 2:
+    """Return a table of the results by preset; nothing if there is only one, or no photo."""
+    if len(results) < 2 or not any(result.photos for result in results):
         return ""
     reading = (
         "A preset crops and resizes each photo in its own way. Won and lost are the photos that "
         f"only this preset has right, and only {to_html(results[0].header['preset'])}: they tell "
         "presets apart even where the intervals overlap, because the photos are the same."
     )
-    rows = []
-    for result in results:
-        known = published.get(result.header["preset"])
-        cells = [meter(result.top1), _interval(result.interval1), format_probability(result.top5)]
-        cells += [format_probability(known[0]) if known else ""] if published else []
-        cells.append(format_probability(calibration_error(calibration(result.predictions))))
-        won, lost = won_and_lost(result.predictions, results[0].predictions)
-        cells += ["", ""] if result is results[0] else [f"{won:,}", f"{lost:,}"]
-        rows.append(table_row(to_html(result.header["preset"]), cells))
-    headings = ["Preset", "Top-1", "95% interval", "Top-5"]
+    headings = ["Top-1", "95% interval", "Top-5"]
     headings += [*(["Published top-1"] if published else []), "ECE", "Won", "Lost"]
-    table = scrolling_table(headings, rows, "Table of the presets")
+    rows = [
+        table_row(
+            to_html(result.header["preset"]),
+            _preset_cells(result, results[0], published) if result.photos else [""] * len(headings),
+        )
+        for result in results
+    ]
+    table = scrolling_table(["Preset", *headings], rows, "Table of the presets")
     return section("presets", "Accuracy by preset", reading, f'<div class="facts">{table}</div>')
+
+
+def _preset_cells(
+    result: Results, first: Results, published: Mapping[str, tuple[float, float]]
+) -> list[str]:
+    cells = [meter(result.top1), _interval(result.interval1), format_probability(result.top5)]
+    if published:
+        known = published.get(result.header["preset"])
+        cells.append(format_probability(known[0]) if known else "")
+    cells.append(format_probability(calibration_error(calibration(result.predictions))))
+    won, lost = won_and_lost(result.predictions, first.predictions)
+    return [*cells, *(["", ""] if result is first else [f"{won:,}", f"{lost:,}"])]
