@@ -26,7 +26,7 @@ from tinymixnet.report.evaluation_sections import (
     mistakes_section,
     uncertain_section,
 )
-from tinymixnet.report.text import format_probability, to_html
+from tinymixnet.report.text import format_count, format_probability, to_html
 
 GENERATOR = "tinymixnet evaluate"  # written into every page, so that the command knows its own
 SKIPPED = 100  # photos at most that are listed with the reason why they were skipped
@@ -120,9 +120,10 @@ def _conditions(result: Results) -> str:
     """Say what was evaluated, and how, in a sentence or two."""
     header, size = result.header, result.header["input_size"]
     labels, classes = len(header["labels"]), len(header["classes"])
+    photos = format_count(result.photos, "photo")
     text = (
-        f"{result.photos:,} photos of {_data(result)}, each cropped and resized to {size} × {size} "
-        f"pixels by the preset {to_html(header['preset'])}. The weights know {labels:,} classes"
+        f"{photos} of {_data(result)}, cropped and resized to {size} × {size} pixels by the preset "
+        f"{to_html(header['preset'])}. The weights know {format_count(labels, 'class')}"
     )
     return f"{text}, of which {classes:,} are compared." if classes < labels else f"{text}."
 
@@ -172,11 +173,10 @@ def skipped_photos(result: Results) -> str:
     ]
     more = len(result.skipped) - len(lines)
     lines += [f"<li>and {more:,} more</li>"] if more else []
-    some = "photos" if len(result.skipped) > 1 else "photo"
+    are = "are" if len(result.skipped) > 1 else "is"
     return (
-        f"<details><summary>{len(result.skipped):,} {some} could not be read and "
-        f"{'are' if some == 'photos' else 'is'} not counted</summary><ul>{''.join(lines)}</ul>"
-        "</details>"
+        f"<details><summary>{format_count(len(result.skipped), 'photo')} could not be read and "
+        f"{are} not counted</summary><ul>{''.join(lines)}</ul></details>"
     )
 
 

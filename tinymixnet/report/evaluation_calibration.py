@@ -22,12 +22,14 @@ def calibration_section(predictions: Array) -> str:
     photos = sum(bin.photos for bin in bins)
     sure = sum(bin.photos * bin.confidence for bin in bins) / photos
     right = sum(bin.right for bin in bins) / photos
-    points = 100 * abs(sure - right)
-    verdict = "too sure by" if sure > right else "not sure enough by"
+    points = f"{100 * abs(sure - right):.1f} points"
+    verdict = f"too sure by {points}" if sure > right else f"not sure enough by {points}"
+    if points == "0.0 points":
+        verdict = "as sure as it should be"
     summary = (
         f"<p>On average the best answer has a probability of <b>{format_probability(sure)}</b> and "
-        f"is right for <b>{format_probability(right)}</b> of the photos: {verdict} {points:.1f} "
-        f"points. The expected calibration error (ECE) is "
+        f"is right for <b>{format_probability(right)}</b> of the photos: {verdict}. "
+        f"The expected calibration error (ECE) is "
         f"<b>{format_probability(calibration_error(bins))}</b>: the mean distance between bar and "
         f"line, each bin weighted by its photos, in {BINS} bins of equal width.</p>"
     )

@@ -18,7 +18,7 @@ from tinymixnet.report.evaluation_numbers import (
     uncertain_answers,
 )
 from tinymixnet.report.evaluation_photos import Album
-from tinymixnet.report.text import format_probability
+from tinymixnet.report.text import format_count, format_probability
 
 ENDS = 10  # classes that are listed as the least and as the most accurate
 PAIRS = 10  # pairs of classes that are shown
@@ -52,9 +52,8 @@ def _chance(counts: Sequence[ClassCount]) -> str:
     photos = int(median(count.photos for count in counts))
     share = sum(count.first for count in counts) / sum(count.photos for count in counts)
     low, high = wilson(round(share * photos), photos)
-    some = "photos" if photos > 1 else "photo"
     points = f"{50 * (high - low):.0f} points"
-    return f"With {photos:,} {some} in a class, chance alone may move it by {points}."
+    return f"With {format_count(photos, 'photo')} in a class, chance alone may move it by {points}."
 
 
 def _bars(album: Album, counts: Sequence[ClassCount]) -> str:
