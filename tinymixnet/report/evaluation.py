@@ -175,7 +175,7 @@ def skipped_photos(result: Results) -> str:
     lines += [f"<li>and {more:,} more</li>"] if more else []
     are = "are" if len(result.skipped) > 1 else "is"
     return (
-        f"<details><summary>{format_count(len(result.skipped), 'photo')} could not be read and "
+        f"<details{'' if result.photos else ' open'}><summary>{format_count(len(result.skipped), 'photo')} could not be read and "
         f"{are} not counted</summary><ul>{''.join(lines)}</ul></details>"
     )
 

@@ -13,6 +13,7 @@ from tinymixnet.report.pictures import data_uri
 from tinymixnet.report.text import format_probability, to_html
 
 SIDE = 96  # pixels of a thumbnail at most: as large as it is shown
+LONGEST = 80  # characters of a label and of a file's name
 QUALITY = 80  # of its JPEG, about 4 kB
 
 
@@ -41,7 +42,7 @@ class Album:
         if not 0 <= number < len(self.labels):
             return f"class {number}"
         label = self.labels[number]
-        return to_html(label) + (f" ({number})" if self.counts[label] > 1 else "")
+        return to_html(label, LONGEST) + (f" ({number})" if self.counts[label] > 1 else "")
 
     def small(self, row: int) -> str:
         """Return a photo of which the truth and the answer stand beside it already."""
@@ -75,7 +76,7 @@ class Album:
 
     def _figure(self, row: int, caption: str) -> str:
         photo = self.predictions[row]
-        name = to_html(photo["file"])
+        name = to_html(photo["file"], LONGEST)
         alt = f"{name}: {self.label(int(photo['truth']))}"
         if photo["best"][0] != photo["truth"]:
             alt += f", taken for {self.label(int(photo['best'][0]))}"
