@@ -174,10 +174,11 @@ def skipped_photos(result: Results) -> str:
     more = len(result.skipped) - len(lines)
     lines += [f"<li>and {more:,} more</li>"] if more else []
     are = "are" if len(result.skipped) > 1 else "is"
-    return (
-        f"<details{'' if result.photos else ' open'}><summary>{format_count(len(result.skipped), 'photo')} could not be read and "
-        f"{are} not counted</summary><ul>{''.join(lines)}</ul></details>"
+    summary = (
+        f"{format_count(len(result.skipped), 'photo')} could not be read and {are} not counted"
     )
+    shown = "" if result.photos else " open"  # where there is nothing else to see
+    return f"<details{shown}><summary>{summary}</summary><ul>{''.join(lines)}</ul></details>"
 
 
 # -- presets --------------------------------------------------------------------------------------
