@@ -18,6 +18,7 @@ from tests.report.test_browser import SMALLEST_TEXT, open_and_find_nothing_wrong
 from tests.support.chromium import Browser
 from tinymixnet.errors import InputError
 from tinymixnet.evaluate.results import Results, Skipped
+from tinymixnet.evaluate.statistics import wilson
 from tinymixnet.report.evaluation import SKIPPED, write_evaluation
 from tinymixnet.report.evaluation_numbers import (
     BINS,
@@ -191,6 +192,28 @@ def test_numbers_on_the_page_are_those_of_the_answers(browser: Browser, tmp_path
     assert caption.startswith(f"label {least_sure['truth']}, {least_sure['probability'][0]:.2%}")
 
 
+def test_calibration_is_drawn_to_scale(browser: Browser, tmp_path: Path) -> None:
+    rows = answers(700, 8)
+    browser.open(write(tmp_path, results(rows)).as_uri())
+    drawn = browser.js(
+        "[...document.querySelectorAll('.reliability g')].map((g) => {"
+        "const box = (name) => g.querySelector(name).getBBox();"
+        "const [bar, sure, count, chance] = ['.bar', '.sure', '.count', '.chance'].map(box);"
+        "return [bar.x, bar.height, bar.y + bar.height, sure.y, count.height, chance.y,"
+        "chance.height]; })"
+    )
+    bins = [bin for bin in calibration(rows) if bin.photos]
+    most = max(bin.photos for bin in bins)
+    for bin, (x, height, floor, sure, count, top, long) in zip(bins, drawn, strict=True):
+        assert x - 44 == pytest.approx(255 * bin.low, abs=1.1)
+        assert height == pytest.approx(255 * bin.accuracy, abs=0.1)
+        assert floor - sure == pytest.approx(255 * bin.confidence, abs=0.1)
+        assert count == pytest.approx(40 * bin.photos / most, abs=1)
+        low, high = wilson(bin.right, bin.photos)
+        assert floor - top == pytest.approx(255 * high, abs=0.1)
+        assert long == pytest.approx(255 * (high - low), abs=0.2)
+
+
 def test_bars_are_as_long_as_their_numbers(browser: Browser, tmp_path: Path) -> None:
     browser.open(write(tmp_path, results(answers(300, 12))).as_uri())
     bars = browser.js(
@@ -250,15 +273,16 @@ def test_thumbnails_are_those_of_the_photos(tmp_path: Path) -> None:
     assert not lost & {number for _, number in photos}
 
 
-def test_photos_are_read_once_and_few_of_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_photos_are_read_once_and_few_of_them(classes: int, tmp_path: Path) -> None:
     asked: list[str] = []
 
     def read(file: str) -> np.ndarray:
         asked.append(file)
         return np.random.default_rng(len(asked)).integers(0, 256, (300, 400, 3), np.uint8)
 
-    rows = answers(4000, 1000, 0.5)
-    labels = [f"{'a long label ' * 3}{i}" for i in range(1000)]
+    rows = answers(4000, classes, 0.5)
+    labels = [f"{'a long label ' * 3}{i}" for i in range(classes)]
     every = [results(rows, labels, preset) for preset in ("tf", "omz", "timm")]
     write_evaluation(every, tmp_path / "page.html", read)
     assert len(asked) == len(set(asked)) <= 10 * 8 + 2 * 12
