@@ -22,7 +22,8 @@ from tinymixnet.engine.metadata import Metadata
 from tinymixnet.errors import InputError, TraceError
 from tinymixnet.report import colours, pictures
 from tinymixnet.report.data import gather, units
-from tinymixnet.report.page import FOLDER, write_report
+from tinymixnet.report.document import FOLDER
+from tinymixnet.report.page import write_report
 from tinymixnet.report.steps import steps
 
 # -- parts ----------------------------------------------------------------------------------------

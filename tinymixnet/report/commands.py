@@ -72,13 +72,14 @@ def _size(text: str) -> int:
 
 def run_report(arguments: argparse.Namespace) -> int:
     from tinymixnet.report.data import as_json  # slow to import
-    from tinymixnet.report.page import check_page, write_report
+    from tinymixnet.report.document import check_page
+    from tinymixnet.report.page import GENERATOR, write_report
 
     if not arguments.output and not arguments.json:
         raise InputError("report: expected -o FILE.html, where the page goes, or --json")
     inputs = [arguments.image, arguments.other, arguments.names, arguments.weights]
     if arguments.output:
-        check_page(arguments.output, inputs, arguments.force)
+        check_page(arguments.output, GENERATOR, inputs, arguments.force)
     loaded = load(arguments.weights)
     model, pixels, dump = _choose_size(loaded, arguments)
     explanation = None
@@ -106,10 +107,11 @@ def run_report(arguments: argparse.Namespace) -> int:
 def run_compare_with_page(arguments: argparse.Namespace) -> int:
     if not arguments.html:
         return run_compare(arguments)
-    from tinymixnet.report.page import check_page, write_report
+    from tinymixnet.report.document import check_page
+    from tinymixnet.report.page import GENERATOR, write_report
 
     inputs = [arguments.reference, arguments.other, arguments.names, arguments.weights]
-    check_page(arguments.html, inputs, arguments.force)
+    check_page(arguments.html, GENERATOR, inputs, arguments.force)
 
     def show(result: Compared) -> None:
         write_report(

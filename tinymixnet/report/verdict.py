@@ -1,12 +1,12 @@
 """What a comparison says: the cause, the first difference, and a table of all layers."""
 
-from collections.abc import Iterable
 from math import inf, log10
 
 from tinymixnet.debug.causes import Cause
 from tinymixnet.debug.tables import LEGEND, cells
 from tinymixnet.errors import LONGEST_TEXT
 from tinymixnet.report.data import ReportData
+from tinymixnet.report.elements import scrolling_table, table_cells
 from tinymixnet.report.layers import difference
 from tinymixnet.report.text import format_number, format_shape, to_html
 
@@ -122,15 +122,8 @@ def table(data: ReportData) -> str:
             f'<tr style="--heat:{100 * heat / 2:.0f}%"><th scope="row"><a href="#{name}">{name}</a>'
             f"</th>{table_cells(rest)}</tr>"
         )
-    headings = "".join(f'<th scope="col">{heading}</th>' for heading in head)
     return (
         f"<details class=all><summary>All {len(rows)} layers as a table</summary><p>"
         f"{to_html(LEGEND)}. The stronger the orange, the larger the error, on a logarithmic scale."
-        '</p><div class="scroll" tabindex="0" role="region" aria-label="Table of all layers">'
-        f"<table><thead><tr>{headings}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        "</details>"
+        f"</p>{scrolling_table(head, rows, 'Table of all layers')}</details>"
     )
-
-
-def table_cells(texts: Iterable[str]) -> str:
-    return "".join(f"<td>{text}</td>" for text in texts)
