@@ -31,6 +31,7 @@ from tinymixnet.engine.budget import read_environment
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.weights import BUNDLED, find_weights
 from tinymixnet.errors import ImageError, TinyMixNetError, printable
+from tinymixnet.evaluate import commands as evaluate_commands
 from tinymixnet.model import Model, Prediction, load
 from tinymixnet.report import commands as report_commands
 
@@ -188,6 +189,7 @@ def parser() -> Parser:
     summary.set_defaults(run=run_summary)
     debug_commands.add_commands(commands, weights)
     report_commands.add_commands(commands, weights)
+    evaluate_commands.add_commands(commands, weights)
     return top
 
 

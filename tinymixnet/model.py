@@ -22,7 +22,7 @@ from tinymixnet.engine.kernels import Array, softmax
 from tinymixnet.engine.metadata import Metadata, default_labels
 from tinymixnet.engine.network import Tensors, forward, network
 from tinymixnet.engine.pixels import check_pixels, read_pixels
-from tinymixnet.engine.weights import join_problems, read_wanted, shape_problems
+from tinymixnet.engine.weights import Weights, join_problems, read_wanted, shape_problems
 from tinymixnet.errors import (
     ImageError,
     InputError,
@@ -36,6 +36,10 @@ from tinymixnet.fast.plan import PROGRAMS_KEPT, Plan
 
 if TYPE_CHECKING:  # slow to import, and only needed for photos
     from PIL.Image import Image
+
+    from tinymixnet.evaluate.data import LabelledPhotos
+    from tinymixnet.evaluate.results import Results
+    from tinymixnet.evaluate.run import Progress as EvaluationProgress
 
 __all__ = ["Model", "Prediction", "load", "network"]
 
@@ -192,9 +196,7 @@ class Model:
         layers = {name: x[0] for name, x in self.layers(pixels) if name in ("image", "head/act")}
         box = None
         if photo is not None:
-            name = preset or metadata.preset
-            own = name == metadata.preset
-            parameters = metadata.preset_parameters if own else PRESETS[name][1]
+            name, parameters = metadata.chosen_preset(preset)
             box = seen_of_photo(name, parameters, *photo.size, metadata.input_size)
         return explain(
             layers["image"],
@@ -226,6 +228,41 @@ class Model:
 
         _check_count("workers", workers, "the number of processes")
         return map_in_processes(self._classifier(top, preset), sources, workers)
+
+    def evaluate(
+        self,
+        data: "str | os.PathLike[str] | LabelledPhotos",
+        output: str | os.PathLike[str] | None = None,
+        preset: str | None = None,
+        limit: int | None = None,
+        workers: int | None = None,
+        labels: str | os.PathLike[str] | None = None,
+        cluster: str | None = None,
+        progress: "EvaluationProgress | None" = None,
+    ) -> "Results":
+        """Return how often the network is right on labelled photos.
+
+        data: a folder of class folders, a folder of photos with a table of their classes, a .tar of
+        either, or an .npz. labels: the table, if it has no usual name. output: a file in which the
+        results grow; the same call goes on where it stopped. limit: a fair sample of so many
+        photos. workers: processes, as many as there are cores. cluster: a Dask scheduler's address,
+        or "local". progress: such as `evaluate.progress.with_progress`. docs/evaluate.md and
+        `evaluate.results.Results` say more. Photos that cannot be read are in `Results.skipped`.
+        Raises InputError for unusable data and for an unusable output.
+        """
+        from tinymixnet.evaluate.data import LabelledPhotos, open_data  # not for a single photo
+        from tinymixnet.evaluate.run import evaluate, make_header
+
+        if workers is not None:
+            _check_count("workers", workers, "the number of processes")
+        if limit is not None:
+            _check_count("limit", limit, "the number of photos")
+        classifier = self._classifier(5, preset)
+        if not isinstance(data, LabelledPhotos):
+            data = open_data(data, self.metadata, self.labels, labels)
+        weights = Weights(self.architecture, dict(self.tensors), self.metadata)
+        header = make_header(weights, self.labels, data, preset)
+        return evaluate(classifier, header, data, output, limit, workers, cluster, progress)
 
     def _classifier(self, top: int, preset: str | None) -> "Classifier":
         _check_count("top", top, "the number of answers wanted")
@@ -298,10 +335,8 @@ def _prepare(image: Source, metadata: Metadata, preset: str | None) -> Array:
 
 def _resize(photo: "Image", metadata: Metadata, preset: str | None) -> Array:
     """Return what the preset makes of a photo that is decoded already."""
-    parameters: Mapping[str, float] = {}
-    if preset is None or preset == metadata.preset:
-        preset, parameters = metadata.preset, metadata.preset_parameters
-    return preprocess(photo, preset, metadata.input_size, parameters)[np.newaxis]
+    name, parameters = metadata.chosen_preset(preset)
+    return preprocess(photo, name, metadata.input_size, parameters)[np.newaxis]
 
 
 def load(weights: str | os.PathLike[str] | None = None) -> Model:

