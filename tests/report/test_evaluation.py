@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from collections import Counter
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,7 @@ def test_numbers_on_the_page_are_those_of_the_answers(browser: Browser, tmp_path
     assert f"{len(right) / 700:.2%}" in shares
     assert f"{len(five) / 700:.2%}" in shares
     assert "Published: 90.00%, outside the interval." in shares
+    assert "published figures are of ImageNet's validation photos" in text(browser, "#result")
 
     table = {row[0]: row[1:] for row in cells(browser, "#classes")}
     for i, label in enumerate(labels):
@@ -212,6 +214,14 @@ def test_calibration_is_drawn_to_scale(browser: Browser, tmp_path: Path) -> None
         low, high = wilson(bin.right, bin.photos)
         assert floor - top == pytest.approx(255 * high, abs=0.1)
         assert long == pytest.approx(255 * (high - low), abs=0.2)
+
+
+def test_a_sample_says_so(tmp_path: Path) -> None:
+    whole = results(answers(9, 4))
+    assert "<p>9 photos of photos, " in write(tmp_path, whole).read_text("utf-8")
+    data = {**whole.header["data"], "photos": 5000}
+    part = replace(whole, header={**whole.header, "data": data})
+    assert "<p>9 photos, a sample of the 5,000 of " in write(tmp_path, part).read_text("utf-8")
 
 
 def test_bars_are_as_long_as_their_numbers(browser: Browser, tmp_path: Path) -> None:
@@ -481,15 +491,15 @@ def test_only_an_earlier_page_is_replaced(tmp_path: Path) -> None:
     assert write(tmp_path, results(answers(9, 4, seed=1))).read_text("utf-8") != first
     place = tmp_path / "page.html"
     with pytest.raises(InputError, match="input"):
-        write(tmp_path, results(answers(9, 4)), inputs=[place], force=True)
+        write(tmp_path, results(answers(9, 4)), inputs=[place])
     for foreign in ("<!DOCTYPE html><p>mine", first.replace("tinymixnet evaluate", "mine")):
         place.write_text(foreign)
         with pytest.raises(InputError, match="did not write"):
             write(tmp_path, results(answers(9, 4)))
         assert place.read_text() == foreign
-    write(tmp_path, results(answers(9, 4)), force=True)
+    place.unlink()
     with pytest.raises(InputError, match="at least one"):
         write(tmp_path)
     with pytest.raises(InputError, match="make it first"):
         write(tmp_path / "absent", results(answers(9, 4)))
-    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    assert not [*tmp_path.iterdir()]

@@ -15,6 +15,7 @@ from typing import Any
 from tinymixnet.engine.images import Source
 from tinymixnet.errors import LONGEST_TEXT, InputError
 from tinymixnet.evaluate.results import Results
+from tinymixnet.evaluate.words import count
 from tinymixnet.report.document import check_page, document, write_page
 from tinymixnet.report.elements import meter, scrolling_table, section, table_row
 from tinymixnet.report.evaluation_calibration import calibration_section
@@ -26,7 +27,7 @@ from tinymixnet.report.evaluation_sections import (
     mistakes_section,
     uncertain_section,
 )
-from tinymixnet.report.text import format_count, format_probability, to_html
+from tinymixnet.report.text import format_probability, to_html
 
 GENERATOR = "tinymixnet evaluate"  # written into every page, so that the command knows its own
 SKIPPED = 100  # photos at most that are listed with the reason why they were skipped
@@ -47,7 +48,6 @@ def write_evaluation(
     published: Mapping[str, tuple[float, float]] = {},
     notes: Sequence[str] = (),
     inputs: Iterable[Any] = (),
-    force: bool = False,
 ) -> None:
     """Write the page of the results of one network on the same photos, one for each preset.
 
@@ -56,21 +56,18 @@ def write_evaluation(
         Where it raises TinyMixNetError or OSError, the page says that it cannot be read any more.
     published: preset -> top-1 and top-5 of these weights as published, 0 to 1, where they are.
     notes: sentences on how the data were understood, and what was left out.
-    inputs: what must not be overwritten. Only an earlier page of an evaluation is replaced, unless
-        `force`.
+    inputs: what must not be overwritten. Only an earlier page of an evaluation is replaced.
     Raises InputError if `output` must not or cannot be written; then nothing has changed there.
     """
     if not results:
         raise InputError("results: expected at least one evaluation, found none")
-    check_evaluation_page(output, inputs, force)
-    write_page(page(results, read, published, notes), output, GENERATOR, inputs, force)
+    check_evaluation_page(output, inputs)
+    write_page(page(results, read, published, notes), output, GENERATOR, inputs)
 
 
-def check_evaluation_page(
-    output: str | os.PathLike[str], inputs: Iterable[Any] = (), force: bool = False
-) -> None:
+def check_evaluation_page(output: str | os.PathLike[str], inputs: Iterable[Any] = ()) -> None:
     """Raise InputError unless the page may be written there. Call it before the evaluation."""
-    check_page(output, GENERATOR, inputs, force)
+    check_page(output, GENERATOR, inputs)
 
 
 # -- the page -------------------------------------------------------------------------------------
@@ -120,10 +117,12 @@ def _conditions(result: Results) -> str:
     """Say what was evaluated, and how, in a sentence or two."""
     header, size = result.header, result.header["input_size"]
     labels, classes = len(header["labels"]), len(header["classes"])
-    photos = format_count(result.photos, "photo")
+    photos, total = count(result.photos, "photo"), header["data"]["photos"]
+    if result.photos + len(result.skipped) < total:
+        photos += f", a sample of the {total:,}"
     text = (
         f"{photos} of {_data(result)}, cropped and resized to {size} × {size} pixels by the preset "
-        f"{to_html(header['preset'])}. The weights know {format_count(labels, 'class')}"
+        f"{to_html(header['preset'])}. The weights know {count(labels, 'class')}"
     )
     return f"{text}, of which {classes:,} are compared." if classes < labels else f"{text}."
 
@@ -139,14 +138,16 @@ def result_section(
         "Top-1: the best answer is right. Top-5: the truth is among the five best answers. The "
         "interval says how far the accuracy on all photos of this kind may be from that on these."
     )
-    rows = ""
+    rows = other = ""
     if result.photos:
         known = published.get(result.header["preset"], (None, None))
         rows = _share("Top-1", result.top1, result.interval1, known[0])
         rows += _share("Top-5", result.top5, result.interval5, known[1])
         rows = f'<dl class="shares">{rows}</dl>'
+        if None not in known and not is_validation(result.header):
+            other = "<p>The published figures are of ImageNet's validation photos.</p>"
     lines = "".join(f"<p>{to_html(note, LONGEST_TEXT)}</p>" for note in notes)
-    content = f"{rows}{lines}{skipped_photos(result)}"
+    content = f"{rows}{other}{lines}{skipped_photos(result)}"
     return section("result", "How often it is right", reading, content)
 
 
@@ -174,9 +175,7 @@ def skipped_photos(result: Results) -> str:
     more = len(result.skipped) - len(lines)
     lines += [f"<li>and {more:,} more</li>"] if more else []
     are = "are" if len(result.skipped) > 1 else "is"
-    summary = (
-        f"{format_count(len(result.skipped), 'photo')} could not be read and {are} not counted"
-    )
+    summary = f"{count(len(result.skipped), 'photo')} could not be read and {are} not counted"
     shown = "" if result.photos else " open"  # where there is nothing else to see
     return f"<details{shown}><summary>{summary}</summary><ul>{''.join(lines)}</ul></details>"
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from tinymixnet.evaluate.statistics import wilson
+from tinymixnet.evaluate.words import count
 from tinymixnet.report.elements import bar, meter, scrolling_table, section, table_row
 from tinymixnet.report.evaluation_numbers import (
     ClassCount,
@@ -18,7 +19,7 @@ from tinymixnet.report.evaluation_numbers import (
     uncertain_answers,
 )
 from tinymixnet.report.evaluation_photos import Album
-from tinymixnet.report.text import format_count, format_probability
+from tinymixnet.report.text import format_probability
 
 ENDS = 10  # classes that are listed as the least and as the most accurate
 PAIRS = 10  # pairs of classes that are shown
@@ -49,30 +50,30 @@ def classes_section(album: Album) -> str:
 
 def _chance(counts: Sequence[ClassCount]) -> str:
     """Say how much the bar of a typical class depends on which photos there are."""
-    photos = int(median(count.photos for count in counts))
-    share = sum(count.first for count in counts) / sum(count.photos for count in counts)
+    photos = int(median(one.photos for one in counts))
+    share = sum(one.first for one in counts) / sum(one.photos for one in counts)
     low, high = wilson(round(share * photos), photos)
     points = f"{50 * (high - low):.0f} points"
-    return f"With {format_count(photos, 'photo')} in a class, chance alone may move it by {points}."
+    return f"With {count(photos, 'photo')} in a class, chance alone may move it by {points}."
 
 
 def _bars(album: Album, counts: Sequence[ClassCount]) -> str:
     rows = ""
-    for count in counts:
-        text = f"{count.first:,} of {count.photos:,}"
-        rows += f"<dt>{album.label(count.number)}</dt><dd>{bar(100 * count.accuracy, text)}</dd>"
+    for one in counts:
+        text = f"{one.first:,} of {one.photos:,}"
+        rows += f"<dt>{album.label(one.number)}</dt><dd>{bar(100 * one.accuracy, text)}</dd>"
     return f"<dl>{rows}</dl>"
 
 
 def _class_table(album: Album, counts: Sequence[ClassCount]) -> str:
     rows = []
-    for count in counts:
+    for one in counts:
         mistake = ""
-        if count.mistake is not None:
-            mistake = f"{album.label(count.mistake)}, {count.mistakes:,}"
-        five = format_probability(count.five / count.photos)
-        cells = [meter(count.accuracy), five, f"{count.photos:,}", mistake]
-        rows.append(table_row(album.label(count.number), cells))
+        if one.mistake is not None:
+            mistake = f"{album.label(one.mistake)}, {one.mistakes:,}"
+        five = format_probability(one.five / one.photos)
+        cells = [meter(one.accuracy), five, f"{one.photos:,}", mistake]
+        rows.append(table_row(album.label(one.number), cells))
     headings = ["Class", "Top-1", "Top-5", "Photos", "Most often taken for"]
     return scrolling_table(headings, rows, "Table of all classes")
 

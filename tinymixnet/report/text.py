@@ -35,9 +35,3 @@ def format_number(value: float) -> str:
 def format_probability(value: float) -> str:
     """0.5 -> 50.00%. Values outside 0..1, from a faulty implementation, are shown as numbers."""
     return f"{value:.2%}" if 0 <= value <= 1 else format_number(value)
-
-
-def format_count(count: int, noun: str) -> str:
-    """(1, "photo") -> 1 photo; (2000, "class") -> 2,000 classes"""
-    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
-    return f"{count:,} {noun}{ending}"
