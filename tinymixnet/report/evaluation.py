@@ -14,6 +14,7 @@ from typing import Any
 
 from tinymixnet.engine.images import Source
 from tinymixnet.errors import LONGEST_TEXT, InputError
+from tinymixnet.evaluate.imagenet import is_validation
 from tinymixnet.evaluate.results import Results
 from tinymixnet.evaluate.words import count
 from tinymixnet.report.document import check_page, document, write_page
