@@ -83,7 +83,9 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     data = open_data(arguments.data, model.metadata, model.labels, arguments.labels)
     if not arguments.json:
         print("\n".join(data_words(data)), flush=True)
-    presets = list(PRESETS) if arguments.preset == ALL else [arguments.preset]
+    presets = [arguments.preset]
+    if arguments.preset == ALL:  # the weights' own first: the page shows the first in detail
+        presets = sorted(PRESETS, key=lambda name: name != model.metadata.preset)
     outputs = [_output(arguments.output, preset, len(presets) > 1) for preset in presets]
     found = []
     for preset, output in zip(presets, outputs, strict=True):
