@@ -342,10 +342,24 @@ def test_skipped_photos_are_listed(browser: Browser, tmp_path: Path) -> None:
     assert not browser.js("document.querySelectorAll('main > section').length - 1")
 
 
-def test_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    labels = ["crane", "cat", "crane"]
-    html = write(tmp_path, results(answers(30, 3), labels)).read_text("utf-8")
-    assert {"crane (0)", "cat", "crane (2)"} == set(re.findall(r"<dt>([^<]+)</dt><dd>", html)[2:])
+def test_classes_of_one_name_are_told_apart(browser: Browser, tmp_path: Path) -> None:
+    rows = answers(30, 3)
+    browser.open(write(tmp_path, results(rows, ["crane", "cat", "crane"])).as_uri())
+    names = browser.js("[...document.querySelectorAll('#classes dt')].map((d) => d.textContent)")
+    assert sorted(names) == ["cat", "crane (0)", "crane (2)"]
+
+
+def test_what_was_evaluated_is_told_in_full(browser: Browser, tmp_path: Path) -> None:
+    whole = results(answers(9, 4))
+    header = {**whole.header, "weights": {"name": "network", "sha256": "0a" * 32}}
+    header |= {f"extra {i}": "x" * 9999 for i in range(999)}
+    page = write(tmp_path, replace(whole, header=header))
+    assert page.stat().st_size < 1e5
+    browser.open(page.as_uri())
+    told = text(browser, "#result details")
+    assert f"weights: sha256{'0a' * 32}" in told
+    assert "data: kindfolder" in told
+    assert "input size128" in told
 
 
 # -- how it looks ---------------------------------------------------------------------------------
@@ -431,7 +445,7 @@ def test_page_looks_well(browser: Browser, page: Path, width: int, scheme: str) 
 def test_keyboard_reaches_what_can_be_opened(browser: Browser, page: Path) -> None:
     browser.open(page.as_uri())
     reached = []
-    for _ in range(14):
+    for _ in range(15):
         browser.press("Tab")
         reached.append(browser.js("document.activeElement.textContent.slice(0, 20) || 'a table'"))
         if reached[-1].startswith("All 60"):

@@ -32,6 +32,7 @@ from tinymixnet.report.text import format_probability, to_html
 
 GENERATOR = "tinymixnet evaluate"  # written into every page, so that the command knows its own
 SKIPPED = 100  # photos at most that are listed with the reason why they were skipped
+FACTS = 50  # parts of a file's header at most that are shown: anybody may have written it
 ON_PAGE = {
     "presets": "By preset",
     "classes": "Classes",
@@ -148,7 +149,7 @@ def result_section(
         if None not in known and not is_validation(result.header):
             other = "<p>The published figures are of ImageNet's validation photos.</p>"
     lines = "".join(f"<p>{to_html(note, LONGEST_TEXT)}</p>" for note in notes)
-    content = f"{rows}{other}{lines}{skipped_photos(result)}"
+    content = f"{rows}{other}{lines}{skipped_photos(result)}{_header(result)}"
     return section("result", "How often it is right", reading, content)
 
 
@@ -179,6 +180,21 @@ def skipped_photos(result: Results) -> str:
     summary = f"{count(len(result.skipped), 'photo')} could not be read and {are} not counted"
     shown = "" if result.photos else " open"  # where there is nothing else to see
     return f"<details{shown}><summary>{summary}</summary><ul>{''.join(lines)}</ul></details>"
+
+
+def _header(result: Results) -> str:
+    """Return a fold-out with all that the results say of the weights, the data and the preset."""
+    facts: dict[str, Any] = {}
+    for name, value in result.header.items():
+        if isinstance(value, dict):
+            facts |= {f"{name}: {part}": inner for part, inner in value.items()}
+        elif name not in ("format", "version", "labels", "classes"):
+            facts[name] = value
+    rows = "".join(
+        f"<dt>{to_html(name.replace('_', ' '))}</dt><dd>{to_html(value)}</dd>"
+        for name, value in list(facts.items())[:FACTS]
+    )
+    return f"<details><summary>Exactly what was evaluated</summary><dl>{rows}</dl></details>"
 
 
 # -- presets --------------------------------------------------------------------------------------
