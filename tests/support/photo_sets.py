@@ -4,6 +4,7 @@ import io
 import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +26,12 @@ class Labelled(NamedTuple):
 
 
 def tiny_imagenet(count: int | None = None) -> list[Labelled]:
-    """The photos of Tiny ImageNet's validation set in ../shared, or the first few of each class."""
+    """The photos of Tiny ImageNet's validation set in ../shared, or the first few of them."""
     with np.load(TINY_IMAGENET) as arrays:
         content, offsets = arrays["jpeg"].tobytes(), arrays["offsets"].tolist()
         labels = arrays["labels"].tolist()
-    photos = [Labelled(content[a:b], t) for a, b, t in zip(offsets, offsets[1:], labels)]
-    return photos if count is None else photos[:count]
+    places = zip(pairwise(offsets), labels, strict=True)
+    return [Labelled(content[a:b], truth) for (a, b), truth in islice(places, count)]
 
 
 def bundled_photos(count: int = 8) -> list[Labelled]:
