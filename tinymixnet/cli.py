@@ -154,7 +154,10 @@ def parser() -> Parser:
         exit_codes={FAILED: "failed, if only for one photo; standard error says why"},
     )
     classify.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="a photo, or - for standard input"
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="a photo, a folder of photos, or - for standard input",
     )
     classify.add_argument(
         "--preset", choices=PRESETS, help="how to crop and resize (as the weights want it)"
@@ -174,6 +177,11 @@ def parser() -> Parser:
         type=debug_commands.positive,
         metavar="N",
         help="share the photos among N processes",
+    )
+    classify.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="share the photos in a Dask cluster: tcp://HOST:PORT, or local",
     )
     classify.set_defaults(run=run_classify)
 
@@ -223,7 +231,8 @@ def bundled_photos() -> list[Path]:
 def run_classify(arguments: argparse.Namespace) -> int:
     model = load(arguments.weights)
     answered = failed = closed = 0
-    for name, answer in zip(arguments.images, _answers(model, arguments), strict=True):
+    names = [photo for name in arguments.images for photo in _photos_in(name)]
+    for name, answer in zip(names, _answers(model, names, arguments), strict=True):
         if isinstance(answer, TinyMixNetError):
             tell(_name_photo(name, str(answer)))
             failed += 1
@@ -247,14 +256,30 @@ def _print_answer(name: str, predictions: list[Prediction]) -> None:
     print("\n".join([printable(name), *lines]), flush=True)
 
 
+def _photos_in(name: str) -> list[str]:
+    """Return the photos in a folder and in all folders in it, or the name if it is none."""
+    if not os.path.isdir(name):
+        return [name]
+    from tinymixnet.evaluate.listing import list_folder
+
+    try:
+        return [os.path.join(name, photo) for photo in list_folder(Path(name)).photos()] or [name]
+    except TinyMixNetError:
+        return [name]  # what is wrong with it is told in its turn
+
+
 def _answers(
-    model: Model, arguments: argparse.Namespace
+    model: Model, names: Sequence[str], arguments: argparse.Namespace
 ) -> Iterator[list[Prediction] | TinyMixNetError]:
     """Yield for each photo what is in it or what is wrong with it."""
+    from tinymixnet.fast.workers import usable_cores  # not needed for a single photo
+
     stdin: Any = sys.stdin.buffer if sys.stdin else ClosedInput()
-    sources = [stdin if name == "-" else name for name in arguments.images]
-    if arguments.workers:
-        yield from model.map(sources, arguments.workers, arguments.top, arguments.preset)
+    sources = [stdin if name == "-" else name for name in names]
+    if arguments.workers or arguments.dask:
+        workers = arguments.workers or usable_cores()
+        options = arguments.top, arguments.preset, arguments.dask
+        yield from model.map(sources, workers, *options)
         return
     for source in sources:
         try:

@@ -217,16 +217,24 @@ class Model:
         workers: int = 2,
         top: int = 5,
         preset: str | None = None,
+        cluster: str | None = None,
     ) -> Generator[Answer, None, None]:
         """`classify` many photos in `workers` processes; yield the answers in the photos' order.
 
         sources is any iterable of what `classify` takes. If `classify` raises a TinyMixNetError for
         a photo, that error is the answer, and the next photo follows. No more workers are started
         than there are photos or usable cores. `fast.workers.map_in_processes` says more.
+
+        cluster: the address of a Dask scheduler whose workers do it, see `evaluate.cluster`, or
+        "local" for `workers` of them on this machine.
         """
         from tinymixnet.fast.workers import map_in_processes  # not needed for a single photo
 
         _check_count("workers", workers, "the number of processes")
+        if cluster is not None:
+            from tinymixnet.evaluate.cluster import map_on_cluster
+
+            return map_on_cluster(self._classifier(top, preset), sources, cluster, workers)
         return map_in_processes(self._classifier(top, preset), sources, workers)
 
     def evaluate(

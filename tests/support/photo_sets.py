@@ -1,9 +1,9 @@
 """Labelled photos for `evaluate`, laid out in each of the ways that it takes."""
 
 import io
-import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.support.shared import SHARED
 from tinymixnet.engine.metadata import Metadata
-from tinymixnet.engine.weights import BUNDLED
+from tinymixnet.engine.weights import BUNDLED, read_weights
 
 TINY_IMAGENET = SHARED / "data" / "tiny-imagenet-val.npz"
 
@@ -25,12 +25,12 @@ class Labelled(NamedTuple):
 
 
 def tiny_imagenet(count: int | None = None) -> list[Labelled]:
-    """The photos of Tiny ImageNet's validation set in ../shared, or the first few of each class."""
+    """The photos of Tiny ImageNet's validation set in ../shared, or the first few of them."""
     with np.load(TINY_IMAGENET) as arrays:
         content, offsets = arrays["jpeg"].tobytes(), arrays["offsets"].tolist()
         labels = arrays["labels"].tolist()
-    photos = [Labelled(content[a:b], t) for a, b, t in zip(offsets, offsets[1:], labels)]
-    return photos if count is None else photos[:count]
+    places = zip(pairwise(offsets), labels, strict=True)
+    return [Labelled(content[a:b], truth) for (a, b), truth in islice(places, count)]
 
 
 def bundled_photos(count: int = 8) -> list[Labelled]:
@@ -61,10 +61,14 @@ def as_folders(photos: Iterable[Labelled], folder: Path, names: Mapping[int, str
     return folder
 
 
-def as_flat(photos: Iterable[Labelled], folder: Path, table: str, line: str) -> Path:
-    """Lay photos out in one folder with a table; line: with {file} and {id} or {label} in it."""
+def as_flat(
+    photos: Iterable[Labelled], folder: Path, table: str, line: str, metadata: Metadata
+) -> Path:
+    """Lay photos out in one folder with a table.
+
+    line: of the table, with {file} and {id}, {label} or {index} in it. metadata: of the weights.
+    """
     folder.mkdir()
-    metadata = bundled_metadata()
     lines = []
     for number, photo in enumerate(photos):
         (folder / name_of(number)).write_bytes(photo.content)
@@ -98,11 +102,4 @@ def as_npz(photos: Iterable[Labelled], path: Path) -> Path:
 
 def bundled_metadata() -> Metadata:
     """What the bundled weights say of their classes."""
-    from tinymixnet.engine.weights import read_weights
-
     return read_weights(BUNDLED).metadata
-
-
-def copy(folder: Path, target: Path) -> Path:
-    """Copy a laid-out folder, for a test that changes it."""
-    return Path(shutil.copytree(folder, target, symlinks=True))

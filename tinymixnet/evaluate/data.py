@@ -222,7 +222,7 @@ def _other_words(others: Sequence[str]) -> list[str]:
         return []
     endings = Counter(os.path.splitext(name)[1] or "no ending" for name in others)
     shown = ", ".join(printable(ending, 20) for ending, _ in endings.most_common(5))
-    return [f"{count(len(others), 'file')} that do not end as photos do ({shown})"]
+    return [f"{count(len(others), 'file')} without a photo's ending ({shown})"]
 
 
 def _unknown_words(understood: Understood, class_of: Mapping[str, str]) -> list[str]:

@@ -113,11 +113,11 @@ def list_tar(path: Path) -> Listing:
                 if member.isdir():
                     continue
                 if not member.isreg() or member.issparse():
-                    others["that are links, devices or sparse"] += 1
+                    others["of another kind (link, device, sparse file)"] += 1
                 elif name is None:
-                    others["whose names lead out of the archive"] += 1
+                    others["with .. in the name"] += 1
                 elif not any(part.startswith(".") for part in name.split("/")):
-                    others["that are replaced by a later one of the same name"] += name in places
+                    others["replaced by a later one of the same name"] += name in places
                     places[name] = member.offset_data, member.size
                     if member.offset_data + member.size > size:
                         raise InputError(f"{path}: damaged, it ends inside a file")

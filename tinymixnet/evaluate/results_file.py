@@ -75,7 +75,8 @@ class ResultsFile:
                 f"{self.path}: holds results of another evaluation: {'; '.join(different)}; name "
                 "another file, or move this one away"
             )
-        os.ftruncate(self.file, whole)
+        if os.fstat(self.file).st_size > whole:
+            os.ftruncate(self.file, whole)
 
     def add(self, row: Row) -> None:
         """Append a row. If the disk is full, no part of it stays in the file."""

@@ -154,4 +154,4 @@ def missing_words(missing: Sequence[str]) -> list[str]:
         return []
     shown = ", ".join(printable(file, 80) for file in missing[:5])
     more = ", ..." if len(missing) > 5 else ""
-    return [f"{count(len(missing), 'photo')} of the table that are not there: {shown}{more}"]
+    return [f"{count(len(missing), 'photo')} of the table that were not found: {shown}{more}"]
