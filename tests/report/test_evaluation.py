@@ -17,8 +17,17 @@ from tests.report.evaluations import answers, colour, read_photo, results
 from tests.report.pages import EVIL, HACK, Page
 from tests.report.test_browser import SMALLEST_TEXT, open_and_find_nothing_wrong
 from tests.support.chromium import Browser
+from tests.support.photo_sets import (
+    Labelled,
+    as_folders,
+    as_npz,
+    as_tar,
+    bundled_metadata,
+    bundled_photos,
+)
+from tinymixnet.cli import main
 from tinymixnet.errors import InputError
-from tinymixnet.evaluate.results import Results, Skipped
+from tinymixnet.evaluate.results import Results, Skipped, read_results
 from tinymixnet.evaluate.statistics import wilson
 from tinymixnet.report.evaluation import SKIPPED, write_evaluation
 from tinymixnet.report.evaluation_numbers import (
@@ -517,3 +526,32 @@ def test_only_an_earlier_page_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="make it first"):
         write(tmp_path / "absent", results(answers(9, 4)))
     assert not [*tmp_path.iterdir()]
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "npz"])
+def test_command_writes_the_page(
+    browser: Browser, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One damaged photo, and seven whose thumbnails come from all that DATA may be."""
+    photos = [*bundled_photos(7), Labelled(b"no photo", 32)]
+    if kind == "npz":
+        data = as_npz(photos, tmp_path / "photos.npz")
+    else:
+        names = dict(enumerate(bundled_metadata().wordnet_ids))
+        data = as_folders(photos, tmp_path / "photos", names)
+        data = as_tar(data, tmp_path / "photos.tar") if kind == "tar" else data
+    page, output = tmp_path / "page.html", tmp_path / "results.jsonl"
+    command = ["evaluate", str(data), "--workers", "1", "--preset", "all"]
+    assert main([*command, "-o", str(output), "--report", str(page)]) == 0
+    assert str(page) in capsys.readouterr().out
+    open_and_find_nothing_wrong(browser, page)
+    found = read_results(tmp_path / "results.square.jsonl")
+    assert text(browser, "h1").endswith(f"{data.name}: {found.top1:.2%} right")
+    assert [row[0] for row in cells(browser, "#presets")] == ["square", "tf", "timm", "omz"]
+    assert "1 photo could not be read" in text(browser, "#result")
+    assert "understood as" in text(browser, "#result")
+    assert browser.js("document.images.length") >= 7
+    assert not browser.js("document.querySelectorAll('.shot [role=img]').length")
