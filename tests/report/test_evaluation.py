@@ -173,10 +173,12 @@ def test_numbers_on_the_page_are_those_of_the_answers(browser: Browser, tmp_path
         among = sum(i in row["best"] for row in own) / len(own)
         assert table[label][:3] == [f"{first:.2%}", f"{among:.2%}", str(len(own))]
         wrong = Counter(int(row["best"][0]) for row in own if row["best"][0] != i)
-        name, count = table[label][3].split(", ")
-        assert wrong[labels.index(name)] == int(count) == max(wrong.values())
-    least = min(labels, key=lambda label: float(table[label][0][:-1]))
-    assert table[text(browser, "#classes dt")][0] == table[least][0]
+        name, times = table[label][3].split(", ")
+        assert wrong[labels.index(name)] == int(times.split()[0]) == max(wrong.values())
+    shares = [float(row[0][:-1]) for row in table.values()]
+    assert shares == sorted(shares)
+    ends = browser.js("[...document.querySelectorAll('#classes dt')].map((d) => d.textContent)")
+    assert [float(table[label][0][:-1]) for label in ends] == shares[:10] + shares[:-11:-1]
 
     error = 0.0
     for i, (name, photos, mean, share) in enumerate(cells(browser, "#calibration")):

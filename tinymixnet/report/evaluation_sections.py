@@ -38,9 +38,10 @@ def classes_section(album: Album) -> str:
     )
     if len(counts) <= 2 * ENDS:
         return section("classes", "Accuracy per class", reading, _bars(album, counts))
+    best = sorted(counts, key=lambda one: (-one.accuracy, -one.photos, one.number))[:ENDS]
     content = (
         f'<div class="halves"><div><h3>Least accurate</h3>{_bars(album, counts[:ENDS])}</div>'
-        f"<div><h3>Most accurate</h3>{_bars(album, counts[: -ENDS - 1 : -1])}</div></div>"
+        f"<div><h3>Most accurate</h3>{_bars(album, best)}</div></div>"
         f'<details class="all"><summary>All {len(counts):,} classes as a table</summary>'
         f"<p>The least accurate first. Top-5: the truth is among the five best answers.</p>"
         f"{_class_table(album, counts)}</details>"
@@ -70,7 +71,7 @@ def _class_table(album: Album, counts: Sequence[ClassCount]) -> str:
     for one in counts:
         mistake = ""
         if one.mistake is not None:
-            mistake = f"{album.label(one.mistake)}, {one.mistakes:,}"
+            mistake = f"{album.label(one.mistake)}, {count(one.mistakes, 'time')}"
         five = format_probability(one.five / one.photos)
         cells = [meter(one.accuracy), five, f"{one.photos:,}", mistake]
         rows.append(table_row(album.label(one.number), cells))
