@@ -6,6 +6,7 @@ worker reads the photos itself where it sees the same path with the same number 
 their bytes are sent. There are never more than a few photos for each thread under way.
 """
 
+import asyncio
 import logging
 import os
 import time
@@ -196,15 +197,23 @@ def _connect(address: str, workers: int | None) -> Iterator["Client"]:
             yield client
         return
     try:
-        client = Client(address, timeout=CONNECT, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        asyncio.run(asyncio.wait_for(_identity(address), CONNECT))
+    except Exception as error:  # whatever listens there may answer anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise TinyMixNetError(
             f"cluster: no Dask scheduler answers at {address} ({reason}); start one with "
             "`dask scheduler`, and name the address that it prints"
         ) from None
-    with client:
+    with Client(address, timeout=CONNECT, set_as_default=False) as client:
         yield client
+
+
+async def _identity(address: str) -> Any:
+    """Ask a scheduler who it is. (A Client that finds none would be noisy when it is removed.)"""
+    from distributed import rpc
+
+    async with rpc(address, timeout=CONNECT) as scheduler:
+        return await scheduler.identity()
 
 
 def _check_workers(client: "Client") -> None:
