@@ -68,7 +68,9 @@ class PytorchFile(NamedTuple):
             info = archive.getinfo(f"{self.prefix}/data/{tensor.storage}")
             budget.check("weights_file_bytes", info.file_size, repr(name[:80]))
             values = np.frombuffer(archive.read(info), dtype)
-        last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides))
+        last = tensor.offset + sum(
+            (n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True)
+        )
         if math.prod(tensor.shape) and last >= values.size:
             raise CheckpointError(f"{self.path}: the file ends inside {name[:80]!r}")
         view = np.lib.stride_tricks.as_strided(
@@ -154,7 +156,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Sto
     return StoredTensor(storage.key, storage.kind, offset, tuple(shape), tuple(strides))
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+class _Unpickler(pickle._Unpickler):
     """Knows a few names, all of them stand-ins; every other name is refused.
 
     This is the unpickler that is written in Python. The one in C can be made to ask for gigabytes.

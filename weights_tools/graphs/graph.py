@@ -56,12 +56,12 @@ class Graph:
         constants, rest = dict(self.constants), []
         for node in self.nodes:
             compute = CONSTANT_OPERATIONS.get(node.operation)
-            inputs = [constants.get(name) for name in node.inputs if name]
-            if compute and inputs and all(values is not None for values in inputs):
-                if sum(values.size for values in inputs if values is not None) <= LARGEST_CONSTANT:
-                    constants[node.outputs[0]] = compute(node.options, *inputs)
-                    continue
-            rest.append(node)
+            inputs = [constants[name] for name in node.inputs if name in constants]
+            known = bool(inputs) and len(inputs) == sum(map(bool, node.inputs))
+            if compute and known and sum(x.size for x in inputs) <= LARGEST_CONSTANT:
+                constants[node.outputs[0]] = compute(node.options, *inputs)
+            else:
+                rest.append(node)
         return replace(self, nodes=tuple(rest), constants=constants)
 
 

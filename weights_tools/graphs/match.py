@@ -194,7 +194,8 @@ class _Matcher:
             kernel = kernel.reshape(-1, *kernel.shape[2:])
         if kernel.ndim != 4:
             raise CheckpointError(
-                f"{self.source}: {node.name[:80]}: expected a kernel with 4 axes, found {kernel.shape}"
+                f"{self.source}: {node.name[:80]}: expected a kernel with 4 axes, found "
+                f"{kernel.shape}"
             )
         if node.options.get("depthwise"):
             return [kernel.transpose(DEPTHWISE_AXES[order])]
@@ -254,7 +255,8 @@ class _Matcher:
         return norm
 
     def _apply(self, norm: _Norm, tensor: str) -> str:
-        for tensor, node in self._walk(tensor):
+        last = tensor
+        for last, node in self._walk(tensor):
             if node.operation not in PASSED:
                 values = [self._value(node, n) for n in node.inputs if n in self.constants]
                 sizes = {1, len(norm.scale)}
@@ -265,7 +267,7 @@ class _Matcher:
                         f"{len(norm.scale)} channels, found {shapes}"
                     )
                 norm.apply(node, values)
-        return tensor
+        return last
 
     def _value(self, node: Node, name: str) -> np.ndarray:
         if name not in self.constants:

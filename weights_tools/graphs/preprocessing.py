@@ -89,7 +89,7 @@ def _exchanges(node: Node, values: Sequence[np.ndarray], makers: Mapping[str, No
         return any(list(value) == [2, 1, 0] for value in values)
     if node.operation == "Concat" and len(node.inputs) == 3:
         split = makers.get(node.inputs[0])
-        return bool(split) and list(split.outputs[:3]) == list(node.inputs[::-1])
+        return split is not None and split.outputs[:3] == node.inputs[::-1]
     return False
 
 
