@@ -99,7 +99,9 @@ def parser() -> Parser:
     exporting.add_argument(
         "weights", metavar="WEIGHTS", help="a .h5 file, or the name of fetched weights (mixnet-l)"
     )
-    exporting.add_argument("--to", required=True, choices=EXPORTS, help="the format")
+    exporting.add_argument(
+        "--to", required=True, choices=EXPORTS, metavar="FORMAT", help=", ".join(EXPORTS)
+    )
     exporting.add_argument(
         "-o",
         "--output",

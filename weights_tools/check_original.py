@@ -81,9 +81,9 @@ def _run_openvino(path: Path, x: Array) -> list[Array]:
 
 def _run_tensorflow(path: Path, x: Array) -> list[Array]:
     tf = import_tensorflow()
-    graph = tf.Graph()
+    definition, graph = graph_def(tf, path), tf.Graph()
     with graph.as_default():
-        tf.import_graph_def(graph_def(tf, path), name="")
+        tf.import_graph_def(definition, name="")
     operations = graph.get_operations()
     taken = {tensor.name for op in operations for tensor in op.inputs}
     image = next(op for op in operations if op.type == "Placeholder").outputs[0]

@@ -256,7 +256,7 @@ class _Matcher:
 
     def _apply(self, norm: _Norm, tensor: str) -> str:
         last = tensor
-        for last, node in self._walk(tensor):
+        for last, node in self._walk(tensor):  # noqa: B007  (the last one is returned)
             if node.operation not in PASSED:
                 values = [self._value(node, n) for n in node.inputs if n in self.constants]
                 sizes = {1, len(norm.scale)}
