@@ -150,8 +150,9 @@ def test_onnx_with_external_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "link.bin", "", "a\\b.bin"])
 def test_onnx_with_external_data_elsewhere(location: str, tmp_path: Path) -> None:
+    onnx = needed("onnx")
+
     def change(model: Any) -> None:
-        onnx = needed("onnx")
         tensor = model.graph.initializer[0]
         tensor.ClearField("raw_data")
         tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -162,7 +163,6 @@ def test_onnx_with_external_data_elsewhere(location: str, tmp_path: Path) -> Non
     (tmp_path / "secret.bin").write_bytes(bytes(1000))
     (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
     path = folder / "model.onnx"
-    onnx = needed("onnx")
     model = onnx_model(WEIGHTS)
     change(model)
     path.write_bytes(model.SerializeToString())
