@@ -13,7 +13,8 @@ from tinymixnet.model import Model
 from weights_tools.extras import import_extra
 from weights_tools.graphs.from_tensorflow import graph_def, import_tensorflow
 from weights_tools.graphs.graph import Graph
-from weights_tools.sources import STATE_DICTS, Source, read_graph
+from weights_tools.sources import STATE_DICTS, Source, one_line, open_state_dict, read_graph
+from weights_tools.timm_names import canonical_sources, timm_sources
 
 PHOTO = BUNDLED.parent / "cat.jpg"  # that comes with the package
 
@@ -28,13 +29,14 @@ def check_original(path: Path, source: Source, weights: Weights) -> float:
     model = Model(*weights)
     pixels = check_pixels(model.pixels(PHOTO)).astype(np.float32)
     ours = model(pixels)
-    if source.kind in STATE_DICTS:
-        answers = _run_timm(path, source, weights, pixels)
-    elif source.kind == "keras-weights":
+    if source.kind == "keras-weights":
         raise CheckpointError(f"{path}: has no model that could be run: check its .keras file")
-    else:
-        graph = read_graph(source.kind, path)
-        answers = RUNNERS[source.kind](path, _as_their_input(pixels, graph, source, weights))
+    with one_line(path):
+        if source.kind in STATE_DICTS:
+            answers = _run_timm(path, source, weights, pixels)
+        else:
+            graph = read_graph(source.kind, path)
+            answers = RUNNERS[source.kind](path, _as_their_input(pixels, graph, source, weights))
     answers = [np.asarray(answer, np.float32) for answer in answers]
     shown = [answer.reshape(ours.shape) for answer in answers if answer.size == ours.size]
     if not shown:
@@ -112,9 +114,6 @@ def _run_tflite(path: Path, x: Array) -> list[Array]:
 
 def _run_timm(path: Path, source: Source, weights: Weights, pixels: Array) -> list[Array]:
     """Load the file's own tensors into timm's network, and run it on normalised pixels."""
-    from weights_tools.sources import open_state_dict
-    from weights_tools.timm_names import canonical_sources, timm_sources
-
     timm, torch = import_extra("timm", "timm"), import_extra("torch", "torch")
     state, _ = open_state_dict(source.kind, path)
     theirs = canonical_sources(state.tensors, str(path))

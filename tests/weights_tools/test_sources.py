@@ -121,17 +121,34 @@ def test_onnx(operations: list[str], tmp_path: Path) -> None:
     assert weights.metadata.mean == METADATA.mean
 
 
-def test_onnx_with_batch_norm_folded_by_onnx_runtime(tmp_path: Path) -> None:
+def optimized(folder: Path, level: str) -> Path:
+    """The graph as ONNX Runtime saves it after it has optimised it."""
     runtime = needed("onnxruntime")
     options = runtime.SessionOptions()
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(tmp_path / "folded.onnx")
-    runtime.InferenceSession(str(save_onnx(tmp_path / "model.onnx")), options)
+    options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
+    options.optimized_model_filepath = str(folder / "folded.onnx")
+    options.log_severity_level = 4
+    runtime.InferenceSession(str(save_onnx(folder / "model.onnx")), options)
+    return folder / "folded.onnx"
+
+
+@pytest.mark.parametrize("level", ["ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED"])
+def test_onnx_with_batch_norm_folded_by_onnx_runtime(level: str, tmp_path: Path) -> None:
+    optimized(tmp_path, level)
     weights = check_converted(tmp_path / "folded.onnx", tmp_path)
     norms = [node for node in needed("onnx").load(tmp_path / "folded.onnx").graph.node
              if node.op_type == "BatchNormalization"]  # fmt: skip
     assert len(norms) < 20  # those behind a Concat stay, the others are gone
     assert weights.tensors["stem/bn/gamma"].tolist() == [1] * 5
+
+
+def test_onnx_rearranged_for_one_processor(tmp_path: Path) -> None:
+    path = optimized(tmp_path, "ORT_ENABLE_ALL")
+    domains = {node.domain for node in needed("onnx").load(path).graph.node}
+    if "com.microsoft.nchwc" not in domains:
+        pytest.skip("ONNX Runtime has no blocked layout for this processor or these channels")
+    with pytest.raises(CheckpointError, match="take the file from before its optimisation"):
+        convert(path, tmp_path / "out.h5")
 
 
 def test_onnx_with_external_data(tmp_path: Path) -> None:

@@ -30,9 +30,18 @@ def read_onnx(path: Path) -> Graph:
             constants[node.output[0]] = _constant(onnx, options, path.parent)
             continue
         inputs, outputs = tuple(node.input), tuple(node.output)
-        nodes.append(
-            Node(node.op_type, node.name, inputs, outputs, _options(node.op_type, options))
-        )
+        if node.domain == "com.microsoft.nchwc":
+            raise CheckpointError(
+                "rearranged by ONNX Runtime for one kind of processor; take the file from before "
+                "its optimisation, or one that was optimised less"
+            )
+        if node.op_type == "FusedConv":  # ONNX Runtime's, with an activation inside
+            made = (f"{outputs[0]}:before its activation",)
+            nodes.append(Node("Conv", node.name, inputs, made, _options("Conv", options)))
+            nodes.append(Node("Activation", node.name, made, outputs))
+        else:
+            kept = _options(node.op_type, options)
+            nodes.append(Node(node.op_type, node.name, inputs, outputs, kept))
     fed = [value for value in graph.input if value.name not in constants]
     shape = tuple(d.dim_value for d in fed[0].type.tensor_type.shape.dim) if fed else ()
     producer = " ".join(word for word in (model.producer_name, model.producer_version) if word)

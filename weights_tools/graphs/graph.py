@@ -44,8 +44,10 @@ class Graph:
 
     @property
     def channels_first(self) -> bool:
-        """Whether the image is (N, C, H, W)."""
-        return len(self.shape) == 4 and self.shape[1] == 3
+        """Whether the image is (N, C, H, W). If the shape does not tell, the framework does."""
+        if len(self.shape) == 4 and 3 in (self.shape[1], self.shape[3]):
+            return self.shape[1] == 3
+        return self.framework.startswith(("ONNX", "OpenVINO"))
 
     def with_constants_computed(self) -> "Graph":
         """Return the graph without the nodes that depend on constants alone.
