@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -321,6 +322,60 @@ def test_a_keras_model_of_other_layers(tmp_path: Path) -> None:
     weights = check_converted(tmp_path / "model.keras", tmp_path)
     assert weights.metadata.mean == pytest.approx(METADATA.mean, rel=1e-5)
     assert weights.metadata.std == pytest.approx(METADATA.std, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_kernels_of_8_bits_with_scales(kind: str, tmp_path: Path) -> None:
+    """They become the floats that they stand for: whole multiples of the channel's scale."""
+    onnx = needed("onnx")
+    scales: dict[str, np.ndarray] = {}
+
+    def change(model: Any) -> None:
+        for tensor in list(model.graph.initializer):
+            kernel = onnx.numpy_helper.to_array(tensor)
+            if kernel.ndim != 4 or "kernel" not in tensor.name:
+                continue
+            scale = np.abs(kernel).max((1, 2, 3)) / np.float32(127)
+            scales[tensor.name] = scale
+            whole = np.round(kernel / scale[:, None, None, None]).astype(np.int8)
+            parts = {"values": whole, "scale": scale, "zero": np.zeros(len(scale), np.int8)}
+            names = []
+            for part, array in parts.items():
+                names.append(f"{tensor.name}/{part}")
+                model.graph.initializer.append(onnx.numpy_helper.from_array(array, names[-1]))
+            node = onnx.helper.make_node("DequantizeLinear", names, [tensor.name], axis=0)
+            model.graph.node.insert(0, node)
+            model.graph.initializer.remove(tensor)
+
+    path = save_onnx(tmp_path / "model.onnx", change)
+    if kind == "openvino":
+        openvino = needed("openvino")
+        small = openvino.convert_model(path, input=[("image", [1, 3, 64, 64])])
+        openvino.save_model(small, tmp_path / "model.xml", compress_to_fp16=False)
+        path = tmp_path / "model.xml"
+    weights = convert(path, tmp_path / "out.h5", check=True)
+    kernel = weights.tensors["head/conv/kernel"][0, 0]
+    steps = kernel / scales["head/conv/kernel"]
+    if kind == "onnx":
+        assert np.abs(steps - np.round(steps)).max() < 1e-4
+    assert 1e-4 < distance(logits(), logits(weights)) < 0.2
+
+
+@pytest.mark.parametrize(("size", "pixels"), [(1 << 40, 0), (1536, 1 << 30)])
+def test_hostile_keras_models(size: int, pixels: int, keras_files: Path, tmp_path: Path) -> None:
+    """A layer of far too many units, and a file that unpacks to a gigabyte."""
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(keras_files / "model.keras") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    config = files["config.json"].replace(b'"units": 6', b'"units": %d' % size)
+    assert config != files["config.json"]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (files | {"config.json": config}).items():
+            archive.writestr(name, content)
+        if pixels:
+            archive.writestr("assets/bomb", bytes(pixels))
+    with pytest.raises(CheckpointError, match=r"refused|at most"):
+        convert(path, tmp_path / "out.h5")
 
 
 @pytest.mark.parametrize("short", [False, True])

@@ -1,5 +1,7 @@
 """Read a Keras model as a graph: its own layers, with their weights as they are. Needs `keras`."""
 
+import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from weights_tools.extras import import_extra
 from weights_tools.graphs.from_tensorflow import import_tensorflow, read_keras_function
 from weights_tools.graphs.graph import Graph, Node
 
+WIDEST = 1 << 14  # the largest number in a config.json; MixNet's has 1,536
 OPERATIONS = {  # Keras's name of a layer's class -> ONNX's of its operation
     "Conv2D": "Conv",
     "DepthwiseConv2D": "Conv",
@@ -28,9 +31,9 @@ def read_keras(path: Path) -> Graph:
     A functional model is read layer by layer, so that a batch norm stays what it is. Any other
     model becomes a TensorFlow graph first.
     """
+    _check_sizes(path)
     import_tensorflow()
     keras = import_extra("keras", "keras")
-    budget.check("weights_file_bytes", path.stat().st_size, "the file")
     model = keras.models.load_model(path, compile=False, safe_mode=True)
     if len(model.inputs) != 1:
         raise CheckpointError(f"expected a Keras model with one input, found {len(model.inputs)}")
@@ -44,6 +47,26 @@ def read_keras(path: Path) -> Graph:
             nodes += _nodes(op, constants)
     shape = tuple(side or 0 for side in model.inputs[0].shape)
     return Graph("Keras", tuple(nodes), constants, (_tensor(model.inputs[0]),), shape)
+
+
+def _check_sizes(path: Path) -> None:
+    """Raise if a file is too large, once it is unpacked, or has far too wide layers.
+
+    Keras allocates what the model's description asks for, before it looks at the weights.
+    """
+    budget.check("weights_file_bytes", path.stat().st_size, "the file")
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+        budget.check("weights_file_bytes", size, "what is packed in the file")
+        waiting = [json.loads(archive.read("config.json"))]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, int) and value > WIDEST:
+            raise CheckpointError(f"refused, its config.json has the size {str(value)[:40]}")
 
 
 def _tensor(tensor: Any) -> str:
