@@ -34,8 +34,7 @@ CLOSE = 1e-5  # of the logits, to the largest of them: what the issue of each ru
 def needed(name: str) -> Any:
     """A package that a format takes: CI has them all, elsewhere one may be missing."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    required = os.environ.get("CI") and name not in ("openvino", "timm")
-    return importlib.import_module(name) if required else pytest.importorskip(name)
+    return importlib.import_module(name) if os.environ.get("CI") else pytest.importorskip(name)
 
 
 def small_network() -> Iterator[None]:
