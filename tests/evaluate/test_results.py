@@ -22,10 +22,18 @@ from tinymixnet.model import Model
 COMMAND = [sys.executable, "-m", "tinymixnet", "evaluate"]
 
 
+@pytest.fixture(scope="module")
+def content(model, folder, tmp_path_factory):
+    """What is in a finished file."""
+    path = tmp_path_factory.mktemp("finished") / "r.jsonl"
+    model.evaluate(folder, path)
+    return path.read_bytes()
+
+
 @pytest.fixture
-def finished(model, folder, tmp_path):
+def finished(content, tmp_path):
     """A finished file."""
-    model.evaluate(folder, tmp_path / "r.jsonl")
+    (tmp_path / "r.jsonl").write_bytes(content)
     return tmp_path / "r.jsonl"
 
 
@@ -218,15 +226,13 @@ def test_another_version_is_another_evaluation(finished, model, folder):
         model.evaluate(folder, finished)
 
 
-@pytest.mark.parametrize(
-    "content", [b"notes\n", b"{}", b'{"format": "tinymixnet eval!', b"\0" * 99]
-)
-def test_a_file_that_is_no_results_is_kept(tmp_path, model, folder, content):
+@pytest.mark.parametrize("other", [b"notes\n", b"{}", b'{"format": "tinymixnet eval!', b"\0" * 99])
+def test_a_file_that_is_no_results_is_kept(tmp_path, model, folder, other):
     path = tmp_path / "notes.txt"
-    path.write_bytes(content)
+    path.write_bytes(other)
     with pytest.raises(InputError, match="something else is there already"):
         model.evaluate(folder, path)
-    assert path.read_bytes() == content
+    assert path.read_bytes() == other
     with pytest.raises(InputError, match="not the results of an evaluation"):
         read_results(path)
 

@@ -6,6 +6,7 @@ worker reads the photos itself where it sees the same path with the same number 
 their bytes are sent. There are never more than a few photos for each thread under way.
 """
 
+import asyncio
 import logging
 import os
 import time
@@ -59,6 +60,10 @@ def map_on_cluster(
             _unregister(client, name)
 
 
+class Killed(ImageError):
+    """The answer about a photo with which several workers died."""
+
+
 class Questions:
     """The photos that are under way to workers and back."""
 
@@ -71,7 +76,7 @@ class Questions:
 
     def answers(self, sources: Iterator[Source]) -> Iterator[Answer]:
         """Yield the answers in the photos' order."""
-        waiting: deque[tuple[Source, Future | TinyMixNetError]] = deque()
+        waiting: deque[tuple[Any, Future | TinyMixNetError]] = deque()
         exhausted = False
         while waiting or not exhausted:
             while not exhausted and len(waiting) < AHEAD * max(self.count_threads(), 1):
@@ -80,6 +85,7 @@ class Questions:
                 except StopIteration:
                     exhausted = True
                 else:
+                    source = _repeatable(source)
                     waiting.append((source, self.ask(source)))
             if waiting:
                 source, future = waiting.popleft()
@@ -92,20 +98,22 @@ class Questions:
             self.looked = time.monotonic()
         return self.threads
 
-    def ask(self, source: Source) -> "Future | TinyMixNetError":
+    def ask(self, source: Any) -> "Future | TinyMixNetError":
         """Send a photo, or the path of one, to a worker; return what is wrong if that fails."""
         from tinymixnet.evaluate.cluster_worker import answer
 
+        if isinstance(source, TinyMixNetError):
+            return source
         try:
             photo, size = self.parcel(source)
         except TinyMixNetError as error:
             return _named(error, source)
         return self.client.submit(answer, self.name, photo, size, pure=False)
 
-    def parcel(self, source: Source) -> tuple[Any, int]:
+    def parcel(self, source: Any) -> tuple[Any, int]:
         """Return what a worker is given: a path and how many bytes it has, or a photo and -1."""
         if not isinstance(source, (str, os.PathLike)):
-            return portable(source), -1
+            return source, -1
         path = os.fsdecode(source)
         try:
             size = os.stat(path).st_size
@@ -116,22 +124,25 @@ class Questions:
         with open_regular(path) as file:
             return read_bounded(file), -1
 
-    def result(self, source: Source, future: "Future | TinyMixNetError") -> Answer:
+    def result(self, source: Any, future: "Future | TinyMixNetError") -> Answer:
         """Wait for the answer about a photo."""
         from tinymixnet.evaluate.cluster_worker import NotVisible
 
-        answer = future if isinstance(future, TinyMixNetError) else self.wait(future)
-        if isinstance(answer, NotVisible) and not self.send_bytes:
-            self.send_bytes = True
+        answer = self.wait(future)
         if isinstance(answer, NotVisible):
-            future = self.ask(source)
-            answer = future if isinstance(future, TinyMixNetError) else self.wait(future)
+            self.send_bytes = True
+            answer = self.wait(self.ask(source))
+        if isinstance(answer, Killed):
+            # Dask blames every photo that a dying worker has had. So each has a second chance.
+            answer = self.wait(self.ask(source))
         if isinstance(answer, NotVisible):
             answer = ImageError("image: the workers do not see this file, or it has changed")
         return _named(answer, source) if isinstance(answer, TinyMixNetError) else answer
 
-    def wait(self, future: "Future") -> Answer:
-        """Return what a worker answers. A photo that ended several workers has an ImageError."""
+    def wait(self, future: "Future | TinyMixNetError") -> Answer:
+        """Return what a worker answers; `Killed` for a photo with which several workers died."""
+        if isinstance(future, TinyMixNetError):
+            return future
         from concurrent.futures import CancelledError
 
         from distributed import KilledWorker
@@ -150,7 +161,7 @@ class Questions:
                         "and run the same command again"
                     ) from None
             except KilledWorker:
-                return ImageError(
+                return Killed(
                     "image: several workers died on this image, one after another; does it need "
                     "more memory than they have, or crash its decoder?"
                 )
@@ -160,14 +171,25 @@ class Questions:
                 ) from None
 
 
-def _named(error: TinyMixNetError, source: Source) -> TinyMixNetError:
+def _repeatable(source: Source) -> Any:
+    """Return a photo in a form that can be sent twice, or what is wrong with it."""
+    if isinstance(source, (str, os.PathLike)):
+        return source
+    try:
+        return portable(source)
+    except TinyMixNetError as error:
+        return error
+
+
+def _named(error: TinyMixNetError, source: Any) -> TinyMixNetError:
     """Return an error with the photo's path at its beginning, as `read_image` puts it there."""
     if not isinstance(source, (str, os.PathLike)):
         return error
     message = str(error).removeprefix("image: ")
     for name in (os.path.abspath(os.fsdecode(source)), os.fsdecode(source)):
         message = message.removeprefix(f"{printable(name)}: ")
-    return type(error)(f"{printable(os.fsdecode(source))}: {message}")
+    kind = ImageError if isinstance(error, Killed) else type(error)
+    return kind(f"{printable(os.fsdecode(source))}: {message}")
 
 
 # -- the cluster ----------------------------------------------------------------------------------
@@ -187,7 +209,7 @@ def _connect(address: str, workers: int | None) -> Iterator["Client"]:
             LocalCluster(
                 n_workers=workers or usable_cores(),
                 threads_per_worker=1,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # any free port
                 memory_limit=0,
                 silence_logs=logging.CRITICAL,
             ) as cluster,
@@ -196,15 +218,23 @@ def _connect(address: str, workers: int | None) -> Iterator["Client"]:
             yield client
         return
     try:
-        client = Client(address, timeout=CONNECT, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        asyncio.run(asyncio.wait_for(_identity(address), CONNECT))
+    except Exception as error:  # whatever listens there may answer anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise TinyMixNetError(
             f"cluster: no Dask scheduler answers at {address} ({reason}); start one with "
             "`dask scheduler`, and name the address that it prints"
         ) from None
-    with client:
+    with Client(address, timeout=CONNECT, set_as_default=False) as client:
         yield client
+
+
+async def _identity(address: str) -> Any:
+    """Ask a scheduler who it is. (A Client that finds none would be noisy when it is removed.)"""
+    from distributed import rpc
+
+    async with rpc(address, timeout=CONNECT) as scheduler:
+        return await scheduler.identity()
 
 
 def _check_workers(client: "Client") -> None:

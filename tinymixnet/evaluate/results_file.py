@@ -18,8 +18,8 @@ from tinymixnet.errors import InputError, printable
 from tinymixnet.evaluate.results import START, Row, read_rows, write_line
 
 SYNC = 1.0  # seconds between two confirmations of the disk
-# Parts of a header in which two runs may differ: what DATA and the weights are called.
-NAMES = {("data", "name"), ("weights", "name"), ("weights", "source"), ("weights", "file")}
+# Parts of a header in which two runs may differ: names, and what is not evaluated anyway.
+MAY_DIFFER = {("data", "name"), ("data", "left_out"), ("weights", "name"), ("weights", "source")}
 
 
 class ResultsFile:
@@ -141,15 +141,15 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return in words in what two headers differ, leaving out what does not change results."""
     found = []
     for part in {**before, **now}:
-        old, new = before.get(part), now.get(part)
+        old, new, name = before.get(part), now.get(part), part.replace("_", " ")
         if old == new:
             continue
         if not isinstance(old, dict) or not isinstance(new, dict):
             short = [printable(str(value), 60) for value in (old, new)]
-            found.append(f"{part.replace('_', ' ')} {short[0]}, now {short[1]}")
+            found.append(f"{name} {short[0]}, now {short[1]}")
             continue
         for key in {**old, **new}:
-            if (part, key) not in NAMES and old.get(key) != new.get(key):
+            if (part, key) not in MAY_DIFFER and old.get(key) != new.get(key):
                 short = [printable(str(value.get(key)), 20) for value in (old, new)]
-                found.append(f"{part} {key} {short[0]}, now {short[1]}")
+                found.append(f"{name} {key} {short[0]}, now {short[1]}")
     return found
