@@ -2,7 +2,10 @@
 
 import io
 import os
+import shutil
+import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from tinymixnet.errors import InputError
 from tinymixnet.evaluate import data as module
 from tinymixnet.evaluate.data import Photo, in_fair_order, open_data
 from tinymixnet.evaluate.imagenet import imagenet_classes
+from tinymixnet.evaluate.tar import read_tar
 
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
@@ -404,14 +408,66 @@ def test_a_tar_that_is_damaged(tmp_path, opened, photos):
     refused(opened, tmp_path / "x.tar", "damaged")
 
 
-def test_a_tar_whose_file_has_a_negative_size(tmp_path, opened):
-    """tarfile would go back to its start for ever (CVE-2025-8194)."""
-    info = tarfile.TarInfo("0/a.jpg")
-    info.size = -1024
-    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
-    assert len(block) == 512
+@pytest.mark.parametrize(
+    "number", [b"\xff" * 11 + b"\0", b"-0000002000\0", b"00000000009\0", b"x" * 12]
+)
+def test_a_tar_with_an_impossible_size(tmp_path, opened, number):
+    """A negative one would send tarfile back to the start for ever (CVE-2025-8194)."""
+    block = bytearray(tarfile.TarInfo("0/a.jpg").tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = number
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
     (tmp_path / "x.tar").write_bytes(bytes(block) + bytes(2048))
     refused(opened, tmp_path / "x.tar", "damaged")
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g", b"L"])
+@pytest.mark.parametrize("size", [60_000, 1_000_000])
+def test_a_tar_with_a_header_that_takes_long(tmp_path, opened, kind, size):
+    """tarfile takes hours for a million digits (CVE-2024-6232)."""
+    header = special("x", kind)
+    header.size = size
+    content = header.tobuf(tarfile.USTAR_FORMAT) + b"1" * size + bytes(-size % 512)
+    (tmp_path / "x.tar").write_bytes(content + bytes(1024))
+    start = time.process_time()
+    refused(opened, tmp_path / "x.tar", "x.tar")
+    assert time.process_time() < start + 5
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_form_of_tar(tmp_path, opened, photos, form):
+    """As tarfile reads them, long names and names that are no text included."""
+    content = photos[0].content
+    names = ["0/a.jpg", "1/" + "b" * 90 + ".jpg", "2/" + "c" * 60 + "/" + "d" * 90 + ".jpg"]
+    if form != tarfile.USTAR_FORMAT:
+        names += ["3/" + "e" * 200 + ".jpg", "4/caf\udce9.jpg", "4/ \u732b.jpg"]
+    path = tar(tmp_path / "x.tar", [(name, content) for name in names], format=form)
+    data = opened(path)
+    assert sorted(photo.file for photo in data.photos) == sorted(names)
+    assert all(data.read(name) == content for name in names)
+    with tarfile.open(path) as archive:
+        expected = {m.name: (m.offset_data, m.size) for m in archive}
+    assert {m.name: (m.start, m.size) for m in read_tar(path)} == expected
+
+
+def test_a_tar_of_the_system(tmp_path, opened, photos, expected):
+    if shutil.which("tar") is None:
+        pytest.skip("no tar")
+    path = as_folders(photos, tmp_path / "val", {i: str(i) for i in range(6)})
+    for options in ([], ["--format=v7"], ["--format=posix"], ["--format=gnu", "-S"]):
+        command = ["tar", *options, "-cf", tmp_path / "v.tar", "-C", tmp_path, "val"]
+        subprocess.run([*map(str, command)], check=True)
+        assert truths_of(opened(tmp_path / "v.tar")) == expected
+    assert path.is_dir()
+
+
+def test_a_number_in_bytes(tmp_path):
+    """As GNU writes what is too large for octal digits."""
+    info = tarfile.TarInfo("0/a.jpg")
+    info.size = 1 << 40
+    (tmp_path / "x.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT))
+    with pytest.raises(InputError, match="it ends after 512 bytes, inside a file"):
+        read_tar(tmp_path / "x.tar")
 
 
 def test_a_tar_that_shrinks_while_it_is_evaluated(tmp_path, model, opened, photos):

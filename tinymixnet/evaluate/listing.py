@@ -6,7 +6,6 @@ here is only a name: nothing is ever written, and only what was listed is read.
 
 import os
 import stat
-import tarfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import NamedTuple
 
 from tinymixnet.engine.budget import budget
 from tinymixnet.errors import ImageError, InputError
+from tinymixnet.evaluate.tar import FOLDER, REGULAR, read_tar
 from tinymixnet.evaluate.words import count
 
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-BLOCK = 512  # bytes: a .tar is made of these
 
 
 class Listing(NamedTuple):
@@ -103,32 +102,17 @@ def list_tar(path: Path) -> Listing:
     """
     places: dict[str, tuple[int, int]] = {}  # name: (offset, bytes)
     others: Counter[str] = Counter()
-    try:
-        size = path.stat().st_size
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                name = _member_name(member.name)
-                if member.size < 0:  # tarfile would go back, and round in a circle
-                    raise InputError(f"{path}: damaged, a file of {member.size} bytes")
-                if member.isdir():
-                    continue
-                if not member.isreg() or member.issparse():
-                    others["of another kind (link, device, sparse file)"] += 1
-                elif name is None:
-                    others["with .. in the name"] += 1
-                elif not any(part.startswith(".") for part in name.split("/")):
-                    others["replaced by a later one of the same name"] += name in places
-                    places[name] = member.offset_data, member.size
-                    if member.offset_data + member.size > size:
-                        raise InputError(f"{path}: damaged, it ends inside a file")
-                archive.members.clear()  # type: ignore[attr-defined]  # ten times what we keep
-            _check_end(path, archive.offset)
-    except tarfile.TarError as error:
-        raise InputError(f"{path}: damaged, or not a .tar ({error})") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, OverflowError, RecursionError, MemoryError) as error:
-        raise InputError(f"{path}: damaged, or not a .tar ({error})") from None
+    for member in read_tar(path):
+        name = _member_name(member.name)
+        if member.kind == FOLDER:
+            continue
+        if member.kind not in REGULAR:
+            others["of another kind (link, device, sparse file)"] += 1
+        elif name is None:
+            others["with .. in the name"] += 1
+        elif not any(part.startswith(".") for part in name.split("/")):
+            others["replaced by a later one of the same name"] += name in places
+            places[name] = member.start, member.size
 
     def read(name: str) -> bytes:
         start, length = places[name]
@@ -140,10 +124,8 @@ def list_tar(path: Path) -> Listing:
             raise ImageError("the archive has become shorter")
         return content
 
-    sizes = _without_common_folder({name: size for name, (_, size) in places.items()})
-    if len(sizes) and next(iter(sizes)) not in places:
-        prefix = next(iter(places)).split("/")[0] + "/"
-        places = {name.removeprefix(prefix): place for name, place in places.items()}
+    places = _without_common_folder(places)
+    sizes = {name: size for name, (_, size) in places.items()}
     left_out = [f"{count(number, 'file')} {what}" for what, number in others.items() if number]
     return Listing(sizes, read, left_out, path)
 
@@ -154,27 +136,13 @@ def _member_name(name: str) -> str | None:
     return None if ".." in parts or not parts else "/".join(parts)
 
 
-def _check_end(path: Path, offset: int) -> None:
-    """Raise InputError unless a block of zeros ends the archive: tarfile accepts anything else."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        block = file.read(BLOCK)
-    if any(block) or not block:
-        raise InputError(
-            f"{path}: damaged or cut off: after {offset:,} bytes neither a file nor the archive's "
-            "end follows"
-        )
-
-
-def _without_common_folder(sizes: dict[str, int]) -> dict[str, int]:
-    """Return the names without a folder that all of them lie in, such as val/, if folders follow.
+def _without_common_folder(places: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Return the places without a folder that all files lie in, such as val/, if folders follow.
 
     `tar cf val.tar val` puts it there. A single folder that photos lie in is a class.
     """
-    first = {name.split("/")[0] for name in sizes}
-    if len(first) != 1 or any(name.count("/") < 2 for name in sizes):
-        return sizes
-    inner = {name.split("/")[1] for name in sizes}
-    if len(inner) < 2:
-        return sizes
-    return {name.split("/", 1)[1]: size for name, size in sizes.items()}
+    first = {name.split("/")[0] for name in places}
+    inner = {name.split("/")[1] for name in places if name.count("/") > 1}
+    if len(first) != 1 or len(inner) < 2 or any(name.count("/") < 2 for name in places):
+        return places
+    return {name.split("/", 1)[1]: place for name, place in places.items()}
