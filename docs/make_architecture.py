@@ -34,6 +34,8 @@ PURPOSE = {
     "command line": "what a user types",
     "report": "the page that shows every layer",
     "debug": "record layers, compare two runs, find the mistake behind a difference",
+    "evaluate": "how often answers are right on labelled photos; clusters",
+    "arrays and JSON": "files of arrays and JSON that nobody vouches for",
     "model": "a network with its weights, ready to use",
     "fast": "the same numbers, compiled; worker processes",
     "weights and images": "reading what comes from outside; the network layer by layer",

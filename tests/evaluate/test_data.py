@@ -6,13 +6,14 @@ import shutil
 import subprocess
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.evaluate.conftest import NUMBERS
 from tests.support.photo_sets import as_flat, as_folders, as_npz, as_tar, name_of
-from tinymixnet.errors import InputError
+from tinymixnet.errors import InputError, TinyMixNetError
 from tinymixnet.evaluate import data as module
 from tinymixnet.evaluate.data import Photo, in_fair_order, open_data
 from tinymixnet.evaluate.imagenet import imagenet_classes
@@ -459,6 +460,18 @@ def test_a_tar_of_the_system(tmp_path, opened, photos, expected):
         subprocess.run([*map(str, command)], check=True)
         assert truths_of(opened(tmp_path / "v.tar")) == expected
     assert path.is_dir()
+
+
+def test_names_that_would_take_too_much_memory(tmp_path, model, photos):
+    content = photos[0].content
+    tar(tmp_path / "x.tar", [(f"0/{'a' * 5000}.jpg", content), ("0/a.jpg", content)])
+    results = model.evaluate(tmp_path / "x.tar")
+    assert results.predictions["file"].tolist() == ["0/a.jpg"]
+    assert results.header["data"]["left_out"] == ["1 file with a name that is too long"]
+    many = [Photo(f"{i}{'a' * 4000}", 1, 0) for i in range(10)] * 20_000
+    data = open_data(tmp_path / "x.tar", model.metadata, model.labels)
+    with pytest.raises(TinyMixNetError, match="names of up to 4,001 characters"):
+        model.evaluate(replace(data, photos=tuple(many)))
 
 
 def test_a_number_in_bytes(tmp_path):

@@ -249,6 +249,17 @@ def test_progress_is_for_people(tmp_path, weights, folder):
     assert shown.stdout.rstrip().endswith(" 0")
 
 
+def test_classify_takes_folders(tmp_path, weights, folder):
+    """It names the photos in them, and in folders in them, in order."""
+    (tmp_path / "empty").mkdir()
+    code, out, err = run(MODULE, "classify", folder, tmp_path / "empty", "--weights", weights)
+    names = [line for line in out.splitlines() if not line.startswith(" ")]
+    assert names == [str(path) for path in sorted(folder.rglob("*.JPEG"))]
+    assert code == 2
+    assert "empty: cannot be read: it is a folder" in err
+    assert len(err.splitlines()) == 1
+
+
 # -- published figures -----------------------------------------------------------------------------
 
 

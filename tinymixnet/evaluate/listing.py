@@ -16,6 +16,7 @@ from tinymixnet.errors import ImageError, InputError
 from tinymixnet.evaluate.tar import FOLDER, REGULAR, read_tar
 from tinymixnet.evaluate.words import count
 
+LONGEST_NAME = 4096  # characters, as of a path in Linux
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -104,6 +105,9 @@ def list_tar(path: Path) -> Listing:
     others: Counter[str] = Counter()
     for member in read_tar(path):
         name = _member_name(member.name)
+        if len(member.name) > LONGEST_NAME:
+            others["with a name that is too long"] += 1
+            continue
         if member.kind == FOLDER:
             continue
         if member.kind not in REGULAR:

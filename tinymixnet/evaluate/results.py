@@ -16,13 +16,13 @@ import numpy as np
 
 from tinymixnet.debug.strict_json import read_json
 from tinymixnet.errors import InputError, TinyMixNetError, printable, short_repr
+from tinymixnet.evaluate.listing import LONGEST_NAME
 from tinymixnet.evaluate.statistics import wilson
 
 FORMAT, VERSION = "tinymixnet evaluation", 1
 START = f'{{"format": "{FORMAT}"'.encode()  # the first bytes of every such file
 BEST = 5  # answers that are kept of each photo
 LONGEST_LINE = 1 << 22  # bytes; a header with 1000 labels has 30,000
-LONGEST_NAME = 4096  # characters of a photo's name
 HEADER = {  # the parts of a header, and their types
     "format": str,
     "version": int,

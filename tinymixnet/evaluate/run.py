@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tinymixnet.engine import __version__
+from tinymixnet.engine.budget import budget
 from tinymixnet.engine.images import Source
 from tinymixnet.engine.weights import Weights, tensors_hash
 from tinymixnet.errors import InputError, TinyMixNetError, printable
 from tinymixnet.evaluate.data import LabelledPhotos, Photo
-from tinymixnet.evaluate.results import FORMAT, VERSION, Results, Row, collect
+from tinymixnet.evaluate.results import FORMAT, VERSION, Results, Row, collect, prediction_type
 from tinymixnet.evaluate.results_file import ResultsFile
 from tinymixnet.fast.workers import map_in_processes, usable_cores
 
@@ -79,6 +80,9 @@ def evaluate(
     Raises InputError for an unusable output, and TinyMixNetError where workers or the cluster fail.
     """
     wanted = data.photos[:limit]
+    longest = max((len(photo.file) for photo in wanted), default=0)
+    size = len(wanted) * prediction_type(longest).itemsize
+    budget.check("layer_bytes", size, f"a table of names of up to {longest:,} characters")
     with (
         ResultsFile(output, header, [data.path, data.table])
         if output is not None
