@@ -195,19 +195,25 @@ def test_the_reader_may_stop(model, folder, address):
         assert not any("tinymixnet" in name for names in plugins.values() for name in names)
 
 
-def test_ctrl_c(tmp_path, model, weights, photos, address):
+@pytest.mark.parametrize("where", ["running", "local"])
+def test_ctrl_c(tmp_path, model, weights, photos, address, where):
+    """A terminal sends it to every process of a command, the workers of its own included."""
     folder = as_folders(photos * 40, tmp_path / "many", {i: str(i) for i in range(6)})
     output = tmp_path / "r.jsonl"
-    command = [*MODULE, "evaluate", folder, "--weights", weights, "--dask", address, "-o", output]
+    command = [*MODULE, "evaluate", folder, "--weights", weights, "-o", output, "--dask"]
     process = subprocess.Popen(
-        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*map(str, command), address if where == "running" else "local"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     end = time.monotonic() + 60
     while time.monotonic() < end:
         if output.exists() and output.read_bytes().count(b"\n") > 20:
             break
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")
     rows = output.read_bytes().count(b"\n") - 1

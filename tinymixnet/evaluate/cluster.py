@@ -53,7 +53,7 @@ def map_on_cluster(
 
         _check_workers(client)
         name = f"tinymixnet-{uuid4()}"
-        client.register_plugin(Carrier(name, function), name=name)
+        client.register_plugin(Carrier(name, function, address == LOCAL), name=name)
         try:
             yield from Questions(client, name).answers(iter(sources))
         finally:

@@ -1,6 +1,7 @@
 """What runs in a worker of a Dask cluster. It imports Dask: see `cluster.py`."""
 
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -16,12 +17,16 @@ _functions: dict[str, Callable[[Any], Any]] = {}  # by name: what the plugins ha
 class Carrier(WorkerPlugin):
     """A plugin that brings the function to each worker, with the weights in it, and the budget."""
 
-    def __init__(self, name: str, function: Callable[[Any], Any]) -> None:
+    def __init__(self, name: str, function: Callable[[Any], Any], ours: bool) -> None:
+        """ours: whether the workers were started for this function alone."""
         self.name = name
+        self.ours = ours
         self.function = function
         self.limits = dict(vars(budget))
 
     def setup(self, worker: Any) -> None:
+        if self.ours:  # a terminal sends Ctrl-C to them as well, and they would all complain
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         vars(budget).update(self.limits)
         _functions[self.name] = self.function
 
