@@ -9,10 +9,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.evaluate.conftest import NUMBERS
 from tests.support.photo_sets import as_flat, as_folders, as_npz, as_tar, name_of
+from tests.support.sweep import number
 from tinymixnet.errors import InputError, TinyMixNetError
 from tinymixnet.evaluate import data as module
 from tinymixnet.evaluate.data import Photo, in_fair_order, open_data
@@ -460,6 +462,31 @@ def test_a_tar_of_the_system(tmp_path, opened, photos, expected):
         subprocess.run([*map(str, command)], check=True)
         assert truths_of(opened(tmp_path / "v.tar")) == expected
     assert path.is_dir()
+
+
+def test_mutated_archives_and_tables(tmp_path, opened, model, photos):
+    """Each is read or refused, and nothing else happens."""
+    content = photos[0].content[:300]
+    names = ["0/a.jpg", "1/" + "b" * 150 + ".jpg", "2/c.jpg", "labels.csv"]
+    path = tar(tmp_path / "x.tar", [(name, content) for name in names])
+    table = "\n".join(f"{name},{i}" for i, name in enumerate(names)).encode()
+    random = np.random.default_rng(3)
+    refusals = []
+    for place, whole in ((path, path.read_bytes()), (tmp_path / "t.csv", table)):
+        for _ in range(number(300, 5000)):
+            mutated = bytearray(whole)
+            for position in random.integers(0, len(whole), random.integers(1, 4)):
+                mutated[position] = random.integers(0, 256)
+            place.write_bytes(mutated[: random.integers(len(whole) // 2, len(whole) + 1)])
+            try:
+                data = opened(path, place if place != path else None)
+            except InputError as error:
+                refusals.append(str(error))
+            else:
+                assert all(photo.truth in range(6) for photo in data.photos)
+        place.write_bytes(whole)
+    assert len(refusals) > 100
+    assert all(message.isprintable() for message in refusals)
 
 
 def test_names_that_would_take_too_much_memory(tmp_path, model, photos):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.photo_sets import as_folders
+from tests.support.sweep import number
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.errors import InputError
 from tinymixnet.evaluate.results import BEST, Row, collect, read_results, read_rows, write_line
@@ -352,6 +353,26 @@ def test_paths_that_are_no_results(tmp_path):
             read_results(path)
     with pytest.raises(InputError, match="expected a path"):
         read_results(3)  # type: ignore[arg-type]
+
+
+def test_mutated_results(tmp_path, content):
+    """They are read with values in their ranges, or refused."""
+    path = tmp_path / "r.jsonl"
+    random = np.random.default_rng(4)
+    refusals = []
+    for _ in range(number(300, 5000)):
+        mutated = bytearray(content)
+        for position in random.integers(0, len(content), random.integers(1, 4)):
+            mutated[position] = random.integers(0, 256)
+        path.write_bytes(mutated[: random.integers(len(content) // 4, len(content) + 1)])
+        try:
+            results = read_results(path)
+        except InputError as error:
+            refusals.append(str(error))
+        else:
+            assert 0 <= results.top1 <= results.top5 <= 1
+    assert len(refusals) > 50
+    assert all(message.isprintable() for message in refusals)
 
 
 # -- ends of all kinds -----------------------------------------------------------------------------
