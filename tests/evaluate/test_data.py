@@ -15,8 +15,9 @@ import pytest
 from tests.evaluate.conftest import NUMBERS
 from tests.support.photo_sets import as_flat, as_folders, as_npz, as_tar, name_of
 from tests.support.sweep import number
+from tinymixnet.engine.metadata import Metadata
 from tinymixnet.errors import InputError, TinyMixNetError
-from tinymixnet.evaluate import data as module
+from tinymixnet.evaluate import arrange as module
 from tinymixnet.evaluate.data import Photo, in_fair_order, open_data
 from tinymixnet.evaluate.imagenet import imagenet_classes
 from tinymixnet.evaluate.tar import read_tar
@@ -274,7 +275,7 @@ def test_photos_without_a_table(tmp_path, opened, photos):
         (b"a.jpg\n", "found 'a.jpg'"),
         (b"a.jpg,0\na.jpg,1\n", "stands there twice, as 0 and as 1"),
         (b"x.jpg,0\n", "names no photo"),
-        (b"a.jpg,0\nb.jpg\n", "too few columns"),
+        (b"a.jpg,0\nb.jpg\n", "found 'b.jpg'"),
         (b"a.jpg,\n", "no class"),
         (b'a.jpg,"0', "unexpected end"),
         (b"a.jpg,zebras\n", "none of 1 class"),
@@ -289,6 +290,24 @@ def test_tables_that_are_wrong(tmp_path, opened, photos, content, words):
         assert opened(tmp_path).photos[0].truth == 0
         return
     refused(opened, tmp_path, words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.jpg maillot, tank suit\nb.jpg sandal\n",
+        "a.jpg\tmaillot, tank suit\nb.jpg\tsandal\n",
+        'a.jpg,"maillot, tank suit"\r\nb.jpg,sandal\r\n',
+        "b.jpg;sandal\n\na.jpg;maillot, tank suit\n\n",
+    ],
+)
+def test_labels_with_commas_and_spaces(tmp_path, photos, text):
+    labels = ("maillot, tank suit", "sandal")
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(photos[0].content)
+    (tmp_path / "labels.txt").write_text(text)
+    data = open_data(tmp_path, Metadata(labels=labels), labels)
+    assert {photo.file: photo.truth for photo in data.photos} == {"a.jpg": 0, "b.jpg": 1}
 
 
 def test_files_of_a_table_that_are_not_there(tmp_path, opened, photos):

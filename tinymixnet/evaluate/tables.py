@@ -1,9 +1,11 @@
 """Tables that say which class a photo is of: a .txt or .csv, or ImageNet's ground truth."""
 
 import csv
+import io
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from tinymixnet.errors import InputError, printable
@@ -22,6 +24,8 @@ NAMES = (
 )
 LARGEST_TABLE = 1 << 28  # bytes; ImageNet's 1.3 million training photos take 60 MB
 LONGEST_CELL = 4096  # characters
+MARKS = ",\t; "  # between columns
+SAMPLE = 100  # lines by which the mark is chosen
 FILE_COLUMNS = {"file", "filename", "file_name", "image", "imageid", "image_id", "path", "photo"}
 CLASS_COLUMNS = ("class", "wordnet_id", "label", "index", "truth", "predictionstring")
 EXPECTED = "expected a line for each photo: its file, then its class (file class, or file,class)"
@@ -32,6 +36,36 @@ class Truths(NamedTuple):
 
     class_of: dict[str, str]
     missing: list[str]  # files of the table that are not there
+
+
+class Finder:
+    """Finds the photo that a table means: by its name, the last part of it, or without ending."""
+
+    def __init__(self, photos: Sequence[str]) -> None:
+        self.exact = set(photos)
+        self.last = _unique(photos, _last)
+        self.stem = _unique(photos, _stem)
+
+    def find(self, file: str) -> str | None:
+        """Return a photo's whole name; None if no photo fits, or several do."""
+        file = file.replace("\\", "/").removeprefix("./")
+        return file if file in self.exact else self.last.get(file) or self.stem.get(file)
+
+
+def _unique(photos: Sequence[str], part: Callable[[str], str]) -> dict[str, str]:
+    found: dict[str, str | None] = {}
+    for photo in photos:
+        key = part(photo)
+        found[key] = None if key in found else photo
+    return {key: photo for key, photo in found.items() if photo is not None}
+
+
+def _last(photo: str) -> str:
+    return photo.rsplit("/", 1)[-1]
+
+
+def _stem(photo: str) -> str:
+    return _last(photo).rsplit(".", 1)[0]
 
 
 def read_table(name: str, content: bytes, photos: Sequence[str]) -> Truths:
@@ -45,7 +79,8 @@ def read_table(name: str, content: bytes, photos: Sequence[str]) -> Truths:
         text = _decode(content)
         if name.rsplit("/", 1)[-1] == GROUND_TRUTH:
             return _ground_truth(text, photos)
-        return _match(_rows(text, photos), photos)
+        finder = Finder(photos)
+        return _match(_rows(text, finder), finder)
     except (InputError, ValueError, csv.Error) as error:
         raise InputError(f"{name}: {error}") from None
 
@@ -67,7 +102,7 @@ def _ground_truth(text: str, photos: Sequence[str]) -> Truths:
         raise InputError("expected a number from 1 to 1000 on each line")
     class_of = {}
     for photo in photos:
-        match = VALIDATION_NAME.match(photo.rsplit("/", 1)[-1])
+        match = VALIDATION_NAME.match(_last(photo))
         if not match:
             continue
         number = int(match[1])
@@ -77,16 +112,20 @@ def _ground_truth(text: str, photos: Sequence[str]) -> Truths:
     return Truths(class_of, [])
 
 
-def _rows(text: str, photos: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (file, class) of each line."""
-    lines = [line for line in re.split("\r\n|\n|\r", text) if line.strip()]
-    if not lines:
+def _rows(text: str, finder: Finder) -> list[tuple[str, str]]:
+    """Return (file, class) of each line.
+
+    Labels may have commas and spaces in them. So the mark between the columns is the one with which
+    most of the first lines name a photo that is there.
+    """
+    sample = "\n".join(islice((line for line in text.splitlines() if line.strip()), SAMPLE))
+
+    def hits(mark: str) -> int:
+        return sum(any(map(finder.find, row)) for row in _cut(sample, mark, finder))
+
+    cells = _cut(text, max(MARKS, key=hits), finder)
+    if not cells:
         raise InputError(f"empty; {EXPECTED}")
-    delimiter = next((mark for mark in ",\t;" if mark in lines[0]), None)
-    if delimiter is None:
-        known = set(photos)
-        return [_split(line, known) for line in lines]
-    cells = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
     file_column, class_column = 0, 1
     header = [cell.casefold() for cell in cells[0]]
     files = [i for i, cell in enumerate(header) if cell in FILE_COLUMNS]
@@ -95,33 +134,39 @@ def _rows(text: str, photos: Sequence[str]) -> list[tuple[str, str]]:
         file_column = files[0]
         class_column = classes[0] if classes else 1 - min(file_column, 1)
         cells = cells[1:]
-    if any(len(row) <= max(file_column, class_column) for row in cells):
-        raise InputError(f"a line has too few columns; {EXPECTED}")
+    for row in cells:
+        if len(row) <= max(file_column, class_column):
+            raise InputError(f"{EXPECTED}, found {printable(' '.join(row), 80)!r}")
     rows = [(row[file_column], row[class_column]) for row in cells]
     if files and header[class_column] == "predictionstring":  # of Kaggle: the class, and boxes
         rows = [(file, (words.split() or [""])[0]) for file, words in rows]
     return rows
 
 
-def _split(line: str, known: set[str]) -> tuple[str, str]:
-    """Split a line at its first white space, or at its last if only that gives a known photo."""
+def _cut(text: str, mark: str, finder: Finder) -> list[list[str]]:
+    """Return the cells of each line that is not empty; a mark of " " is any white space."""
+    if mark != " ":
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
+        rows = ([cell.strip() for cell in line] for line in lines)
+        return [row for row in rows if any(row)]
+    return [_split(line, finder) for line in re.split("\r\n|\n|\r", text) if line.strip()]
+
+
+def _split(line: str, finder: Finder) -> list[str]:
+    """Split a line at its first white space, or at its last if only that names a photo."""
     first, last = line.split(None, 1), line.rsplit(None, 1)
-    if len(first) < 2:
-        raise InputError(f"{EXPECTED}, found {printable(line, 80)!r}")
-    file, name = last if last[0] in known and first[0] not in known else first
-    return file, name.strip()
+    row = last if finder.find(last[0]) and not finder.find(first[0]) else first
+    return [cell.strip() for cell in row]
 
 
-def _match(rows: list[tuple[str, str]], photos: Sequence[str]) -> Truths:
+def _match(rows: list[tuple[str, str]], finder: Finder) -> Truths:
     """Return the truths of the photos that rows name."""
-    exact, last, stem = set(photos), _unique(photos, _last), _unique(photos, _stem)
     class_of: dict[str, str] = {}
     missing = []
     for file, name in rows:
-        file = file.replace("\\", "/").removeprefix("./")
         if not name or len(name) > LONGEST_CELL or len(file) > LONGEST_CELL:
             raise InputError(f"{printable(file, 80)}: no class, or one of {len(name):,} letters")
-        photo = file if file in exact else last.get(file) or stem.get(file)
+        photo = finder.find(file)
         if photo is None:
             missing.append(file)
         elif class_of.setdefault(photo, name) != name:
@@ -130,22 +175,6 @@ def _match(rows: list[tuple[str, str]], photos: Sequence[str]) -> Truths:
                 f"and as {printable(name, 80)}"
             )
     return Truths(class_of, missing)
-
-
-def _unique(photos: Sequence[str], part: Callable[[str], str]) -> dict[str, str]:
-    found: dict[str, str | None] = {}
-    for photo in photos:
-        key = part(photo)
-        found[key] = None if key in found else photo
-    return {key: photo for key, photo in found.items() if photo is not None}
-
-
-def _last(photo: str) -> str:
-    return photo.rsplit("/", 1)[-1]
-
-
-def _stem(photo: str) -> str:
-    return _last(photo).rsplit(".", 1)[0]
 
 
 def missing_words(missing: Sequence[str]) -> list[str]:
