@@ -31,6 +31,7 @@ from tinymixnet.errors import (
     printable,
     short_repr,
 )
+from tinymixnet.fast import swish
 from tinymixnet.fast.constants import constants
 from tinymixnet.fast.plan import PROGRAMS_KEPT, Plan
 
@@ -94,8 +95,9 @@ class Model:
         Raises WeightsError when the weights overflow float32.
         """
         if self._plan is None:  # two threads may both make one; they are equal, and one is kept
-            folded = constants(self.architecture, self.tensors, self.metadata)
-            self._plan = Plan(self.architecture, folded)
+            way = swish.fastest()
+            folded = constants(self.architecture, self.tensors, self.metadata, way)
+            self._plan = Plan(self.architecture, folded, way)
         return self._plan
 
     def __call__(self, pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> Array:

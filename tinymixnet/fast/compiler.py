@@ -19,13 +19,9 @@ from tinymixnet.engine.architecture import Architecture, Block, group_kernels
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.kernels import Array, same_padding
 from tinymixnet.fast import depthwise
-from tinymixnet.fast.kernels import (
-    im2col_planes,
-    relu_to,
-    squeeze_excite_gate,
-    swish_of_half_to,
-)
+from tinymixnet.fast.kernels import im2col_planes, relu_to, squeeze_excite_gate
 from tinymixnet.fast.layout import Layout, same_pixels
+from tinymixnet.fast.swish import Swish
 
 FOURIER_PIXELS = 64  # up to here a plane is filtered by Fourier transform, above it by columns
 PHASES_PER_AXIS = 2  # of planes filtered by columns; 2 x 2 was the fastest
@@ -107,9 +103,12 @@ class Scratch:
 class Compiler:
     """Turns the architecture into a `Program` for one input size."""
 
-    def __init__(self, architecture: Architecture, constants: Mapping[str, Array]) -> None:
+    def __init__(
+        self, architecture: Architecture, constants: Mapping[str, Array], swish: Swish
+    ) -> None:
         self.architecture = architecture
         self.constants = constants
+        self.swish = swish  # the way that the constants are folded for
         self.steps: list[Step] = []
         self.memory = Memory()
         self.transforms: dict[tuple[int, int, int, int], depthwise.Fourier] = {}
@@ -225,7 +224,7 @@ class Compiler:
         mean = layout.ones() / np.float32(layout.height * layout.width)
         names = ("se_reduce/kernel", "se_reduce/bias", "se_expand/kernel", "se_expand/bias")
         weights = [self.constants[f"{b.name}/{name}"] for name in names]
-        self.step(layer, squeeze_excite_gate, x, mean, *weights, b.swish, gate)
+        self.step(layer, squeeze_excite_gate, x, mean, *weights, b.swish, self.swish, gate)
         if layout.size < len(kernels[0]):
             self.step(layer, np.multiply, x, gate[:, np.newaxis], out=x)
             return kernels
@@ -269,11 +268,11 @@ class Compiler:
             self.step(layer, np.matmul, kernel, part, out=place)
 
     def activate(self, layer: str, x: Array, swish: bool, out: Array | None = None) -> None:
-        """Add ReLU, or swish of halved values, in place or into `out`; both contiguous."""
+        """Add ReLU, or swish as `Swish` says, in place or into `out`; both contiguous."""
         flat = x.reshape(-1)
         out = flat if out is None else out.reshape(-1)
         if swish:
-            self.step(layer, swish_of_half_to, flat, self.within_step.array(flat.size), out)
+            self.step(layer, self.swish.activate, flat, self.within_step.array(flat.size), out)
         else:
             self.step(layer, relu_to, flat, self.zeros.array(flat.size), out)
 
