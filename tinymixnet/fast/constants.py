@@ -8,6 +8,7 @@ from tinymixnet.engine.architecture import BATCH_NORM, Architecture, group_kerne
 from tinymixnet.engine.kernels import Array, fold_batch_norm
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.errors import WeightsError, printable
+from tinymixnet.fast.memory import Arena
 from tinymixnet.fast.swish import Swish
 
 
@@ -39,6 +40,7 @@ def _fold(
     architecture: Architecture, tensors: Mapping[str, Array], metadata: Metadata, swish: Swish
 ) -> dict[str, Array]:
     folded: dict[str, Array] = {}
+    arena = Arena(sum(tensor.size for tensor in tensors.values()), len(tensors))
 
     # Layers around a swish have its factors in their weights: `read` is the factor of what a layer
     # reads, `put` that of what it puts out. All are 1, -1 or 1/2, so they round nothing.
@@ -55,12 +57,16 @@ def _fold(
             if conv == "stem/conv":  # takes the image as it is, padded with the mean colour
                 kernel = kernel / np.array(metadata.std, np.float32)[:, np.newaxis]
                 bias = bias - np.einsum("ijco,c->o", kernel, folded["normalize/mean"])
-            kernel, bias = kernel * np.float32(put * read), bias * np.float32(put)
             if not depthwise:
                 kernel = kernel.reshape(-1, end - start).T
-            if not depthwise and not project:
-                kernel = np.column_stack([kernel, bias])
-            folded[f"{name}/kernel_{group}"] = np.ascontiguousarray(kernel)
+            *outer, inner = kernel.shape
+            with_bias = not depthwise and not project
+            out = arena.array(*outer, inner + with_bias)
+            np.multiply(kernel, np.float32(put * read), out=out[..., :inner])
+            bias = bias * np.float32(put)
+            if with_bias:
+                out[..., inner] = bias
+            folded[f"{name}/kernel_{group}"] = out
             biases.append(bias)
             start = end
         if depthwise or project:
@@ -69,7 +75,8 @@ def _fold(
     def dense(name: str, layer: str, read: float = 1, put: float = 1) -> None:
         kernel, bias = tensors[f"{layer}/kernel"], tensors[f"{layer}/bias"]
         kernel = kernel.reshape(-1, kernel.shape[-1])
-        folded[f"{name}/kernel"] = kernel * np.float32(put * read)
+        out = folded[f"{name}/kernel"] = arena.array(*kernel.shape)
+        np.multiply(kernel, np.float32(put * read), out=out)
         folded[f"{name}/bias"] = bias * np.float32(put)
 
     folded["normalize/mean"] = np.array(metadata.mean, np.float32)
