@@ -31,8 +31,9 @@ from tinymixnet.engine.weights import BUNDLED, Weights
 from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import ImageError, InputError, TinyMixNetError, WeightsError
 from tinymixnet.fast import workers as workers_module
+from tinymixnet.fast.processes import ONE_THREAD
 from tinymixnet.fast.shared_memory import attach, share
-from tinymixnet.fast.workers import ONE_THREAD, WINDOW, map_in_processes
+from tinymixnet.fast.workers import WINDOW, map_in_processes
 from tinymixnet.model import Model
 
 PROC = Path("/proc")
@@ -300,7 +301,7 @@ def test_there_are_never_more_workers_than_usable_cores(model, monkeypatch, core
 
 def test_usable_cores_are_those_of_this_process():
     code = (
-        "import os; from tinymixnet.fast.workers import usable_cores;"
+        "import os; from tinymixnet.fast.processes import usable_cores;"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(usable_cores())"
     )
     command = [sys.executable, "-c", code]

@@ -37,23 +37,24 @@ def swish_of_half_to(half: Array, scratch: Array, out: Array) -> None:
     np.multiply(half, scratch, out=out)
 
 
-def squeeze_excite_gate(
-    x: Array,
-    mean: Array,
-    reduce: Array,
-    reduce_bias: Array,
-    expand: Array,
-    expand_bias: Array,
-    swish: bool,
-    out: Array,
-) -> None:
-    """Equals the gate of `squeeze_excite`: one factor between 0 and 1 for each channel, out (C,).
+def squeeze(x: Array, mean: Array, reduce: Array, out: Array) -> None:
+    """Equals the mean over the pixels and the product with the first dense kernel: out (R,).
 
     x (C, P). mean (P,) is 1 / pixels at each pixel and 0 in the padding, so x @ mean is the mean
-    over the pixels. reduce (C, R) and its bias are halved if the activation is swish. expand (R, C)
-    and its bias are always halved, because sigmoid(2 z) = (1 + tanh(z)) / 2.
+    over the pixels. reduce (C, R) is halved if the activation is swish.
     """
-    squeezed = (x @ mean) @ reduce + reduce_bias
+    np.matmul(x @ mean, reduce, out=out)
+
+
+def gate_of_squeezed(
+    squeezed: Array, reduce_bias: Array, expand: Array, expand_bias: Array, swish: bool, out: Array
+) -> None:
+    """Equals the rest of the gate of `squeeze_excite`: a factor of 0 to 1 a channel, out (C,).
+
+    squeezed (R,) is from `squeeze`. reduce_bias (R,) is halved if the activation is swish. expand
+    (R, C) and its bias are always halved, because sigmoid(2 z) = (1 + tanh(z)) / 2.
+    """
+    squeezed = squeezed + reduce_bias
     squeezed = squeezed * (1 + np.tanh(squeezed)) if swish else np.maximum(squeezed, 0)
     np.divide(1 + np.tanh(squeezed @ expand + expand_bias), 2, out=out)
 
