@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from time import perf_counter
 
 SPIN = 50e-6  # seconds to look before sleeping
-SLICE = 0.1  # seconds asleep, after which the watched files are looked at again
+SLICE = 0.1  # seconds that a sleep takes at most
 
 
 class Lost(Exception):
@@ -33,8 +33,8 @@ class Barrier:
     """Lets a member go on when all have arrived.
 
     inbox: the file that this member reads from. others: the files that the other members read from.
-    watched: files that become readable when the process at their other end has ended. patience:
-    seconds to wait for the others; None is for ever. All files are given by their numbers.
+    watched: pipes to other processes, which show whether these have ended. patience: seconds to
+    wait for the others; None is for ever. All files are given by their numbers.
     """
 
     def __init__(
@@ -48,8 +48,11 @@ class Barrier:
         self.others = others
         self.slices = None if patience is None else round(patience / SLICE)
         self.poll = select.poll()
-        for file in (inbox, *watched):
-            self.poll.register(file, select.POLLIN)
+        self.poll.register(inbox, select.POLLIN)
+        for (
+            file
+        ) in watched:  # not for POLLIN: a message for the time after this may be there already
+            self.poll.register(file, select.POLLHUP)
         os.set_blocking(inbox, False)
 
     def wait(self) -> None:
@@ -76,10 +79,10 @@ class Barrier:
         """
         slept = 0
         while self.slices is None or slept < self.slices:
-            ready = [file for file, _ in self.poll.poll(1e3 * SLICE)]
-            if self.inbox in ready:
+            events = dict(self.poll.poll(1e3 * SLICE))
+            if self.inbox in events:
                 return
-            if ready:
+            if any(event & (select.POLLHUP | select.POLLERR) for event in events.values()):
                 raise Lost("has ended")
             slept += 1
         raise Lost(f"did not answer for {self.slices * SLICE:.0f} seconds")

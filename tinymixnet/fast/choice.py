@@ -26,8 +26,8 @@ ALONE, TEAM = False, True
 MOST_CORES = 8  # for one image: with more, waiting takes longer than what is left to do
 FIRST = (TEAM, TEAM, TEAM, ALONE, ALONE)  # the first images of a size
 UNTIMED = 1  # images of each way that come first: they use their memory for the first time
-TIMES_KEPT = 3  # of each way; their median is what it takes
-TRIAL_SHARE = 30  # trials of the slower way may take 1 / 30 of the time, at most
+TIMES_KEPT = 5  # of each way, the last ones
+TRIAL_SHARE = 50  # trials of the slower way may cost 1 / 50 of the time, at most
 SIZES_KEPT = 8  # input sizes of which times are remembered
 
 MEASURED = 5  # images with which "auto" measures a number of cores
@@ -35,7 +35,11 @@ WORTHWHILE = 0.9  # "auto" takes more cores only where they take less than this 
 
 
 class Pace:
-    """The times of both ways for images of one size, and which way is next."""
+    """The times of both ways for images of one size, and which way is next.
+
+    The team has to win clearly: its median has to be below the *least* of the single process's
+    times. Where cores are scarce, both sides' times are wide apart, and a team gains nothing.
+    """
 
     def __init__(self) -> None:
         self.images = {ALONE: 0, TEAM: 0}
@@ -52,8 +56,9 @@ class Pace:
         done = sum(self.images.values())
         if done < len(FIRST):
             return FIRST[done]
-        way = TEAM if median(self.times[TEAM]) < median(self.times[ALONE]) else ALONE
-        loss = self.times[not way][-1] - median(self.times[way])
+        team, alone = median(self.times[TEAM]), min(self.times[ALONE])
+        way, time = (TEAM, team) if team < alone else (ALONE, alone)
+        loss = self.times[not way][-1] - time
         self.is_trial = self.since_trial > TRIAL_SHARE * loss
         return not way if self.is_trial else way
 

@@ -13,9 +13,12 @@ import os
 import sys
 import weakref
 from collections.abc import Mapping
+from math import prod
 from multiprocessing.connection import Connection, Pipe
 from subprocess import Popen
 from typing import IO, Any
+
+import numpy as np
 
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.budget import budget
@@ -148,7 +151,7 @@ class Team:
         height, width, _ = image.shape
         if not self.plan.has_program(height, width):
             self._compile(height, width)
-        self.seat.show(image)
+        np.copyto(self.seat.image(*image.shape), image)
         for member in range(1, self.seat.members):
             self._tell(member, (height, width, wanted))
         return self.plan.run(image, wanted)
@@ -160,7 +163,7 @@ class Team:
         self.plan.program(height, width)
         self.seat.reserve(3 * height * width)
         self._hear_all()  # so none of them still reads the pages of the last image
-        self.numbers.grow(2 * self.seat.members * self.seat.largest)
+        self.numbers.grow(prod(self.seat.pages_shape))
 
     def _tell(self, member: int, message: Any) -> None:
         with contextlib.suppress(OSError):  # it has ended, which shows when we wait for it
@@ -205,6 +208,6 @@ def serve(
                 seat.reserve(3 * height * width)
                 control.send(READY)
             else:
-                plan.run(seat.see(height, width, 3), wanted)
+                plan.run(seat.image(height, width, 3), wanted)
     except (EOFError, OSError, Lost):  # the first member is gone
         os._exit(0)

@@ -132,6 +132,9 @@ class Seat:
     With a single page it would have to wait once more, until all have read the slots, before
     anybody may write again. With two pages that is not needed. Whoever comes back to a page has
     passed the barrier of the other page, where all others arrived after they had read this one.
+
+    A third page has the image. The first member writes it there when all have arrived at the last
+    exchange of the image before, so nobody reads that one any more.
     """
 
     def __init__(
@@ -148,17 +151,16 @@ class Seat:
         self.memory = memory
         self.barrier = barrier
         self.page = 0  # that of the next exchange
-        self.largest = 0  # numbers in a slot: as many as the largest exchange needs
+        self.slot_size = 0  # numbers
 
     def reserve(self, size: int) -> None:
         """Have slots of at least `size` numbers from the next image on."""
-        self.largest = max(self.largest, size)
+        self.slot_size = max(self.slot_size, size)
 
-    def next_page(self) -> Array:
-        """Return the slots of one exchange: (members, numbers)."""
-        pages = self.memory.array(2, self.members, self.largest)
-        page, self.page = pages[self.page], 1 - self.page
-        return page
+    @property
+    def pages_shape(self) -> tuple[int, int, int]:
+        """The shape of all pages, as numbers: (pages, members, numbers in a slot)."""
+        return 3, self.members, self.slot_size
 
     def add_up(self, x: Array) -> None:
         """Turn a member's partial sums x, which are contiguous, into the sums over all members.
@@ -166,17 +168,14 @@ class Seat:
         All members add in the same order, so that they get the same numbers to the last bit.
         """
         flat = x.reshape(-1)
-        slots = self.next_page()[:, : flat.size]
+        slots = self.memory.array(*self.pages_shape)[self.page, :, : flat.size]
+        self.page = 1 - self.page
         np.copyto(slots[self.member], flat)
         self.barrier.wait()
         np.add(slots[0], slots[1], out=flat)
         for others in slots[2:]:
             np.add(flat, others, out=flat)
 
-    def show(self, image: Array) -> None:
-        """Give the image to all members. They take it when they are told that it is there."""
-        np.copyto(self.next_page()[0, : image.size].reshape(image.shape), image)
-
-    def see(self, *shape: int) -> Array:
-        """Return the image that the first member has shown; valid until the exchange after next."""
-        return self.next_page()[0, : prod(shape)].reshape(shape)
+    def image(self, *shape: int) -> Array:
+        """Return the place of the image, which all members share."""
+        return self.memory.array(*self.pages_shape)[2, 0, : prod(shape)].reshape(shape)
