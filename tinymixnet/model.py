@@ -32,6 +32,7 @@ from tinymixnet.errors import (
     printable,
     short_repr,
 )
+from tinymixnet.fast import swish
 from tinymixnet.fast.constants import constants
 from tinymixnet.fast.plan import PROGRAMS_KEPT, Plan
 
@@ -106,8 +107,9 @@ class Model:
         Raises WeightsError when the weights overflow float32.
         """
         if self._plan is None:  # two threads may both make one; they are equal, and one is kept
-            folded = constants(self.architecture, self.tensors, self.metadata)
-            self._plan = Plan(self.architecture, folded)
+            way = swish.fastest()
+            folded = constants(self.architecture, self.tensors, self.metadata, way)
+            self._plan = Plan(self.architecture, folded, way)
         return self._plan
 
     @property

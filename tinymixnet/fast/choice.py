@@ -119,7 +119,7 @@ class TeamPlan:
         assert self.members is not None
         try:
             if self.team is None or self.team.has_ended:
-                self.team = self.new_team(self.members)
+                self.team = Team(self.plan, self.members)
             return self.team.run(image, wanted)
         except (Lost, OSError) as error:
             self.dismiss()
@@ -136,9 +136,6 @@ class TeamPlan:
             self.dismiss()
             raise
 
-    def new_team(self, members: int) -> Team:
-        return Team(self.plan.architecture, self.plan.constants, members)
-
     def dismiss(self) -> None:
         if self.team is not None:
             self.team.end()
@@ -151,7 +148,7 @@ class TeamPlan:
             if members & (members - 1) and members != self.most:
                 continue  # neither a power of two nor all there are
             try:
-                self.team = self.new_team(members)
+                self.team = Team(self.plan, members)
                 seconds = seconds_of(self.team, image, wanted)
             except (Lost, OSError):
                 break

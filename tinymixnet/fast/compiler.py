@@ -19,14 +19,9 @@ from tinymixnet.engine.architecture import Architecture, Block, group_kernels
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.kernels import Array, same_padding
 from tinymixnet.fast import depthwise
-from tinymixnet.fast.kernels import (
-    gate_of_squeezed,
-    im2col_planes,
-    relu_to,
-    squeeze,
-    swish_of_half_to,
-)
+from tinymixnet.fast.kernels import gate_of_squeezed, im2col_planes, relu_to, squeeze
 from tinymixnet.fast.layout import Layout, same_pixels
+from tinymixnet.fast.swish import Swish
 
 if TYPE_CHECKING:  # only needed by those who ask for a team
     from tinymixnet.fast.team import Seat
@@ -118,10 +113,12 @@ class Compiler:
         self,
         architecture: Architecture,
         constants: Mapping[str, Array],
+        swish: Swish,
         seat: "Seat | None" = None,
     ) -> None:
         self.architecture = architecture
         self.constants = constants
+        self.swish = swish  # the way that the constants are folded for
         self.seat = seat
         self.steps: list[Step] = []
         self.memory = Memory()
@@ -252,7 +249,7 @@ class Compiler:
         reduce, *weights = (self.constants[f"{b.name}/{name}"] for name in names)
         self.step(layer, squeeze, x, mean, reduce, squeezed)
         self.add_up(layer, squeezed)
-        self.step(layer, gate_of_squeezed, squeezed, *weights, b.swish, gate)
+        self.step(layer, gate_of_squeezed, squeezed, *weights, b.swish, self.swish, gate)
         if layout.size < len(kernels[0]):
             self.step(layer, np.multiply, x, gate[:, np.newaxis], out=x)
             return kernels
@@ -296,11 +293,11 @@ class Compiler:
             self.step(layer, np.matmul, kernel, part, out=place)
 
     def activate(self, layer: str, x: Array, swish: bool, out: Array | None = None) -> None:
-        """Add ReLU, or swish of halved values, in place or into `out`; both contiguous."""
+        """Add ReLU, or swish as `Swish` says, in place or into `out`; both contiguous."""
         flat = x.reshape(-1)
         out = flat if out is None else out.reshape(-1)
         if swish:
-            self.step(layer, swish_of_half_to, flat, self.within_step.array(flat.size), out)
+            self.step(layer, self.swish.activate, flat, self.within_step.array(flat.size), out)
         else:
             self.step(layer, relu_to, flat, self.zeros.array(flat.size), out)
 

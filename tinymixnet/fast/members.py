@@ -12,7 +12,6 @@ import contextlib
 import os
 import sys
 import weakref
-from collections.abc import Mapping
 from math import prod
 from multiprocessing.connection import Connection, Pipe
 from subprocess import Popen
@@ -20,7 +19,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.kernels import Array
 from tinymixnet.fast.barrier import Barrier, Lost
@@ -93,26 +91,23 @@ if hasattr(os, "register_at_fork"):
 class Team:
     """A team of `members` processes, of which this one is the first. They start here.
 
-    constants are those of the whole network. Raises OSError where no process can be started, and
-    Lost if one does not come to life. `end` ends them; so does the end of this object.
+    whole is the plan of a single process. Raises OSError where no process can be started, and Lost
+    if one does not come to life. `end` ends them; so does the end of this object.
     """
 
-    def __init__(
-        self, architecture: Architecture, constants: Mapping[str, Array], members: int
-    ) -> None:
+    def __init__(self, whole: Plan, members: int) -> None:
         self.others = Members()
         self.end = weakref.finalize(self, self.others.end)  # at the latest when Python ends
         try:
-            self._start(architecture, constants, members)
+            self._start(whole, members)
         except BaseException:
             self.end()
             raise
 
-    def _start(
-        self, architecture: Architecture, constants: Mapping[str, Array], members: int
-    ) -> None:
+    def _start(self, whole: Plan, members: int) -> None:
+        architecture, swish = whole.architecture, whole.swish
         own = [own_channels(architecture, member, members) for member in range(members)]
-        weights = share([part_of(constants, architecture, channels) for channels in own])
+        weights = share([part_of(whole.constants, architecture, channels) for channels in own])
         self.others.files.append(weights.file)
         self.others.files.append(nameless_file())
         numbers = self.others.files[-1].fileno()
@@ -131,7 +126,7 @@ class Team:
                     files = theirs.fileno(), weights.file.fileno(), numbers, *inboxes(member)
                     process = start_process(serve, member, members, *files, files=files)
                 self.others.processes.append(process)
-            self._tell(member, (architecture, weights.pickled, weights.places))
+            self._tell(member, (architecture, swish, weights.pickled, weights.places))
 
         inbox, *others = inboxes(0)
         watched = [control.fileno() for control in self.others.controls]
@@ -139,7 +134,7 @@ class Team:
         self.numbers = SharedNumbers(numbers)
         self.seat = Seat(0, members, own[0], self.numbers, barrier)
         part = attach(weights.file.fileno(), weights.pickled, weights.places)[0]
-        self.plan = Plan(architecture, part, self.seat)
+        self.plan = Plan(architecture, part, swish, self.seat)
         self._hear_all()
 
     def run(self, image: Array, wanted: list[str]) -> list[Array]:
@@ -195,11 +190,11 @@ def serve(
     vars(budget).update(dict.fromkeys(vars(budget), sys.maxsize))  # the first member asks for all
     control: Connection[Any, Any] = Connection(control_file)
     try:
-        architecture, pickled, places = control.recv()
+        architecture, swish, pickled, places = control.recv()
         own = own_channels(architecture, member, members)
         barrier = Barrier(inboxes[0], inboxes[1:], [control_file])
         seat = Seat(member, members, own, SharedNumbers(numbers), barrier)
-        plan = Plan(architecture, attach(weights, pickled, places)[member], seat)
+        plan = Plan(architecture, attach(weights, pickled, places)[member], swish, seat)
         control.send(READY)
         while True:
             height, width, wanted = control.recv()

@@ -15,6 +15,7 @@ from tinymixnet.engine.architecture import Architecture, check_input_size
 from tinymixnet.engine.kernels import Array
 from tinymixnet.fast.blas_threads import one_blas_thread
 from tinymixnet.fast.compiler import Compiler, Program, Step
+from tinymixnet.fast.swish import Swish
 
 if TYPE_CHECKING:  # only needed by those who ask for a team
     from tinymixnet.fast.team import Seat
@@ -25,18 +26,20 @@ PROGRAMS_KEPT = 2  # input sizes; the arrays of each take as much memory as the 
 class Plan:
     """The network, compiled for the input sizes that come; threads may share it.
 
-    constants are those of `constants.constants`; they may lie in shared memory. With a seat, they
-    are one member's part of them, see `team.py`.
+    constants are those of `constants.constants`; they may lie in shared memory. swish is the way to
+    compute it that they were folded for. With a seat, they are one member's part, see `team.py`.
     """
 
     def __init__(
         self,
         architecture: Architecture,
         constants: Mapping[str, Array],
+        swish: Swish,
         seat: "Seat | None" = None,
     ) -> None:
         self.architecture = architecture
         self.constants = constants
+        self.swish = swish
         self.seat = seat
         self._programs: dict[tuple[int, int], Program] = {}
         self._lock = threading.Lock()  # two threads must not write into the same scratch arrays
@@ -46,7 +49,7 @@ class Plan:
         return f"Plan({self.architecture.variant}, compiled for {sizes})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Plan, (self.architecture, dict(self.constants))
+        return Plan, (self.architecture, dict(self.constants), self.swish)
 
     def run(self, image: Array, wanted: list[str]) -> list[Array]:
         """Return the wanted layers' outputs for one image (H, W, 3), 0..255, uint8 or float32.
@@ -96,7 +99,6 @@ class Plan:
             check_input_size(self.architecture, *size)
             while len(self._programs) >= PROGRAMS_KEPT:
                 del self._programs[next(iter(self._programs))]
-            self._programs[size] = Compiler(self.architecture, self.constants, self.seat).program(
-                *size
-            )
+            compiler = Compiler(self.architecture, self.constants, self.swish, self.seat)
+            self._programs[size] = compiler.program(*size)
         return self._programs[size]
