@@ -505,8 +505,8 @@ def in_group(group):
 
 
 def test_a_script_needs_no_main_guard_and_ends_cleanly(tiny):
-    process = started(tiny, "print('once')\n")
-    out, err = process.communicate(timeout=PATIENCE)
+    process = started(tiny, "sys.stdin.readline()\nprint('once')\n", stdin=subprocess.PIPE)
+    out, err = process.communicate("\n", timeout=PATIENCE)
     assert (process.returncode, out, err) == (0, "once\n", "")
     assert in_group(process.pid) == []
 
