@@ -191,7 +191,7 @@ REPLACES = {  # kernels of the fast path: the readable one whose result they giv
     ("swish_of_half_to",): "swish",
     ("negated_swish_to",): "swish",
     ("relu_to",): "relu",
-    ("squeeze_excite_gate", "multiply"): "squeeze_excite",
+    ("squeeze", "gate_of_squeezed", "multiply"): "squeeze_excite",
 }
 
 

@@ -410,7 +410,7 @@ def best(run, rounds):
 # %% tags=["timing"]
 by_layers, by_steps = best(readable_run, 4), best(fast_run, 8)
 kernels = ["matmul", "depthwise_columns", "depthwise_fourier"]
-kernels += [fastest().activate.__name__, "relu_to", "squeeze_excite_gate"]
+kernels += [fastest().activate.__name__, "relu_to", "squeeze"]
 pictures.show_profile(by_layers, by_steps, kernels)
 print(f"readable {sum(by_layers.values()):.0f} ms, fast {sum(by_steps.values()):.0f} ms")
 

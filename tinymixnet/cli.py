@@ -168,11 +168,19 @@ def parser() -> Parser:
     classify.add_argument(
         "--json", action="store_true", help="print one JSON object a line for each photo"
     )
-    classify.add_argument(
+    shared = classify.add_mutually_exclusive_group()
+    shared.add_argument(
         "--workers",
         type=debug_commands.positive,
         metavar="N",
         help="share the photos among N processes",
+    )
+    shared.add_argument(
+        "--cores",
+        type=lambda text: text if text == "auto" else debug_commands.positive(text),
+        default=1,
+        metavar="N",
+        help="share each photo among N processes, 2 to 8 or auto (1)",
     )
     classify.set_defaults(run=run_classify)
 
@@ -219,7 +227,7 @@ def bundled_photos() -> list[Path]:
 
 
 def run_classify(arguments: argparse.Namespace) -> int:
-    model = load(arguments.weights)
+    model = load(arguments.weights, arguments.cores)
     answered = failed = closed = 0
     for name, answer in zip(arguments.images, _answers(model, arguments), strict=True):
         if isinstance(answer, TinyMixNetError):

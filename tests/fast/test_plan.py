@@ -161,7 +161,7 @@ def test_the_faster_swish_is_chosen_once_and_quickly(monkeypatch):
 
 @pytest.mark.parametrize("way", [BY_TANH, BY_EXP], ids=["tanh", "exp"])
 @pytest.mark.parametrize("is_swish", [False, True])
-def test_squeeze_excite_gate_equals_that_of_squeeze_excite(is_swish, way):
+def test_the_gate_equals_that_of_squeeze_excite(is_swish, way):
     x, reduce, expand = random(1, 4, 6, 8), random(1, 1, 8, 3, seed=1), random(1, 1, 3, 8, seed=2)
     reduce_bias, expand_bias = random(3, seed=3), random(8, seed=4)
     expected = squeeze_excite(
@@ -173,10 +173,11 @@ def test_squeeze_excite_gate_equals_that_of_squeeze_excite(is_swish, way):
     before, after = np.float32(way.before), np.float32(way.after)
     inner = before if is_swish else np.float32(1)
     read = after if is_swish else np.float32(1)
-    weights = reduce[0, 0] * read * inner, reduce_bias * inner
-    weights += expand[0, 0] * read * before, expand_bias * before
+    weights = reduce_bias * inner, expand[0, 0] * read * before, expand_bias * before
     gate, mean = np.empty(8, np.float32), layout.ones() / np.float32(24)
-    kernels.squeeze_excite_gate(planes * read, mean, *weights, is_swish, way, gate)
+    squeezed = np.empty(3, np.float32)
+    kernels.squeeze(planes * read, mean, reduce[0, 0] * read * inner, squeezed)
+    kernels.gate_of_squeezed(squeezed, *weights, is_swish, way, gate)
     assert_equal(x * gate, expected)
 
 

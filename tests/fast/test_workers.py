@@ -34,9 +34,10 @@ from tinymixnet.errors import ImageError, InputError, TinyMixNetError, WeightsEr
 from tinymixnet.fast import workers as workers_module
 from tinymixnet.fast.constants import constants
 from tinymixnet.fast.plan import Plan
+from tinymixnet.fast.processes import ONE_THREAD
 from tinymixnet.fast.shared_memory import attach, share
 from tinymixnet.fast.swish import BY_EXP, BY_TANH
-from tinymixnet.fast.workers import ONE_THREAD, WINDOW, map_in_processes
+from tinymixnet.fast.workers import WINDOW, map_in_processes
 from tinymixnet.model import Model
 
 PROC = Path("/proc")
@@ -304,7 +305,7 @@ def test_there_are_never_more_workers_than_usable_cores(model, monkeypatch, core
 
 def test_usable_cores_are_those_of_this_process():
     code = (
-        "import os; from tinymixnet.fast.workers import usable_cores;"
+        "import os; from tinymixnet.fast.processes import usable_cores;"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(usable_cores())"
     )
     command = [sys.executable, "-c", code]

@@ -24,10 +24,17 @@ def relu_to(x: Array, zeros: Array, out: Array) -> None:
     np.maximum(x, zeros, out=out)
 
 
-def squeeze_excite_gate(
-    x: Array,
-    mean: Array,
-    reduce: Array,
+def squeeze(x: Array, mean: Array, reduce: Array, out: Array) -> None:
+    """Equals the mean over the pixels and the product with the first dense kernel: out (R,).
+
+    x (C, P). mean (P,) is 1 / pixels at each pixel and 0 in the padding, so x @ mean is the mean
+    over the pixels. reduce (C, R) holds the factors of `Swish`.
+    """
+    np.matmul(x @ mean, reduce, out=out)
+
+
+def gate_of_squeezed(
+    squeezed: Array,
     reduce_bias: Array,
     expand: Array,
     expand_bias: Array,
@@ -35,14 +42,12 @@ def squeeze_excite_gate(
     swish: Swish,
     out: Array,
 ) -> None:
-    """Equals the gate of `squeeze_excite`: one factor between 0 and 1 for each channel, out (C,).
+    """Equals the rest of the gate of `squeeze_excite`: a factor of 0 to 1 a channel, out (C,).
 
-    x (C, P). mean (P,) is 1 / pixels at each pixel and 0 in the padding, so x @ mean is the mean
-    over the pixels. reduce (C, R), expand (R, C) and their biases hold the factors of `Swish`; the
-    activation between them is swish or ReLU.
+    squeezed (R,) is from `squeeze`. reduce_bias (R,), expand (R, C) and expand_bias hold the
+    factors of `Swish`; the activation between them is swish or ReLU.
     """
-    squeezed = (x @ mean) @ reduce
-    squeezed += reduce_bias
+    squeezed = squeezed + reduce_bias
     if is_swish:
         swish.activate(squeezed, np.empty_like(squeezed), squeezed)
     else:
