@@ -25,15 +25,17 @@ def tiles(kernel: Array, x: Array, out: Array) -> tuple[Array, Array]:
     little by tiles.
     """
     pixels = x.shape[1]
-    most = min(SMALL_PRODUCT // kernel.size, pixels - 1) if tiles_pay() else 0
-    sizes = (t for t in range(most // LINE * LINE, SMALLEST_TILE - 1, -LINE) if pixels % t == 0)
+    most = SMALL_PRODUCT // max(kernel.size, 1) if tiles_pay() else 0
+    most = min(most, pixels - 1) // LINE * LINE
+    sizes = (t for t in range(most, SMALLEST_TILE - 1, -LINE) if pixels % t == 0)
     return cut(x, out, next(sizes, pixels))
 
 
 def cut(x: Array, out: Array, size: int) -> tuple[Array, Array]:
     """Return views of x (C, P) and out (O, P): (P / size, C, size) and (P / size, O, size)."""
-    shapes = ((len(x), -1, size), (len(out), -1, size))
-    return x.reshape(shapes[0]).transpose(1, 0, 2), out.reshape(shapes[1]).transpose(1, 0, 2)
+    parts = x.shape[1] // size
+    x, out = x.reshape(len(x), parts, size), out.reshape(len(out), parts, size)
+    return x.transpose(1, 0, 2), out.transpose(1, 0, 2)
 
 
 @lru_cache(maxsize=1)
