@@ -83,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=120, metavar="N", help="photos a run (120)")
     parser.add_argument("--rounds", type=int, default=3, metavar="R", help="runs of each (3)")
     options = parser.parse_args(arguments)
-    classifier = sized(load(options.weights), options.size)._classifier(5, None)
+    model = sized(load(options.weights), options.size)
+    classifier = model._classifier(5, None, model.plan)
     photos = options.photos or sorted(map(str, BUNDLED.parent.glob("*.jpg")))
     several = [photos[i % len(photos)] for i in range(options.count)]
     numbers = range(1, usable_cores() + 1)

@@ -30,7 +30,7 @@ from tinymixnet.engine import __version__
 from tinymixnet.engine.budget import read_environment
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.weights import BUNDLED, find_weights
-from tinymixnet.errors import ImageError, TinyMixNetError, printable
+from tinymixnet.errors import ImageError, InputError, TinyMixNetError, printable
 from tinymixnet.evaluate import commands as evaluate_commands
 from tinymixnet.model import Model, Prediction, load
 from tinymixnet.report import commands as report_commands
@@ -172,11 +172,19 @@ def parser() -> Parser:
     classify.add_argument(
         "--json", action="store_true", help="print one JSON object a line for each photo"
     )
-    classify.add_argument(
+    shared = classify.add_mutually_exclusive_group()
+    shared.add_argument(
         "--workers",
         type=debug_commands.positive,
         metavar="N",
         help="share the photos among N processes",
+    )
+    shared.add_argument(
+        "--cores",
+        type=lambda text: text if text == "auto" else debug_commands.positive(text),
+        default=1,
+        metavar="N",
+        help="share each photo among N processes, 2 to 8 or auto (1)",
     )
     classify.add_argument(
         "--dask",
@@ -229,7 +237,9 @@ def bundled_photos() -> list[Path]:
 
 
 def run_classify(arguments: argparse.Namespace) -> int:
-    model = load(arguments.weights)
+    if arguments.dask and arguments.cores != 1:
+        raise InputError("--cores and --dask: a cluster shares whole photos; say only one of them")
+    model = load(arguments.weights, arguments.cores)
     answered = failed = closed = 0
     names = [photo for name in arguments.images for photo in _photos_in(name)]
     for name, answer in zip(names, _answers(model, names, arguments), strict=True):

@@ -5,12 +5,13 @@ the fast path to the same numbers (`fast/plan.py`).
 """
 
 import os
+import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -31,15 +32,17 @@ from tinymixnet.errors import (
     printable,
     short_repr,
 )
+from tinymixnet.fast import swish
 from tinymixnet.fast.constants import constants
 from tinymixnet.fast.plan import PROGRAMS_KEPT, Plan
 
-if TYPE_CHECKING:  # slow to import, and only needed for photos
+if TYPE_CHECKING:  # slow to import, and not always needed
     from PIL.Image import Image
 
     from tinymixnet.evaluate.data import LabelledPhotos
     from tinymixnet.evaluate.results import Results
     from tinymixnet.evaluate.run import Progress as EvaluationProgress
+    from tinymixnet.fast.choice import TeamPlan
 
 __all__ = ["Model", "Prediction", "load", "network"]
 
@@ -67,11 +70,16 @@ class Model:
     """
 
     def __init__(
-        self, architecture: Architecture, tensors: Tensors, metadata: Metadata | None = None
+        self,
+        architecture: Architecture,
+        tensors: Tensors,
+        metadata: Metadata | None = None,
+        cores: int | Literal["auto"] = 1,
     ) -> None:
         """tensors are float32, with the names and shapes of `architecture.tensor_shapes()`.
 
-        Raises InputError when architecture, tensors and metadata do not fit each other.
+        cores as for `load`. Raises InputError when architecture, tensors and metadata do not fit
+        each other.
         """
         metadata = Metadata() if metadata is None else metadata
         _check_parts(architecture, tensors, metadata)
@@ -79,17 +87,21 @@ class Model:
         self.tensors = tensors
         self.metadata = metadata
         self.labels = tuple(metadata.labels) or default_labels(architecture.classes)
+        self.cores: int | Literal["auto"] = _check_cores(cores)
         self._plan: Plan | None = None
+        self._team_plan: TeamPlan | None = None
         shapes = partial(_shapes_within_budget, architecture)
         self._layer_shapes = lru_cache(PROGRAMS_KEPT)(shapes)  # too slow to repeat for every image
 
     def __repr__(self) -> str:
         size, millions = self.metadata.input_size, self.architecture.parameters() / 1e6
         parts = f"{self.architecture.classes} classes, {size} px, {millions:.1f} M parameters"
+        parts += "" if self.cores == 1 else f", cores={self.cores!r}"
         return f"Model({self.architecture.variant}, {parts})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.architecture, dict(self.tensors), self.metadata)
+        parts = self.architecture, dict(self.tensors), self.metadata, self.cores
+        return type(self), parts
 
     @property
     def plan(self) -> Plan:
@@ -98,9 +110,22 @@ class Model:
         Raises WeightsError when the weights overflow float32.
         """
         if self._plan is None:  # two threads may both make one; they are equal, and one is kept
-            folded = constants(self.architecture, self.tensors, self.metadata)
-            self._plan = Plan(self.architecture, folded)
+            way = swish.fastest()
+            folded = constants(self.architecture, self.tensors, self.metadata, way)
+            self._plan = Plan(self.architecture, folded, way)
         return self._plan
+
+    @property
+    def _runner(self) -> "Plan | TeamPlan":
+        """What runs the network on single images: the plan, or a team of processes."""
+        if self.cores == 1 or sys.platform == "win32":
+            return self.plan
+        if self._team_plan is None:
+            from tinymixnet.fast.choice import TeamPlan  # not needed for a single process
+
+            plan = TeamPlan(self.plan, self.cores)
+            self._team_plan = self._team_plan or plan  # two threads may make one: keep the first
+        return self._team_plan
 
     def __call__(self, pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> Array:
         """Return the logits, the network's answer before softmax: (N, classes) float32."""
@@ -161,7 +186,7 @@ class Model:
         image and preset as for `pixels`. Raises ImageError when the image cannot be read,
         InputError for an unusable top or preset, WeightsError when the network overflows.
         """
-        return self._classifier(top, preset)(image)
+        return self._classifier(top, preset, self._runner)(image)
 
     def explain(
         self,
@@ -231,11 +256,12 @@ class Model:
         from tinymixnet.fast.workers import map_in_processes  # not needed for a single photo
 
         _check_count("workers", workers, "the number of processes")
+        classifier = self._classifier(top, preset, self.plan)  # a process for each image
         if cluster is not None:
             from tinymixnet.evaluate.cluster import map_on_cluster
 
-            return map_on_cluster(self._classifier(top, preset), sources, cluster, workers)
-        return map_in_processes(self._classifier(top, preset), sources, workers)
+            return map_on_cluster(classifier, sources, cluster, workers)
+        return map_in_processes(classifier, sources, workers)
 
     def evaluate(
         self,
@@ -265,17 +291,17 @@ class Model:
             _check_count("workers", workers, "the number of processes")
         if limit is not None:
             _check_count("limit", limit, "the number of photos")
-        classifier = self._classifier(5, preset)
+        classifier = self._classifier(5, preset, self.plan)
         if not isinstance(data, LabelledPhotos):
             data = open_data(data, self.metadata, self.labels, labels)
         weights = Weights(self.architecture, dict(self.tensors), self.metadata)
         header = make_header(weights, self.labels, data, preset)
         return evaluate(classifier, header, data, output, limit, workers, cluster, progress)
 
-    def _classifier(self, top: int, preset: str | None) -> "Classifier":
+    def _classifier(self, top: int, preset: str | None, plan: "Plan | TeamPlan") -> "Classifier":
         _check_count("top", top, "the number of answers wanted")
         _check_preset_name(preset)
-        return Classifier(self.plan, self.metadata, self.labels, top, preset)
+        return Classifier(plan, self.metadata, self.labels, top, preset)
 
     def _checked(self, pixels: Array, layout: str, channels: str) -> Array:
         """As `check_pixels`; also ask the budget, before anything is allocated."""
@@ -299,8 +325,9 @@ class Model:
             raise InputError(
                 "pixels: too many images for the memory there is; give fewer"
             ) from None
+        runner = self._runner
         for i, image in enumerate(images):
-            for name, output in zip(names, self.plan.run(image, names), strict=True):
+            for name, output in zip(names, runner.run(image, names), strict=True):
                 _check_finite(name, output, self.metadata)
                 outputs[name][i] = output
         return outputs
@@ -310,7 +337,7 @@ class Model:
 class Classifier:
     """All that is needed to name a photo. `Model.map` sends one to its worker processes."""
 
-    plan: Plan
+    plan: "Plan | TeamPlan"
     metadata: Metadata
     labels: tuple[str, ...]
     top: int
@@ -347,17 +374,20 @@ def _resize(photo: "Image", metadata: Metadata, preset: str | None) -> Array:
     return preprocess(photo, name, metadata.input_size, parameters)[np.newaxis]
 
 
-def load(weights: str | os.PathLike[str] | None = None) -> Model:
+def load(weights: str | os.PathLike[str] | None = None, cores: int | Literal["auto"] = 1) -> Model:
     """Load a model: the bundled one, a weights file, or a fetched one by name ("mixnet-l").
 
     Without an argument, the environment variable TINYMIXNET_WEIGHTS names the weights if it is set.
+    cores: how many processes work on one image, 1 to 8, or "auto" for what is fastest with the
+    first one. They start with the first image, `docs/cores.md` says more; on Windows it stays one.
     Raises WeightsError for a file that is missing, damaged, unsafe or does not fit.
     """
     if not isinstance(weights, (str, os.PathLike, type(None))):
         raise InputError(f"weights: expected a path or a name, found {short_repr(weights)}")
+    _check_cores(cores)
     read_environment()
     architecture, tensors, metadata = read_wanted(weights)
-    return Model(architecture, tensors, metadata)
+    return Model(architecture, tensors, metadata, cores)
 
 
 # -- checks ---------------------------------------------------------------------------------------
@@ -367,6 +397,23 @@ def _check_count(name: str, value: object, meaning: str) -> None:
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or value < 1:  # type: ignore[operator]
         raise InputError(f"{name}={short_repr(value)}: expected {meaning}, a whole number from 1")
+
+
+def _check_cores(cores: Any) -> Any:
+    """Return a number of cores as a plain int, or "auto"; raise InputError for anything else."""
+    if isinstance(cores, str) and cores == "auto":
+        return cores
+    if type(cores) is int and cores == 1:
+        return cores
+    from tinymixnet.fast.choice import MOST_CORES  # not needed for a single process
+
+    whole = isinstance(cores, (int, np.integer)) and not isinstance(cores, bool)
+    if not whole or not 1 <= cores <= MOST_CORES:
+        raise InputError(
+            f"cores={short_repr(cores)}: expected how many processes work on one image, a whole "
+            f'number from 1 to {MOST_CORES}, or "auto"'
+        )
+    return int(cores)
 
 
 def _check_preset_name(preset: object) -> None:
