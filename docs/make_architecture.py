@@ -37,7 +37,7 @@ PURPOSE = {
     "evaluate": "how often answers are right on labelled photos; clusters",
     "arrays and JSON": "files of arrays and JSON that nobody vouches for",
     "model": "a network with its weights, ready to use",
-    "fast": "the same numbers, compiled; worker processes",
+    "fast": "the same numbers, compiled; processes that share photos, or one photo",
     "weights and images": "reading what comes from outside; the network layer by layer",
     "kernels and architecture": "every operation, and the network as data",
     "errors": "what a user can do wrong",
