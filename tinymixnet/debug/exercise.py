@@ -1,4 +1,4 @@
-"""The game of `tinymixnet break`: a dump of our own network with mistakes in it that somebody finds.
+"""The game of `tinymixnet break`: a dump of our own network with mistakes in it, for you to find.
 
 The mistakes are drawn from the same catalogue that `diagnose` tries (`suspects/`). A draw becomes
 an exercise only if each of its mistakes shows in the dump, and if `diagnose` names exactly these
@@ -124,7 +124,6 @@ def make_exercise(
     _check_number("secret", secret, 0, LARGEST_SECRET)
     _check_number("level", level, min(LEVELS), max(LEVELS))
     expect(image_name, str, "image_name")
-    inputs = list(inputs)
     check_dump(path, MADE_BY, inputs, force)
     changes, names = _find_exercise(model, pixels, secret, level, photo)
     slugs = {change.suspect.slug for change in changes}
