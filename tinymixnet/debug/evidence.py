@@ -8,12 +8,12 @@ import numpy as np
 from tinymixnet.debug.causes import Cause
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.measure import cosine, error
+from tinymixnet.debug.rounding import to_bfloat16, to_float16, to_int8
 from tinymixnet.debug.suspects.input import (
     memory_as_nchw,
     memory_as_nhwc,
     rows_and_columns_exchanged,
 )
-from tinymixnet.debug.suspects.precision import to_bfloat16, to_float16, to_int8
 from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
 

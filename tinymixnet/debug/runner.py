@@ -1,6 +1,7 @@
 """Run our network, or parts of it on their tensors, with suspected mistakes made in some layers."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -61,14 +62,9 @@ class PartRunner:
         Each layer that is in the dump is replaced by their tensor before the next layer runs, so
         errors do not add up. The image is the exception: ports keep it in different forms.
         """
-        tensors = dict(self.model.tensors)
-        for suspect, layers in changes:
-            if suspect.weights:
-                for layer in layers:
-                    for name in self.tensors_of.get(layer, []):
-                        tensors[name] = suspect.weights(name, tensors[name])
+        tensors = self._changed_tensors(changes)
         x = self.pixels if start == 0 else self.theirs[self._last_of(start - 1)]
-        for part in self.parts[start:]:
+        for number, part in enumerate(self.parts[start:], start):
             entry, seen = x, dict[str, Array]()
             steps = self._steps(part, x, tensors)
             layer, value = next(steps)
@@ -86,6 +82,8 @@ class PartRunner:
                             block=part.block,
                             tensors=tensors,
                             metadata=self.model.metadata,
+                            previous=self.parts[number - 1].block if number else None,
+                            theirs=self._theirs(layer),
                         )
                         changed = suspect.output(context)
                         value = value if changed is None else changed
@@ -98,6 +96,23 @@ class PartRunner:
                     layer, value = steps.send(x)
                 except StopIteration:
                     break
+
+    def _theirs(self, layer: str) -> Array | None:
+        return self.theirs[layer] if layer in self.theirs else None  # noqa: SIM401
+
+    def _changed_tensors(self, changes: Sequence[Change]) -> dict[str, Array]:
+        """Return all weights of the network, with the changes in those of some layers."""
+        own = self.model.tensors
+        tensors = dict(own)
+        for suspect, layers in changes:
+            for name in (name for layer in layers for name in self.tensors_of.get(layer, ())):
+                if suspect.weights:
+                    tensors[name] = suspect.weights(name, tensors[name])
+                if suspect.other:
+                    instead = own.get(suspect.other(name))
+                    if instead is not None and instead.shape == own[name].shape:
+                        tensors[name] = instead
+        return tensors
 
     def _steps(self, part: Part, x: Array, tensors: Mapping[str, Array]) -> Layers:
         metadata = self.model.metadata
@@ -120,4 +135,5 @@ class PartRunner:
         Trials are ranked by this. Relative to ours, a trial that makes our values huge would look
         good whatever theirs are.
         """
-        return error(self.theirs[layer], self.result(start, layer, changes))
+        ours, theirs = self.result(start, layer, changes), self.theirs[layer]
+        return error(theirs, ours) if ours.shape == theirs.shape else Error(inf, inf)

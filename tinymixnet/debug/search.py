@@ -11,9 +11,9 @@ from tinymixnet.debug.causes import Cause
 from tinymixnet.debug.evidence import ROUNDING
 from tinymixnet.debug.measure import Error, error, mean_error
 from tinymixnet.debug.patterns import SPREAD, pattern
+from tinymixnet.debug.rounding import to_float16
 from tinymixnet.debug.runner import Change, PartRunner
 from tinymixnet.debug.suspects.context import Suspect
-from tinymixnet.debug.suspects.precision import to_float16
 from tinymixnet.engine.kernels import Array
 
 PARTLY = 10  # a resize is named if it divides the error by this: decoders differ a little

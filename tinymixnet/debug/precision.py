@@ -1,0 +1,227 @@
+"""Run our network with fewer digits, as a port in float16, bfloat16 or 8-bit integers does.
+
+Such a port rounds its weights and what its layers give. `rounded_layers` does the same to ours, fed
+with *their* inputs. So it shows which error that rounding alone makes in each layer, and `judge`
+says whether theirs is larger: then the layer is broken, and not merely coarse.
+"""
+
+from collections.abc import Iterator, Mapping
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+
+from tinymixnet.debug.rounding import (
+    LEVELS,
+    Scale,
+    step_of,
+    to_bfloat16,
+    to_float16,
+    to_int8,
+    to_int8_by_channel,
+    to_steps,
+)
+from tinymixnet.engine.architecture import group_kernels
+from tinymixnet.engine.kernels import Array
+from tinymixnet.engine.network import forward, statistics
+from tinymixnet.model import Model
+
+ROUND = {"float16": to_float16, "bfloat16": to_bfloat16}
+UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # largest rounding error of 1
+FORMATS = ("float16", "bfloat16", "int8")
+FLOAT32 = 1e-6  # error that float32 makes in one layer, relative to its largest value
+BEYOND = 3  # a layer is broken if its error is so many times what rounding makes
+BEYOND_IN_CHANNEL = 8  # the same for a channel by itself, whose few values vary more
+FEW = 16  # values of a channel: fewer say nothing about it
+
+
+# -- the run ---------------------------------------------------------------------------------------
+
+
+class Rounded(NamedTuple):
+    """A layer computed from their input, exactly and with rounding."""
+
+    layer: str
+    ours: Array
+    rounded: Array
+    theirs: Array | None  # None if the dump does not have it
+    usual: float  # the error that rounding the layer's output makes on average
+
+
+def rounded_layers(
+    model: Model,
+    pixels: Array,
+    theirs: Mapping[str, Array],
+    how: str,
+    by_channel: bool = True,
+    scales: Mapping[str, Scale] | None = None,
+) -> Iterator[Rounded]:
+    """Yield each layer, computed from their inputs: as ours computes it, and with rounding.
+
+    pixels (N, H, W, 3), 0..255. theirs: layer -> their tensor; a layer that is not in it goes on
+    with our own value, so rounding adds up from one of their tensors to the next.
+    how: a format of FORMATS. by_channel: whether 8-bit kernels have a scale for each output channel
+    or one for all. scales: of their layers, if the dump says so; else the values on a grid tell, or
+    else the range that the layer has in this run.
+    """
+    weights = rounded_weights(model, theirs, how, by_channel)
+    exact = forward(pixels, model.architecture, model.tensors, model.metadata)
+    coarse = forward(pixels, model.architecture, weights, model.metadata)
+    own: Array | None = None
+    rounded: Array | None = None
+    with np.errstate(all="ignore"):
+        while True:
+            try:
+                layer, own = exact.send(own)
+            except StopIteration:
+                return
+            rounded = coarse.send(rounded)[1]
+            scale, usual = scales.get(layer) if scales else None, 0.0
+            known = theirs[layer] if layer in theirs and layer != "image" else None
+            if known is not None or not hidden(layer, model, theirs):
+                rounded, usual = round_output(layer, rounded, how, scale, known)
+            yield Rounded(layer, own, rounded, known, usual)
+            if known is not None:
+                own = rounded = known
+
+
+def hidden(layer: str, model: Model, theirs: Mapping[str, Array]) -> bool:
+    """Whether a port that does not show this layer probably does not have it, and so not round it.
+
+    Ports fold batch norm into the convolution before it, and ReLU into both.
+    """
+    part, _, kind = layer.rpartition("/")
+    if kind in ("image", "conv") or kind.endswith("_conv"):
+        return True
+    if kind == "project_bn":
+        return False
+    if not (kind == "bn" or kind.endswith("_bn")):
+        return False
+    block = next((b for b in model.architecture.blocks if b.name == part), None)
+    return block is None or not block.swish
+
+
+def round_output(
+    layer: str, x: Array, how: str, scale: Scale | None, theirs: Array | None
+) -> tuple[Array, float]:
+    """Round what a layer gives to a format; return also the usual size of that rounding's error."""
+    if layer == "image":
+        return x, 0.0
+    if how != "int8":
+        return ROUND[how](x), UNIT[how] * rms(x)
+    if scale:
+        low = -128 if scale.zero_point < 0 or x.min() < 0 <= 128 - scale.zero_point else 0
+        levels = min(low, scale.zero_point), LEVELS
+        return to_steps(x, scale.scale, scale.zero_point, levels), scale.scale / 12**0.5
+    step = step_of(theirs) if theirs is not None else None
+    if step is None:
+        top = 1.0 if layer == "probabilities" else max(float(x.max()), 0)
+        step = (top - min(float(x.min()), 0)) / LEVELS
+    return (to_steps(x, step), step / 12**0.5) if 0 < step < inf else (x, 0.0)
+
+
+def rounded_weights(
+    model: Model, theirs: Mapping[str, Array], how: str, by_channel: bool
+) -> dict[str, Array]:
+    """Return the weights of the network, rounded to a format.
+
+    Only kernels become 8-bit integers. If the dump has no output of a convolution, then the batch
+    norm after it is taken to be folded into the kernel, which is rounded with it.
+    """
+    tensors = model.tensors
+    if how != "int8":
+        return {name: ROUND[how](tensor) for name, tensor in tensors.items()}
+    to_integers = to_int8_by_channel if by_channel else to_int8
+    result = dict(tensors)
+    for name, kernel in tensors.items():
+        layer, _, tensor = name.rpartition("/")
+        if not tensor.startswith("kernel"):
+            continue
+        if layer.endswith("conv") and layer not in theirs:
+            factor = folded_scale(model, layer, tensor)
+            factor = np.where(np.abs(factor) > 1e-12, factor, np.float32(1))
+            result[name] = (to_integers(kernel * factor) / factor).astype(np.float32)
+        else:
+            result[name] = to_integers(kernel)
+    return result
+
+
+def folded_scale(model: Model, layer: str, kernel: str) -> Array:
+    """Return by what batch norm multiplies a kernel that it is folded into.
+
+    kernel: `kernel`, or `kernel_2` for that of the third group of channels.
+    -> (O,), or (C, 1) for a depthwise kernel (K, K, C, 1).
+    """
+    norm = statistics(layer.removesuffix("conv") + "bn", model.tensors)
+    scale = norm.gamma / np.sqrt(norm.variance + np.float32(model.metadata.epsilon))
+    groups = group_kernels(layer, model.tensors) or [model.tensors[f"{layer}/{kernel}"]]
+    axis = 2 if layer.endswith("depthwise_conv") else 3
+    number = int(kernel.rpartition("_")[2]) if "_" in kernel else 0
+    ends = np.cumsum([group.shape[axis] for group in groups])
+    part = np.split(scale, ends[:-1])[number]
+    return part[:, None] if axis == 2 else part
+
+
+# -- the verdict -----------------------------------------------------------------------------------
+
+
+class Judgement(NamedTuple):
+    """What rounding alone explains of the error that a layer of theirs adds."""
+
+    rounding: float  # error that rounding makes in this layer, as `compare` measures errors
+    explains: float  # its share in the error that theirs adds, 0 to 1, by root mean squares
+    beyond: bool  # whether theirs is further off than rounding can explain
+
+
+def judge(ours: Array, rounded: Array, theirs: Array, usual: float = 0.0) -> Judgement:
+    """Compare the error of their layer with that of rounding. All three are (..., C).
+
+    usual: what rounding makes on average. A few values may have been lucky.
+    """
+    largest = float(np.abs(ours).max(initial=0)) or 1.0
+    with np.errstate(all="ignore"):
+        due, added = (np.asarray(x, np.float64) - ours for x in (rounded, theirs))
+        rounding = float(np.abs(due).max(initial=0)) / largest
+    if not np.isfinite(added).all():
+        return Judgement(rounding, 0.0, bool(np.isfinite(ours).all()))
+    if not np.isfinite(due).all():
+        return Judgement(inf, 1.0, False)
+    floor = max(FLOAT32 * largest, usual)
+    expected, found = rms(due), rms(added)
+    explains = 1.0 if found <= floor else min(1.0, expected / found)
+    beyond = found > BEYOND * max(expected, floor)
+    channels = added.shape[-1]
+    if added.size >= FEW * channels:
+        axes = tuple(range(added.ndim - 1))
+        each_due, each = (np.sqrt(np.square(x).mean(axes)) for x in (due, added))
+        usual = np.maximum(each_due, max(expected, floor))
+        beyond = beyond or bool((each > BEYOND_IN_CHANNEL * usual).any())
+    return Judgement(rounding, explains, beyond)
+
+
+def judgements(
+    model: Model,
+    pixels: Array,
+    theirs: Mapping[str, Array],
+    how: str,
+    scales: Mapping[str, Scale] | None = None,
+) -> dict[str, Judgement]:
+    """Judge each of their layers by a format; layer -> judgement.
+
+    8-bit kernels may have one scale or one for each channel. The run that explains more counts.
+    """
+    runs: list[dict[str, Judgement]] = []
+    for by_channel in (True, False) if how == "int8" else (True,):
+        layers = rounded_layers(model, pixels, theirs, how, by_channel, scales)
+        runs.append(
+            {
+                layer: judge(ours, rounded, known, usual)
+                for layer, ours, rounded, known, usual in layers
+                if known is not None and ours.size
+            }
+        )
+    return min(runs, key=lambda run: sum(judgement.beyond for judgement in run.values()))
+
+
+def rms(x: Array) -> float:
+    return float(np.sqrt(np.square(x).mean())) if x.size else 0.0
