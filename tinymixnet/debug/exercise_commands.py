@@ -3,6 +3,8 @@
 import argparse
 import os
 import shlex
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,9 @@ def add_commands(
             1: "the guess is wrong or not all, or a standard stream is closed or full",
         },
     )
-    exercise.add_argument("image", nargs="?", metavar="IMAGE", help=f"{IMAGE} (the cat's)")
+    exercise.add_argument(
+        "image", nargs="?", metavar="IMAGE", help=f"{IMAGE} (the cat that comes along)"
+    )
     exercise.add_argument("-o", "--output", metavar="DUMP", help="a new folder, or FILE.npz")
     exercise.add_argument(
         "--level",
@@ -76,7 +80,7 @@ def run_break(arguments: argparse.Namespace) -> int:
         raise InputError("break: expected -o DUMP, to make a puzzle, or --answer DUMP GUESS")
     from tinymixnet.debug.exercise import make_exercise
 
-    image = arguments.image or _short(str(CAT))
+    image = arguments.image or _cat()
     secret = arguments.secret
     if secret is None:
         secret = int(np.random.default_rng().integers(1_000_000))
@@ -138,10 +142,10 @@ def _next_commands(arguments: argparse.Namespace, image: str) -> list[str]:
     return [shlex.join(compare), f"{shlex.join(answer)} GUESS"]
 
 
-def _short(path: str) -> str:
-    """Return a path relative to the current folder if it lies there."""
-    try:
-        relative = os.path.relpath(path)
-    except (ValueError, OSError):  # on another drive, or the current folder is gone
-        return path
-    return path if relative.startswith("..") else relative
+def _cat() -> str:
+    """Return the path of the bundled cat: a short one in a copy of the repository."""
+    short = Path("tinymixnet", "data", CAT.name)
+    with suppress(OSError):
+        if short.samefile(CAT):
+            return str(short)
+    return str(CAT)
