@@ -14,7 +14,7 @@ class Terminal(io.StringIO):
 
 
 def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Return a terminal that is standard error. (A fixture cannot: pytest sets its own after it.)"""
+    """Make a terminal standard error. (Not in a fixture: pytest sets its own after those.)"""
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     return stream
