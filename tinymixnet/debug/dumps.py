@@ -1,19 +1,23 @@
 """Foreign dumps as layers of our network: NHWC, under canonical names.
 
 Two questions are answered from names, shapes and order alone, before any value is read: which
-stored tensor is which layer (`names/choose.py`), and in which layout it is stored.
+stored tensor is which layer (`names/choose.py`), and in which layout it is stored. With the network
+and the pixels at hand, `pairing.py` answers them again, from the values.
 """
 
+import copy
 import os
 from collections import Counter
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 
 from tinymixnet.debug.checks import expect
-from tinymixnet.debug.names.candidates import Candidates, Names, Shape, layouts_of
+from tinymixnet.debug.names.candidates import Candidates, Names, Shape, as_nhwc, layouts_of
 from tinymixnet.debug.names.canonical import nearest
 from tinymixnet.debug.names.choose import choose_names
+from tinymixnet.debug.pairs import Pair
 from tinymixnet.debug.traces import Trace, open_trace
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.hdf5 import Header
@@ -41,6 +45,9 @@ class Dump:
     ) -> None:
         """places: stored name -> layer. Of several for one layer the first that fits is taken."""
         self.trace = trace
+        self.suggested = dict(places)  # stored name -> the layer that names and order suggest
+        self.pairs: tuple[Pair, ...] = ()  # what `pairing.py` has found; empty without it
+        self.certain = False  # whether nothing but the suggested layers will do
         self.expected = dict(candidates.expected)  # canonical name -> shape (N, ...)
         self.map = map_name  # the map of names that was used
         self.headers: dict[str, Header] = {name: trace.header(name) for name in trace.names}
@@ -73,6 +80,24 @@ class Dump:
         placed = f"{len(self.theirs)} of {len(self.expected)} layers, names of {self.map}"
         return f"Dump({printable(self.trace.path)}, {placed})"
 
+    def with_pairs(self, pairs: Sequence[Pair]) -> "Dump":
+        """Return this dump with other pairs; those of a layer's shape alone are taken."""
+        dump = copy.copy(self)
+        dump.pairs = tuple(pairs)
+        dump.theirs = {pair.layer: pair.name for pair in pairs if pair.layer and not pair.part}
+        dump.layouts = {pair.layer: pair.layout for pair in pairs if pair.layer and not pair.part}
+        dump.ambiguous = []
+        taken = {pair.name for pair in pairs if pair.layer}
+        dump._misshaped = {
+            layer: name
+            for layer, name in self._misshaped.items()
+            if layer not in dump.theirs and name not in taken
+        }
+        dump.mismatched = {layer: self.mismatched[layer] for layer in dump._misshaped}
+        others = [pair.name for pair in pairs if not pair.layer]
+        dump.unmatched = {name: self.unmatched.get(name) for name in others if name not in taken}
+        return dump
+
     @property
     def names(self) -> list[str]:
         """The layers that the dump has, in the network's order."""
@@ -99,11 +124,7 @@ class Dump:
         x = x.astype(
             np.float64 if x.dtype.itemsize == 8 and x.dtype.kind == "f" else np.float32, copy=False
         )
-        shape = self.expected[name]
-        if self.layouts[name] == "NCHW" and len(shape) == 4:
-            n, h, w, c = shape
-            x = x.reshape(n, c, h, w).transpose(0, 2, 3, 1)
-        return np.ascontiguousarray(x.reshape(shape))
+        return as_nhwc(x, self.layouts[name], self.expected[name])
 
     def raw(self, name: str) -> np.ndarray:
         """Return a layer as it is stored."""
@@ -159,4 +180,8 @@ def open_dump(
         expected={name: (batch, *shape) for name, shape in shapes.items()},
     )
     map_name, places = choose_names(candidates, architecture, names)
-    return Dump(trace, candidates, map_name, places, layout)
+    dump = Dump(trace, candidates, map_name, places, layout)
+    # Whoever says which names these are, or uses ours, has decided. Other names only suggest.
+    ours = map_name == "canonical" and 2 * len(places) >= len(candidates.shapes)
+    dump.certain = names is not None or ours
+    return dump

@@ -5,6 +5,8 @@ from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
+import numpy as np
+
 Shape = tuple[int, ...]
 Names = dict[str, str]  # stored name -> canonical name; "" for a tensor that is no layer
 
@@ -39,3 +41,11 @@ def layouts_of(shape: Shape, expected: Shape) -> tuple[str, ...]:
         if n == 1:
             shapes.extend([s[1:] for s in shapes])
     return tuple(layout for layout, shapes in layouts.items() if shape in shapes)
+
+
+def as_nhwc(x: np.ndarray, layout: str, expected: Shape) -> np.ndarray:
+    """Return a stored tensor as the layer that it is: (N, H, W, C) or (N, C)."""
+    if layout == "NCHW" and len(expected) == 4:
+        n, h, w, c = expected
+        x = x.reshape(n, c, h, w).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(x.reshape(expected))
