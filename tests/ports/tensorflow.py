@@ -1,6 +1,7 @@
 """The same network in TensorFlow: a frozen graph, TensorFlow Lite, and Keras models."""
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def keras_model(architecture: Architecture, tensors: Tensors, side: int, named: 
         if groups == 1:
             return [x]
         edges = np.cumsum([0, *split_channels(x.shape[-1], groups)])
-        return [x[..., int(a) : int(b)] for a, b in zip(edges, edges[1:], strict=False)]
+        return [x[..., int(a) : int(b)] for a, b in pairwise(edges)]
 
     def depthwise(scope: str, x: Any, block: Block) -> Any:
         made = []

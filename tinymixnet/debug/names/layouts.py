@@ -73,9 +73,10 @@ def zero_padded(x: Array, layout: str, expected: Shape) -> bool:
 
     Other values show that it is another tensor, and not a padded one.
     """
-    return x.size == prod(expected) or not _with_padding(x, layout, expected)[
-        ..., expected[-1] :
-    ].any()
+    return (
+        x.size == prod(expected)
+        or not _with_padding(x, layout, expected)[..., expected[-1] :].any()
+    )
 
 
 def _with_padding(x: Array, layout: str, expected: Shape) -> Array:
