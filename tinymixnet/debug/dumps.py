@@ -8,7 +8,7 @@ and the pixels at hand, `pairing.py` answers them again, from the values.
 import copy
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 
 import numpy as np
@@ -26,6 +26,7 @@ from tinymixnet.debug.names.layouts import (
     zero_padded,
 )
 from tinymixnet.debug.pairs import Pair
+from tinymixnet.debug.quantization import Quantization, guess_quantization
 from tinymixnet.debug.traces import Trace, open_trace
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.hdf5 import Header
@@ -82,6 +83,7 @@ class Dump:
         self.unmatched: dict[str, str | None] = {name: guesses.get(name) for name in others}
         self.layouts: dict[str, str] = {}  # canonical -> one of LAYOUTS
         self.ambiguous: list[str] = []  # layers whose layout nothing decides
+        self.guessed: dict[str, Quantization] = {}  # layers whose scale only ours told
         self._decide_layouts(layout)
 
     def __repr__(self) -> str:
@@ -125,6 +127,28 @@ class Dump:
             for name in self.theirs.values()
         )
 
+    @property
+    def unscaled(self) -> list[str]:
+        """The layers that are 8-bit integers whose scale nothing says. An image needs none."""
+        return [
+            name
+            for name, stored in self.theirs.items()
+            if self.headers[stored].dtype.kind in "iu"
+            and self.headers[stored].dtype.itemsize == 1
+            and stored not in self.trace.quantization
+            and name != "image"
+        ]
+
+    def guess_scales(self, layers: Iterable[tuple[str, np.ndarray]]) -> None:
+        """Guess scale and zero point of `unscaled` layers from ours, given as (name, layer)."""
+        unscaled = set(self.unscaled)
+        for name, ours in layers if unscaled else ():
+            if name in unscaled and ours.shape == self.expected[name]:
+                stored = as_nhwc(self.raw(name), self.layouts[name], self.expected[name])
+                if scales := guess_quantization(stored, ours):
+                    self.trace.quantization[self.theirs[name]] = scales
+                    self.guessed[name] = scales
+
     def __getitem__(self, name: str) -> np.ndarray:
         if not isinstance(name, str) or name not in self.theirs:
             raise TraceError(f"{self.trace.path}: no layer that fits {name!s:.80}")
@@ -155,7 +179,7 @@ class Dump:
     def _decide_layouts(self, wanted: str | None) -> None:
         """Decide the layouts: layers that fit in several follow the majority of all others."""
         fits = {name: self.layouts_of(s, self.expected[name]) for name, s in self.theirs.items()}
-        unclear = {name for name, layouts in fits.items() if {"NHWC", "NCHW"} <= {*layouts}}
+        unclear = {name for name, layouts in fits.items() if len({*layouts} - {*BLOCKED}) > 1}
         votes = Counter(layouts[0] for name, layouts in fits.items() if name not in unclear)
         first, second = [*votes.most_common(2), ("", 0), ("", 0)][:2]
         majority = first[0] if first[1] > second[1] else None

@@ -111,14 +111,11 @@ def _exact(shape: Shape, expected: Shape) -> tuple[str, ...]:
     found = []
     for layout in ("NHWC", "NCHW", *BATCH_LAST):
         shapes = [_axes(layout, n, h, w, c)]
-        if layout not in BATCH_LAST:
-            if h * w == 1:  # a map of one pixel may be stored as a vector
-                shapes.append((n, c))
-            if n == 1:
-                shapes.extend([s[1:] for s in shapes])
-        elif n == 1 or h * w == 1:  # the same as NHWC or NCHW in memory
-            continue
-        if shape in shapes:
+        if h * w == 1:  # a map of one pixel may be stored as a vector
+            shapes.append((c, n) if layout in ("HWCN", "CHWN") else (n, c))
+        if n == 1 and layout not in BATCH_LAST:
+            shapes.extend([s[1:] for s in shapes])
+        if shape in shapes and (n > 1 or layout not in BATCH_LAST):  # the same in memory for one
             found.append(layout)
     return tuple(found)
 
