@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tinymixnet.debug.names.layouts import LAYOUTS
 from tinymixnet.debug.strict_json import write_json
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.pixels import check_pixels
@@ -131,8 +132,9 @@ def dump_options() -> argparse.ArgumentParser:
     )
     foreign.add_argument(
         "--layout",
-        choices=("NHWC", "NCHW"),
-        help="the order of axes in OTHER (mostly, the shapes tell)",
+        choices=LAYOUTS,
+        help="the order of the values in OTHER: NHWC, NCHW, batch last (HWCN, CHWN, HWNC), or "
+        "channels in blocks (NC4HW4, nChw8c, nChw16c, nChw32c); mostly, the shapes or values tell",
     )
     return foreign
 

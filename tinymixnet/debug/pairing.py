@@ -26,8 +26,8 @@ import numpy as np
 
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.measure import error
-from tinymixnet.debug.names.candidates import layouts_of
 from tinymixnet.debug.names.choose import MAPS
+from tinymixnet.debug.names.layouts import layouts_of
 from tinymixnet.debug.pairs import Pair
 from tinymixnet.debug.parts_of_layers import BIAS_MISSING, parts
 from tinymixnet.debug.single_layer import compute, steps
