@@ -98,6 +98,7 @@ def compare(
     reordered, known = [], set(dump.names)
     with np.errstate(all="ignore"):  # NaN and infinity in a dump are results, not accidents
         for name, ours in _pairs(reference):
+            dump.guess_scales([(name, ours)])
             if name in dump.mismatched:
                 rows.append(_unlike(name, ours.shape, dump.mismatched[name][0], tolerance))
             elif name not in known or not ours.size:  # an empty batch compares to nothing
@@ -141,6 +142,7 @@ def isolated(
     images = check_pixels(pixels).astype(np.float32)
     expect(dump, Dump, "dump")
     settings = images, model.architecture, model.tensors, model.metadata
+    dump.guess_scales(forward(*settings))
     own, fed = forward(*settings), forward(*settings)
     known, added = set(dump.names), dict[str, float]()
 

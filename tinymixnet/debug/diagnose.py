@@ -63,6 +63,7 @@ def diagnose(
     expect(dump, Dump, "dump")
     if raw is not None and expect(raw, Model, "raw").architecture != model.architecture:
         raise InputError("raw: expected weights of the same network")
+    dump.guess_scales(model.layers(pixels))
     if not dump.certain:
         dump = pair(model, pixels, dump)
     theirs = TheirTensors(dump)

@@ -8,16 +8,25 @@ and the pixels at hand, `pairing.py` answers them again, from the values.
 import copy
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 import numpy as np
 
 from tinymixnet.debug.checks import expect
-from tinymixnet.debug.names.candidates import Candidates, Names, Shape, as_nhwc, layouts_of
+from tinymixnet.debug.names.candidates import Candidates, Names
 from tinymixnet.debug.names.canonical import nearest
 from tinymixnet.debug.names.choose import choose_names
+from tinymixnet.debug.names.layouts import (
+    BLOCKED,
+    LAYOUTS,
+    Shape,
+    as_nhwc,
+    layouts_of,
+    zero_padded,
+)
 from tinymixnet.debug.pairs import Pair
+from tinymixnet.debug.quantization import Quantization, guess_quantization
 from tinymixnet.debug.traces import Trace, open_trace
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.hdf5 import Header
@@ -56,7 +65,7 @@ class Dump:
         for stored, name in places.items():
             if not name:
                 continue
-            if name not in self.theirs and candidates.fits(stored, name):
+            if name not in self.theirs and self.layouts_of(stored, self.expected[name]):
                 self.theirs[name] = stored
                 self._misshaped.pop(name, None)
             elif name not in self.theirs and name not in self._misshaped:
@@ -72,8 +81,9 @@ class Dump:
         guesses = {name: nearest(name, missing) for name in others[:MOST_GUESSES]}
         # stored name -> the nearest canonical name
         self.unmatched: dict[str, str | None] = {name: guesses.get(name) for name in others}
-        self.layouts: dict[str, str] = {}  # canonical -> NHWC or NCHW
+        self.layouts: dict[str, str] = {}  # canonical -> one of LAYOUTS
         self.ambiguous: list[str] = []  # layers whose layout nothing decides
+        self.guessed: dict[str, Quantization] = {}  # layers whose scale only ours told
         self._decide_layouts(layout)
 
     def __repr__(self) -> str:
@@ -98,6 +108,22 @@ class Dump:
         dump.unmatched = {name: self.unmatched.get(name) for name in others if name not in taken}
         return dump
 
+    def with_misshaped(self, odd: Mapping[str, str]) -> "Dump":
+        """Return this dump with layers (layer -> stored name) that are there in another shape."""
+        dump = copy.copy(self)
+        dump._misshaped = {**self._misshaped, **odd}
+        dump.mismatched = {
+            layer: (self.headers[name].shape, self.expected[layer])
+            for layer, name in dump._misshaped.items()
+        }
+        layers = {name: layer for layer, name in odd.items()}
+        dump.pairs = tuple(
+            pair._replace(layer=layers[pair.name], found="order") if pair.name in layers else pair
+            for pair in self.pairs
+        )
+        dump.unmatched = {n: near for n, near in self.unmatched.items() if n not in layers}
+        return dump
+
     @property
     def names(self) -> list[str]:
         """The layers that the dump has, in the network's order."""
@@ -117,6 +143,28 @@ class Dump:
             for name in self.theirs.values()
         )
 
+    @property
+    def unscaled(self) -> list[str]:
+        """The layers that are 8-bit integers whose scale nothing says. An image needs none."""
+        return [
+            name
+            for name, stored in self.theirs.items()
+            if self.headers[stored].dtype.kind in "iu"
+            and self.headers[stored].dtype.itemsize == 1
+            and stored not in self.trace.quantization
+            and name != "image"
+        ]
+
+    def guess_scales(self, layers: Iterable[tuple[str, np.ndarray]]) -> None:
+        """Guess scale and zero point of `unscaled` layers from ours, given as (name, layer)."""
+        unscaled = set(self.unscaled)
+        for name, ours in layers if unscaled else ():
+            if name in unscaled and ours.shape == self.expected[name]:
+                stored = as_nhwc(self.raw(name), self.layouts[name], self.expected[name])
+                if scales := guess_quantization(stored, ours):
+                    self.trace.quantization[self.theirs[name]] = scales
+                    self.guessed[name] = scales
+
     def __getitem__(self, name: str) -> np.ndarray:
         if not isinstance(name, str) or name not in self.theirs:
             raise TraceError(f"{self.trace.path}: no layer that fits {name!s:.80}")
@@ -133,18 +181,32 @@ class Dump:
             raise TraceError(f"{self.trace.path}: no layer {name!s:.80}")
         return self.trace[stored[name]]
 
+    def layouts_of(self, stored: str, expected: Shape) -> tuple[str, ...]:
+        """Return the layouts in which a stored tensor can be a layer of this shape.
+
+        If its shape has more channels, its values are read: the others must be zeros.
+        """
+        shape = self.headers[stored].shape
+        layouts = layouts_of(shape, expected)
+        if not layouts or prod(shape) == prod(expected):
+            return layouts
+        return tuple(name for name in layouts if zero_padded(self.trace[stored], name, expected))
+
     def _decide_layouts(self, wanted: str | None) -> None:
-        """Decide the layouts: layers that fit both ways follow the majority of all others."""
-        fits = {
-            n: layouts_of(self.headers[s].shape, self.expected[n]) for n, s in self.theirs.items()
-        }
-        votes = Counter(layouts[0] for layouts in fits.values() if len(layouts) == 1)
-        majority = None if votes["NHWC"] == votes["NCHW"] else votes.most_common(1)[0][0]
-        decided = majority or wanted
+        """Decide the layouts: layers that fit in several follow the majority of all others."""
+        fits = {name: self.layouts_of(s, self.expected[name]) for name, s in self.theirs.items()}
+        unclear = {name for name, layouts in fits.items() if len({*layouts} - {*BLOCKED}) > 1}
+        votes = Counter(layouts[0] for name, layouts in fits.items() if name not in unclear)
+        first, second = [*votes.most_common(2), ("", 0), ("", 0)][:2]
+        majority = first[0] if first[1] > second[1] else None
         for name in self.names:
-            either = len(fits[name]) == 2
-            self.layouts[name] = (decided or "NHWC") if either else fits[name][0]
-            if either and decided is None and prod(self.expected[name][1:-1]) > 1:
+            layouts = fits[name]
+            # Whoever says that channels come in blocks knows what no shape tells.
+            decided = wanted if wanted in BLOCKED and wanted in layouts else None
+            if name in unclear and decided is None:
+                decided = next((asked for asked in (majority, wanted) if asked in layouts), None)
+            self.layouts[name] = decided or layouts[0]
+            if name in unclear and not decided and prod(self.expected[name][1:-1]) > 1:
                 self.ambiguous.append(name)
 
 
@@ -160,8 +222,8 @@ def open_dump(
     """Open a dump of `batch` images of height x width pixels as layers of a network.
 
     names: a shipped map (canonical, tensorflow, timm, onnx), a JSON file {their name: canonical
-    name}, or None for the shipped map that places most tensors. layout, "NHWC" or "NCHW", is for
-    shapes that fit both ways. Raises TraceError for what cannot be read, and InputError for
+    name}, or None for the shipped map that places most tensors. layout, one of LAYOUTS, is for
+    shapes that fit in several ways. Raises TraceError for what cannot be read, and InputError for
     arguments of a wrong type.
 
     >>> open_dump("theirs.npz", model.architecture, 1, 224, 224)["stem/conv"].shape
@@ -171,8 +233,8 @@ def open_dump(
     for what, number in (("batch", batch), ("height", height), ("width", width)):
         if not isinstance(number, (int, np.integer)) or not 0 <= number <= MOST_PIXELS:
             raise InputError(f"{what}={short_repr(number)}: expected 0 to {MOST_PIXELS:,}")
-    if layout is not None and (not isinstance(layout, str) or layout not in ("NHWC", "NCHW")):
-        raise TraceError(f"layout={short_repr(layout)}: expected 'NHWC' or 'NCHW'")
+    if layout is not None and (not isinstance(layout, str) or layout not in LAYOUTS):
+        raise TraceError(f"layout={short_repr(layout)}: expected one of {', '.join(LAYOUTS)}")
     trace = open_trace(path)
     shapes = architecture.layer_shapes(height, width)
     candidates = Candidates(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinymixnet.debug.names.candidates import Shape, as_nhwc, layouts_of
+from tinymixnet.debug.names.layouts import Shape, as_nhwc, layouts_of, zero_padded
 from tinymixnet.debug.traces import Trace
 from tinymixnet.engine.kernels import Array
 
@@ -41,6 +41,8 @@ class StoredTensors:
                 layouts = layouts_of(trace.header(name).shape, shape)
                 for layout in layouts[: len(layouts) if is_map(shape) else 1]:
                     stored = trace[name] if stored is None else stored
+                    if not zero_padded(stored, layout, shape):
+                        continue
                     view = View(number, name, layout, shape)
                     self.views[shape].append(view)
                     found[shape].append(sample(as_layer(stored, layout, shape)).ravel())
