@@ -15,9 +15,10 @@ import numpy as np
 
 from tinymixnet.debug.causes import Cause, Diagnosis, Evidence
 from tinymixnet.debug.checks import expect
-from tinymixnet.debug.compare import HALF_TOLERANCE
+from tinymixnet.debug.compare import HALF_TOLERANCE, compare
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import TheirTensors
+from tinymixnet.debug.manifest import Manifest
 from tinymixnet.debug.measure import error
 from tinymixnet.debug.pairing import pair
 from tinymixnet.debug.pairs import counts
@@ -46,13 +47,15 @@ def diagnose(
     photo: "Source | None" = None,
     raw: Model | None = None,
     progress: bool = False,
+    reference_manifest: Manifest | None = None,
 ) -> Diagnosis:
     """Return the mistakes that make our network compute what a dump of another one holds.
 
     pixels: (N, H, W, 3), 0..255, the input that theirs should have had. photo: the file of the
     pixels, to try other ways of resizing. raw: the same network with its raw weights, to try them.
-    progress: draw a bar if standard error is a terminal. Raises TraceError if the dump has no layer
-    of this network, and InputError for arguments of a wrong type.
+    progress: draw a bar if standard error is a terminal. reference_manifest: of ours, to warn of
+    other pixels or weights. Raises TraceError if the dump has no layer of this network, and
+    InputError for arguments of a wrong type.
 
     >>> dump = open_dump("theirs.npz", model.architecture, 1, 224, 224)
     >>> diagnose(model, pixels, dump).slugs  # theirs has blue first
@@ -63,9 +66,13 @@ def diagnose(
     expect(dump, Dump, "dump")
     if raw is not None and expect(raw, Model, "raw").architecture != model.architecture:
         raise InputError("raw: expected weights of the same network")
+    expect(progress, bool, "progress")
+    if reference_manifest is not None:
+        expect(reference_manifest, Manifest, "reference_manifest")
     dump.guess_scales(model.layers(pixels))
     if not dump.certain:
         dump = pair(model, pixels, dump)
+    warnings = _warnings(model, pixels, dump, reference_manifest)
     theirs = TheirTensors(dump)
     causes = theirs.correct_dump_errors(model, pixels)
     if not set(theirs.names) - {"image"}:
@@ -77,7 +84,7 @@ def diagnose(
     evidence = _evidence(dump, theirs, doubtful)
     if not differing:
         shows = causes[0].place if causes else None
-        return Diagnosis(tuple(causes), len(theirs.names), shows, evidence)
+        return Diagnosis(tuple(causes), len(theirs.names), shows, evidence, warnings)
 
     suspects = list(SUSPECTS)
     if raw is not None:
@@ -104,7 +111,16 @@ def diagnose(
     first, *others = merged.values()
     shows = min([*differing, first.place], key=runner.order.index)
     found = first._replace(place=shows), *others
-    return Diagnosis(found, len(theirs.names), differing[0], evidence)
+    return Diagnosis(found, len(theirs.names), differing[0], evidence, warnings)
+
+
+def _warnings(
+    model: Model, pixels: Array, dump: Dump, reference_manifest: Manifest | None
+) -> tuple[str, ...]:
+    """Return what `compare` warns of."""
+    with suppress(TraceError):  # where no shape is ours, there is nothing to warn of
+        return tuple(compare(model.layers(pixels), dump, TOLERANCE, reference_manifest).warnings)
+    return ()
 
 
 def _different(model: Model, pixels: Array, theirs: TheirTensors) -> tuple[list[str], list[str]]:
