@@ -39,6 +39,7 @@ from tinymixnet.model import Model
 ALIKE = 1e-4  # largest error, relative to the largest value, of a part of a layer
 
 
+@np.errstate(all="ignore")  # NaN and infinity in a dump are results, not accidents
 def pair(model: Model, pixels: Array, dump: Dump) -> Dump:
     """Return the dump with each layer paired with the tensor that its values say it is.
 
