@@ -19,6 +19,7 @@ from tinymixnet.debug.compare import HALF_TOLERANCE
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import TheirTensors
 from tinymixnet.debug.measure import error
+from tinymixnet.debug.names.choose import MAPS
 from tinymixnet.debug.pairing import pair
 from tinymixnet.debug.pairs import counts
 from tinymixnet.debug.runner import PartRunner
@@ -142,7 +143,8 @@ def _evidence(dump: Dump, theirs: TheirTensors, doubtful: Sequence[str]) -> Evid
     """Return how the layers were paired, and what was not."""
     known = set(theirs.names)
     if not dump.pairs:
-        found = {"name": len(known)} if dump.map != "onnx" else {"order": len(known)}
+        how = "order" if dump.map == "onnx" else "name" if dump.map in MAPS else "given"
+        found = {how: len(known)}
         others = list(dump.unmatched)
     else:
         found = counts([pair for pair in dump.pairs if pair.layer in known])

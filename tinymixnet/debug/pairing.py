@@ -36,7 +36,7 @@ from tinymixnet.debug.walk import FITS, UNLIKE, Hypothesis, Walk
 from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
 
-ALIKE = 1e-4  # largest error, relative to the largest value, of a part of a layer
+ALIKE = 2e-3  # largest error, relative to the largest value, of a part of a layer
 
 
 def pair(model: Model, pixels: Array, dump: Dump) -> Dump:
@@ -151,7 +151,7 @@ def _believable(best: Hypothesis, model: Model, names: Mapping[str, str]) -> lis
     for hypothesis in reversed(chain):
         for reader in readers.get(hypothesis.layer, []):
             later = paired.get(reader)
-            if later and later.option and steps_of[reader].weighted:
+            if later and later.option and later.option.telling:
                 follows = later.option.distance < UNLIKE
             elif later and later.option and reader == "probabilities":
                 follows = later.option.distance < FITS

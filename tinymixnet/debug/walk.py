@@ -38,6 +38,7 @@ class Option:
     view: View
     distance: float  # from what ours gives for the hypothesis's inputs
     points: float
+    telling: bool  # whether weights were used since the last tensor of theirs
 
 
 @dataclass
@@ -182,7 +183,7 @@ class Walk:
             total = points * digits + self._prior(hypothesis, step, view)
             if distance > UNLIKE:
                 total -= UNLIKELY
-            options.append(Option(view, distance, total))
+            options.append(Option(view, distance, total, not feed.near))
         options.sort(key=lambda option: (option.distance > EXACT, -option.points))
         return options[:MOST_OPTIONS]
 
