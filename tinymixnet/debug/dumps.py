@@ -8,7 +8,7 @@ and the pixels at hand, `pairing.py` answers them again, from the values.
 import copy
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -106,6 +106,22 @@ class Dump:
         dump.mismatched = {layer: self.mismatched[layer] for layer in dump._misshaped}
         others = [pair.name for pair in pairs if not pair.layer]
         dump.unmatched = {name: self.unmatched.get(name) for name in others if name not in taken}
+        return dump
+
+    def with_misshaped(self, odd: Mapping[str, str]) -> "Dump":
+        """Return this dump with layers (layer -> stored name) that are there in another shape."""
+        dump = copy.copy(self)
+        dump._misshaped = {**self._misshaped, **odd}
+        dump.mismatched = {
+            layer: (self.headers[name].shape, self.expected[layer])
+            for layer, name in dump._misshaped.items()
+        }
+        layers = {name: layer for layer, name in odd.items()}
+        dump.pairs = tuple(
+            pair._replace(layer=layers[pair.name], found="order") if pair.name in layers else pair
+            for pair in self.pairs
+        )
+        dump.unmatched = {n: near for n, near in self.unmatched.items() if n not in layers}
         return dump
 
     @property

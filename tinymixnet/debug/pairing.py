@@ -19,7 +19,8 @@ Layers without weights (activations, sums, products) give few points, as they wo
 block. Names and order only decide between tensors that fit equally well.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
 
 import numpy as np
 
@@ -28,10 +29,10 @@ from tinymixnet.debug.measure import error
 from tinymixnet.debug.names.choose import MAPS
 from tinymixnet.debug.names.layouts import layouts_of
 from tinymixnet.debug.pairs import Pair
-from tinymixnet.debug.parts_of_layers import parts
-from tinymixnet.debug.single_layer import Step, compute, steps
+from tinymixnet.debug.parts_of_layers import BIAS_MISSING, parts
+from tinymixnet.debug.single_layer import compute, steps
 from tinymixnet.debug.stored_tensors import StoredTensors, as_layer
-from tinymixnet.debug.walk import UNLIKE, Hypothesis, Walk
+from tinymixnet.debug.walk import FITS, UNLIKE, Hypothesis, Walk
 from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
 
@@ -41,27 +42,87 @@ ALIKE = 1e-4  # largest error, relative to the largest value, of a part of a lay
 def pair(model: Model, pixels: Array, dump: Dump) -> Dump:
     """Return the dump with each layer paired with the tensor that its values say it is.
 
-    pixels (N, H, W, 3) float32, 0..255, as theirs had them. Layers that were paired by names which
-    leave no doubt stay as they are.
+    pixels (N, H, W, 3) float32, 0..255, as theirs had them. Names which leave no doubt (ours, or
+    those that the user gives) are binding.
     """
     stored = StoredTensors(dump.trace, dict.fromkeys(dump.expected.values()))
     bound = dump.suggested if dump.certain else {}
     best = Walk(model, pixels, stored, dump.expected, dump.suggested, bound).run()
-    steps_of = {step.layer: step for step in steps(model.architecture)}
-    found = _believable(best, steps_of, dump.suggested)
     pairs = []
-    for hypothesis in found:
+    for hypothesis in _believable(best, model, _reliable_names(best, dump)):
         view = hypothesis.option.view if hypothesis.option else hypothesis.left_out
         if view is not None:
             how = _how(hypothesis, view.name, dump)
             pairs.append(Pair(view.name, hypothesis.layer, how, view.layout))
-    paired = dump.with_pairs(pairs)
-    others = [name for name in dump.trace.names if name not in {pair.name for pair in pairs}]
-    measured, part_pairs = _look_again(model, pixels, paired, others)
-    pairs = [pair._replace(error=measured.get(pair.layer)) for pair in pairs]
+    paired = _with_parts(model, pixels, dump, pairs)
+    if answers := list(_answers(paired)):
+        paired = _with_parts(model, pixels, dump, [*pairs, *answers])
+    return _odd_answers(paired)
+
+
+def _with_parts(model: Model, pixels: Array, dump: Dump, pairs: Sequence[Pair]) -> Dump:
+    """Return the dump with these pairs, their errors, and what is part of a layer."""
+    paired = {pair.name for pair in pairs}
+    others = [name for name in dump.trace.names if name not in paired]
+    measured, part_pairs = _look_again(model, pixels, dump.with_pairs(pairs), others)
     known = {pair.name for pair in part_pairs}
     rest = [Pair(name) for name in others if name not in known]
+    pairs = [pair._replace(error=measured.get(pair.layer)) for pair in pairs]
     return dump.with_pairs([*pairs, *part_pairs, *rest])
+
+
+def _answers(dump: Dump) -> Iterator[Pair]:
+    """Yield pairs for the end of the network, where nothing follows that could confirm a pair.
+
+    A tensor that has one number for each class, and is the only one left, is the answer.
+    """
+    left = [pair for pair in dump.pairs if not pair.layer]
+    left += [pair for pair in dump.pairs if (pair.layer, pair.part) == ("logits", BIAS_MISSING)]
+    places = {name: number for number, name in enumerate(dump.trace.names)}
+    last = places[dump.theirs["logits"]] if "logits" in dump.theirs else -1
+    for layer in ("logits", "probabilities"):
+        if layer in dump.theirs or layer in dump.mismatched:
+            continue
+        found = []
+        for name, *_ in left:
+            for layout in layouts_of(dump.headers[name].shape, dump.expected[layer])[:1]:
+                x = as_layer(dump.trace[name], layout, dump.expected[layer])
+                if _adds_up(x) == (layer == "probabilities") or (last >= 0 and places[name] > last):
+                    found.append(Pair(name, layer, "order", layout))
+        if len(found) == 1:
+            last = places[found[0].name]
+            left = [pair for pair in left if pair.name != found[0].name]
+            yield found[0]
+
+
+def _odd_answers(dump: Dump) -> Dump:
+    """Return the dump with answers that have one class too many, if it has no others."""
+    n, classes = dump.expected["logits"]
+    odd: dict[str, str] = {}
+    for pair in dump.pairs:
+        if not pair.layer and prod(dump.headers[pair.name].shape) == n * (classes + 1):
+            x = dump.trace[pair.name].reshape(n, classes + 1)
+            odd.setdefault("probabilities" if _adds_up(x) else "logits", pair.name)
+    absent = dump.missing
+    return dump.with_misshaped({layer: name for layer, name in odd.items() if layer in absent})
+
+
+def _adds_up(x: Array) -> bool:
+    """Whether these are probabilities; x (N, classes)."""
+    with np.errstate(all="ignore"):
+        return bool((x >= 0).all() and np.allclose(x.sum(axis=-1), 1, atol=1e-2))
+
+
+def _reliable_names(best: Hypothesis, dump: Dump) -> Mapping[str, str]:
+    """Return what the names say, if it is mostly what the values say."""
+    if dump.map == "onnx" and not dump.certain:
+        return {}  # an order, no names
+    agree = [
+        dump.suggested[h.option.view.name] == h.layer
+        for h in best.chain()
+        if h.option and h.option.distance < FITS and dump.suggested.get(h.option.view.name)
+    ]
+    return dump.suggested if dump.certain or 2 * sum(agree) > len(agree) else {}
 
 
 def _how(hypothesis: Hypothesis, name: str, dump: Dump) -> str:
@@ -72,15 +133,14 @@ def _how(hypothesis: Hypothesis, name: str, dump: Dump) -> str:
     return "value" if near else "order"
 
 
-def _believable(
-    best: Hypothesis, steps_of: Mapping[str, Step], names: Mapping[str, str]
-) -> list[Hypothesis]:
+def _believable(best: Hypothesis, model: Model, names: Mapping[str, str]) -> list[Hypothesis]:
     """Return the pairs of a hypothesis without those that nothing speaks for.
 
     A pair is believed if the tensor is near to what its input gives, if a later layer with weights
     follows from the tensor, or if its name says so. The last layers of a dump that goes on in
     another way than ours would be such pairs, and would be blamed for no reason.
     """
+    steps_of = {step.layer: step for step in steps(model.architecture)}
     chain = best.chain()
     paired = {h.layer: h for h in chain if h.option}
     readers: dict[str, list[str]] = {}
@@ -93,6 +153,8 @@ def _believable(
             later = paired.get(reader)
             if later and later.option and steps_of[reader].weighted:
                 follows = later.option.distance < UNLIKE
+            elif later and later.option and reader == "probabilities":
+                follows = later.option.distance < FITS
             else:
                 follows = reader in confirmed
             if follows:

@@ -21,14 +21,17 @@ def pairs_json(pairs: Sequence[Pair]) -> dict[str, Any]:
     """Return pairs as an object that --names takes back, theirs -> what it is."""
     result: dict[str, Any] = {}
     for pair in pairs:
-        entry = {key: value for key, value in pair._asdict().items() if key != "name" and value}
+        if pair.name in result:  # they leave a layer out, so its input is its output as well
+            result[pair.name].setdefault("also", []).append(pair.layer)
+            continue
+        entry: dict[str, Any] = {"layer": "" if pair.part else pair.layer}
+        if pair.part:
+            entry["part_of"], entry["part"] = pair.layer, pair.part
+        if pair.layer:
+            entry["found"] = pair.found
         if pair.layer and not pair.part:
             entry["error"] = pair.error
-        if pair.name in result:  # one tensor that is several layers: they leave one out
-            also = result[pair.name].setdefault("also", [])
-            also.append(pair.layer)
-        else:
-            result[pair.name] = json_values({"layer": pair.layer, **entry})
+        result[pair.name] = json_values(entry)
     return result
 
 

@@ -15,6 +15,8 @@ from tinymixnet.engine.kernels import Array, same_padding, sigmoid
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.network import statistics
 
+BIAS_MISSING = "bias missing"
+
 
 def parts(
     step: Step,
@@ -38,7 +40,7 @@ def parts(
     elif step.kind.endswith("act") and step.block and step.block.swish:
         yield "sigmoid", sigmoid(x)
     elif step.kind in ("se_reduce", "se_expand", "logits"):
-        yield "bias missing", value - tensors[f"{step.layer}/bias"]
+        yield BIAS_MISSING, value - tensors[f"{step.layer}/bias"]
     elif step.kind in ("se_pool", "head/pool"):
         yield "mean over columns", x.mean(axis=2, keepdims=True)
         yield "mean over rows", x.mean(axis=1, keepdims=True)

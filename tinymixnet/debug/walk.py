@@ -98,26 +98,34 @@ class Walk:
         return max(beam, key=lambda hypothesis: hypothesis.score)
 
     def _best(self, hypotheses: Sequence[Hypothesis], number: int) -> list[Hypothesis]:
-        """Drop all but the best hypotheses; of those that feed the same tensors keep one."""
-        merged: dict[object, Hypothesis] = {}
-        for hypothesis in sorted(hypotheses, key=lambda h: -h.score):
+        """Drop all but the best hypotheses.
+
+        Of those that feed the same tensors to all later layers only two are kept: the best one, and
+        the one that has used the fewest tensors, as the others may be needed later.
+        """
+        same: dict[object, list[Hypothesis]] = {}
+        for hypothesis in hypotheses:
             hypothesis.feeds = {
                 layer: feed
                 for layer, feed in hypothesis.feeds.items()
                 if self.needed.get(layer, -1) > number
             }
             key = tuple((layer, feed.key) for layer, feed in hypothesis.feeds.items())
-            merged.setdefault(key, hypothesis)
-        ranked = list(merged.values())
+            same.setdefault(key, []).append(hypothesis)
+        merged = []
+        for alike in same.values():
+            best = max(alike, key=lambda h: h.score)
+            thrifty = min(alike, key=lambda h: (h.used.bit_count(), -h.score))
+            merged += [best] if thrifty.used == best.used else [best, thrifty]
+        ranked = sorted(merged, key=lambda h: -h.score)
         limit = ranked[0].score - MARGIN
-        kept, seen = [], set[int]()
-        for place, hypothesis in enumerate(ranked):
-            # One that goes on without their tensors gets no points for a while.
-            if hypothesis.score >= limit and (
-                place < MOST_HYPOTHESES or hypothesis.last not in seen
-            ):
+        # One that goes on without their tensors gets no points for a while: keep the best of those.
+        kept, fewest = [], 1 << 30
+        for place, hypothesis in enumerate(h for h in ranked if h.score >= limit):
+            used = hypothesis.used.bit_count()
+            if place < MOST_HYPOTHESES or used < fewest:
                 kept.append(hypothesis)
-                seen.add(hypothesis.last)
+            fewest = min(fewest, used)
         return kept
 
     def _continue(
