@@ -254,9 +254,10 @@ def check(found: Any, causes: tuple[str, ...], subject: Subject, layers: Layers)
 
 
 def begins(subject: Subject, layers: Layers) -> int:
-    """Where in the network's order the run with a bug first differs at all."""
-    errors = changes(subject.clean, layers)
-    return min(list(subject.clean).index(name) for name, error in errors.items() if error > 1e-6)
+    """The first place, in the network's order, where the bug can be: what is before is right."""
+    errors, order = changes(subject.clean, layers), list(subject.clean)
+    differs = min(order.index(name) for name, error in errors.items() if error > 1e-6)
+    return max((order.index(n) for n in layers if order.index(n) < differs), default=-1) + 1
 
 
 def look(subject: Subject, name: str, mode: str, folder: Path) -> None:

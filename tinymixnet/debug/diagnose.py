@@ -16,8 +16,10 @@ from tinymixnet.debug.causes import Cause, Diagnosis
 from tinymixnet.debug.checks import expect
 from tinymixnet.debug.compare import HALF_TOLERANCE
 from tinymixnet.debug.dumps import Dump
-from tinymixnet.debug.evidence import TheirTensors
+from tinymixnet.debug.evidence import FORMAT, TheirTensors
+from tinymixnet.debug.limits import Limits
 from tinymixnet.debug.measure import error
+from tinymixnet.debug.precision import judgements
 from tinymixnet.debug.runner import PartRunner
 from tinymixnet.debug.search import Search
 from tinymixnet.debug.suspects import SUSPECTS
@@ -75,7 +77,8 @@ def diagnose(
         suspects += resized(model, photo, pixels)
     runner = PartRunner(model, pixels, theirs)
     rounded = theirs.rounding()
-    search = Search(runner, suspects, theirs.fine, progress)
+    verdicts = judgements(model, pixels, theirs, FORMAT[rounded[0]]) if rounded else None
+    search = Search(runner, suspects, Limits(theirs.fine, verdicts), progress)
     causes += search.run()
     if rounded:
         causes.append(search.rounding(*rounded))

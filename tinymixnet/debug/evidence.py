@@ -24,6 +24,11 @@ ROUNDING = {  # format -> (function that rounds to it, largest error that it mak
     "bfloat16": (to_bfloat16, 3e-2),
     "8-bit integers": (to_int8, 5e-2),
 }
+FORMAT = {
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "8-bit integers": "int8",
+}  # for `judgements`
 
 
 class TheirTensors(Mapping[str, Array]):
@@ -127,8 +132,7 @@ class TheirTensors(Mapping[str, Array]):
     def rounding(self) -> tuple[str, list[str]] | None:
         """Return a format with few digits, and the layers whose values are all of that format.
 
-        None if they are less than half of the layers. Otherwise `fine` becomes the error that such
-        rounding makes.
+        None if they are less than half of the layers.
         """
         kinds: dict[str, list[str]] = {name: [] for name in ROUNDING}
         examined = 0
@@ -147,7 +151,6 @@ class TheirTensors(Mapping[str, Array]):
         how = max(kinds, key=lambda kind: len(kinds[kind]))
         if 2 * len(kinds[how]) <= examined or not examined:
             return None
-        self.fine = ROUNDING[how][1]
         return how, kinds[how]
 
 

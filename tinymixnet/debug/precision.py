@@ -22,16 +22,20 @@ from tinymixnet.debug.rounding import (
     to_steps,
 )
 from tinymixnet.engine.architecture import group_kernels
-from tinymixnet.engine.kernels import Array
+from tinymixnet.engine.kernels import Array, sigmoid
 from tinymixnet.engine.network import forward, statistics
 from tinymixnet.model import Model
 
 ROUND = {"float16": to_float16, "bfloat16": to_bfloat16}
 UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # largest rounding error of 1
+SUMS = 2  # sums inside a layer may be rounded, too, and not only what it gives
+UNROUNDED = "weights before they were rounded to float16"  # a format for `judgements` alone
 FORMATS = ("float16", "bfloat16", "int8")
 FLOAT32 = 1e-6  # error that float32 makes in one layer, relative to its largest value
 BEYOND = 3  # a layer is broken if its error is so many times what rounding makes
 BEYOND_IN_CHANNEL = 8  # the same for a channel by itself, whose few values vary more
+ACTS = ("expand_act", "depthwise_act", "se_act")
+GATE_STEP = 1 / 127  # between the 8-bit values of a sigmoid
 FEW = 16  # values of a channel: fewer say nothing about it
 
 
@@ -69,13 +73,18 @@ def rounded_layers(
     coarse = forward(pixels, model.architecture, weights, model.metadata)
     own: Array | None = None
     rounded: Array | None = None
+    swishes = {
+        f"{block.name}/{act}" for block in model.architecture.blocks if block.swish for act in ACTS
+    }
     with np.errstate(all="ignore"):
         while True:
             try:
                 layer, own = exact.send(own)
             except StopIteration:
                 return
-            rounded = coarse.send(rounded)[1]
+            x, rounded = rounded, coarse.send(rounded)[1]
+            if how == "int8" and layer in swishes and x is not None:
+                rounded = x * to_steps(sigmoid(x), GATE_STEP)  # as ports compute x * sigmoid(x)
             scale, usual = scales.get(layer) if scales else None, 0.0
             known = theirs[layer] if layer in theirs and layer != "image" else None
             if known is not None or not hidden(layer, model, theirs):
@@ -105,10 +114,10 @@ def round_output(
     layer: str, x: Array, how: str, scale: Scale | None, theirs: Array | None
 ) -> tuple[Array, float]:
     """Round what a layer gives to a format; return also the usual size of that rounding's error."""
-    if layer == "image":
+    if layer == "image" or how == UNROUNDED:
         return x, 0.0
     if how != "int8":
-        return ROUND[how](x), UNIT[how] * rms(x)
+        return ROUND[how](x), SUMS * UNIT[how] * rms(x)
     if scale:
         low = -128 if scale.zero_point < 0 or x.min() < 0 <= 128 - scale.zero_point else 0
         levels = min(low, scale.zero_point), LEVELS
@@ -129,6 +138,8 @@ def rounded_weights(
     norm after it is taken to be folded into the kernel, which is rounded with it.
     """
     tensors = model.tensors
+    if how == UNROUNDED:
+        return {name: unrounded(tensor) for name, tensor in tensors.items()}
     if how != "int8":
         return {name: ROUND[how](tensor) for name, tensor in tensors.items()}
     to_integers = to_int8_by_channel if by_channel else to_int8
@@ -144,6 +155,15 @@ def rounded_weights(
         else:
             result[name] = to_integers(kernel)
     return result
+
+
+def unrounded(tensor: Array) -> Array:
+    """Return weights that would become these if they were rounded to float16.
+
+    The same ones each time, but as good as random: they are as far off as rounding can bring them.
+    """
+    rng = np.random.default_rng(tensor.size)
+    return (tensor * (1 + rng.uniform(-1, 1, tensor.shape) * UNIT["float16"])).astype(np.float32)
 
 
 def folded_scale(model: Model, layer: str, kernel: str) -> Array:
@@ -171,6 +191,8 @@ class Judgement(NamedTuple):
     rounding: float  # error that rounding makes in this layer, as `compare` measures errors
     explains: float  # its share in the error that theirs adds, 0 to 1, by root mean squares
     beyond: bool  # whether theirs is further off than rounding can explain
+    largest: float = 0.0  # the error of rounding relative to the largest value of theirs
+    share: float = 0.0  # the same by root mean squares
 
 
 def judge(ours: Array, rounded: Array, theirs: Array, usual: float = 0.0) -> Judgement:
@@ -196,7 +218,14 @@ def judge(ours: Array, rounded: Array, theirs: Array, usual: float = 0.0) -> Jud
         each_due, each = (np.sqrt(np.square(x).mean(axes)) for x in (due, added))
         usual = np.maximum(each_due, max(expected, floor))
         beyond = beyond or bool((each > BEYOND_IN_CHANNEL * usual).any())
-    return Judgement(rounding, explains, beyond)
+    size, largest_due = rms(np.asarray(theirs, np.float64)), float(np.abs(due).max(initial=0))
+    return Judgement(
+        rounding,
+        explains,
+        beyond,
+        max(largest_due, floor) / (float(np.abs(theirs).max(initial=0)) or 1.0),
+        max(expected, floor) / (size or 1.0),
+    )
 
 
 def judgements(
