@@ -77,11 +77,14 @@ def diagnose(
         suspects += resized(model, photo, pixels)
     runner = PartRunner(model, pixels, theirs)
     rounded = theirs.rounding()
-    verdicts = judgements(model, pixels, theirs, FORMAT[rounded[0]]) if rounded else None
+    verdicts = None
+    if rounded:
+        how, unrounded = FORMAT[rounded.how], rounded.others
+        verdicts = judgements(model, pixels, theirs, how, unrounded=unrounded)
     search = Search(runner, suspects, Limits(theirs.fine, verdicts), progress)
     causes += search.run()
     if rounded:
-        causes.append(search.rounding(*rounded))
+        causes.append(search.rounding(rounded.how, rounded.places))
     if not causes and differing[0] in dump.mismatched:
         shape, due = dump.mismatched[differing[0]]
         sentence = f"no known mistake; its shape is {shape}, not {due}"

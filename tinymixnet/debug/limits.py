@@ -7,7 +7,7 @@ layer another amount: that is measured by rounding ours in the same way (`precis
 from collections.abc import Mapping
 
 from tinymixnet.debug.measure import Error
-from tinymixnet.debug.precision import Judgement
+from tinymixnet.debug.precision import BEYOND_IN_CHANNEL, Judgement
 
 LARGER = 3  # rounding may make an error of so many times what it makes in our run
 
@@ -40,6 +40,6 @@ class Limits:
         judgement = self.judgements.get(layer)
         return (
             judgement is not None
-            and distance.max_error <= LARGER * judgement.largest
+            and distance.max_error <= BEYOND_IN_CHANNEL * judgement.largest
             and distance.rms_error <= LARGER * judgement.share
         )

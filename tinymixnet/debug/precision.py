@@ -5,7 +5,7 @@ with *their* inputs. So it shows which error that rounding alone makes in each l
 says whether theirs is larger: then the layer is broken, and not merely coarse.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from math import inf
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from tinymixnet.model import Model
 
 ROUND = {"float16": to_float16, "bfloat16": to_bfloat16}
 UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # largest rounding error of 1
-SUMS = 2  # sums inside a layer may be rounded, too, and not only what it gives
+SUMS = 3  # sums inside a layer may be rounded, too, and not only what it gives
 UNROUNDED = "weights before they were rounded to float16"  # a format for `judgements` alone
 FORMATS = ("float16", "bfloat16", "int8")
 FLOAT32 = 1e-6  # error that float32 makes in one layer, relative to its largest value
@@ -59,6 +59,7 @@ def rounded_layers(
     how: str,
     by_channel: bool = True,
     scales: Mapping[str, Scale] | None = None,
+    unrounded: Collection[str] = (),
 ) -> Iterator[Rounded]:
     """Yield each layer, computed from their inputs: as ours computes it, and with rounding.
 
@@ -87,14 +88,14 @@ def rounded_layers(
                 rounded = x * to_steps(sigmoid(x), GATE_STEP)  # as ports compute x * sigmoid(x)
             scale, usual = scales.get(layer) if scales else None, 0.0
             known = theirs[layer] if layer in theirs and layer != "image" else None
-            if known is not None or not hidden(layer, model, theirs):
+            if layer not in unrounded and (known is not None or not hidden(layer, model)):
                 rounded, usual = round_output(layer, rounded, how, scale, known)
             yield Rounded(layer, own, rounded, known, usual)
             if known is not None:
                 own = rounded = known
 
 
-def hidden(layer: str, model: Model, theirs: Mapping[str, Array]) -> bool:
+def hidden(layer: str, model: Model) -> bool:
     """Whether a port that does not show this layer probably does not have it, and so not round it.
 
     Ports fold batch norm into the convolution before it, and ReLU into both.
@@ -234,6 +235,7 @@ def judgements(
     theirs: Mapping[str, Array],
     how: str,
     scales: Mapping[str, Scale] | None = None,
+    unrounded: Collection[str] = (),
 ) -> dict[str, Judgement]:
     """Judge each of their layers by a format; layer -> judgement.
 
@@ -241,7 +243,7 @@ def judgements(
     """
     runs: list[dict[str, Judgement]] = []
     for by_channel in (True, False) if how == "int8" else (True,):
-        layers = rounded_layers(model, pixels, theirs, how, by_channel, scales)
+        layers = rounded_layers(model, pixels, theirs, how, by_channel, scales, unrounded)
         runs.append(
             {
                 layer: judge(ours, rounded, known, usual)
