@@ -25,6 +25,7 @@ from tinymixnet.debug.search import Search
 from tinymixnet.debug.suspects import SUSPECTS
 from tinymixnet.debug.suspects.context import Suspect
 from tinymixnet.debug.suspects.from_data import other_pixels, raw_weights
+from tinymixnet.debug.suspects.resizes import ways
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.images import PRESETS, Source, preprocess, read_image
 from tinymixnet.engine.kernels import Array
@@ -146,6 +147,7 @@ def resized(model: Model, photo: Source, pixels: Array) -> list[Suspect]:
             method, name = Image.Resampling[how], how.lower()
             resized_square = square.resize((width, height), method)
             images[f"a central square, all of it, {name}"] = resized_square
+    images.update(ways(image, height, width))
     suspects = []
     for how, other in images.items():
         x = np.asarray(other, np.float32)[np.newaxis]
