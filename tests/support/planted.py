@@ -815,6 +815,50 @@ PAIRS: dict[str, Bug] = {
     "squashed + bgr": _together("squashed", "bgr", resize=_squashed),
     "bgr + float16": _together("bgr", "float16", dtype="float16"),
     "three": _together("bgr", "symmetric padding", "epsilon 1e-5"),
+    "gelu + gate added": _together("gelu", "gate added"),
+    "epsilon outside the root + mish": _together("epsilon outside the root", "mish"),
+    "residual twice + quick gelu": _together("residual twice", "quick gelu"),
+    "symmetric padding + se before depthwise": _together(
+        "symmetric padding", "se before depthwise"
+    ),
+    "se sums + replicate padding": _together("se sums", "replicate padding, one block"),
+    "gate twice + dilated": _together("gate twice", "dilated, one block"),
+    "sigmoid twice + softmax twice": _together("sigmoid twice", "softmax twice", answer=True),
+    "bn1 and bn2 exchanged + no se": _together("bn1 and bn2 exchanged", "no se"),
+    "gamma and beta exchanged + labels from 1": _together(
+        "gamma and beta exchanged", "labels from 1", answer=True
+    ),
+    "neighbour's weights + classes permuted": _together(
+        "neighbour's weights", "classes permuted", answer=True
+    ),
+    "epsilon + block skipped": _together("epsilon 1e-5", "block skipped"),
+    "bgr + block run twice": _together("bgr", "block run twice"),
+    "hard sigmoid + drop-connect's scaling": _together("drop-connect's scaling", "hard sigmoid"),
+    "drop-connect + dropout": _together(
+        "drop-connect", "dropout", answer=True, blocks=("drop-connect", "unknown")
+    ),
+    "average after stride 1 + relu6 for swish": _together(
+        "average after stride 1", "relu6 for swish"
+    ),
+    "slice before stride 1 + classes sorted by name": _together(
+        "slice before stride 1", "classes sorted by name", answer=True
+    ),
+    "slice after stride 1 + log-softmax": _together(
+        "slice after stride 1", "log-softmax", answer=True
+    ),
+    "reflect padding + gelu for relu": _together("reflect padding", "gelu for relu"),
+    "clipped everywhere + no beta": _together("clipped everywhere", "no beta, one block"),
+    "pool before activation + dropout's scaling": _together(
+        "pool before activation", "dropout's scaling", answer=True
+    ),
+    "no batch norm + mish": _together("mish", "no batch norm, one block"),
+    "aligned corners + bgr": _together("aligned corners", "bgr", resize=_aligned_corners),
+    "averages in every other block + gelu": _together(
+        "averages in every other block", "gelu", raw="every other block"
+    ),
+    "gelu + overflow": _together("gelu", "overflow", blocks=("gelu", "unknown")),
+    "bgr + other weights": _together("bgr", "other weights", blocks=("unknown",)),
+    "float16 + gelu": _together("float16", "gelu", dtype="float16"),
 }
 
 # For runs that have no time for all: the first bug with each cause, and one of several.

@@ -23,8 +23,9 @@ from tinymixnet.engine.kernels import Array
 
 PARTLY = 10  # a resize is named if it divides the error by this: decoders differ a little
 MOST_SEARCHES = 2  # failed searches, after which only mistakes that explained others are tried
+NEAREST = 8  # trials to which other mistakes are added
 MOST_AT_ONCE = 3  # new mistakes that are tried together in one place
-MOST_TRIALS = 400  # combinations of mistakes that are tried for one layer
+MOST_TRIALS = 1200  # combinations of mistakes that are tried for one layer
 OUR_WEIGHTS = (
     "as much noise as rounding weights to float16 makes, and no more in any channel. Our weights "
     "are float16 values, theirs probably not: give both sides the same weights"
@@ -172,18 +173,22 @@ class Search:
             return Trial(changes, self.runner.distance(start, layer, changes))
 
         known = [c for suspect in self.guilty for c in self._changes(suspect, places)]
+        seeds: list[Trial] = []
         for size in (1, 2, 3):
             some = islice(combinations(known, size), MOST_TRIALS)
             trials = [tried(*changes) for changes in some]
             if trials and explained(best := _best(trials)):
                 return best
+            seeds += trials if size == 1 else []
         if len(self.unexplained) >= MOST_SEARCHES:
             return None
         every = [c for suspect in self.suspects for c in self._changes(suspect, places)]
         singles = sorted((tried(change) for change in every), key=_rms_distance)
         if singles and explained(singles[0]):
             return singles[0]
-        several = self._together(tried, explained, singles, every, before, 1 + len(places) // 20)
+        near = [t for t in singles[:NEAREST] if _rms_distance(t) < 0.9 * before.rms_error]
+        seeds = sorted(seeds, key=_rms_distance)[:NEAREST]
+        several = self._together(tried, explained, [*near, *seeds], every, 1 + len(places) // 20)
         if several:
             return several
         resize = [t for t in singles if t.changes[0].suspect.slug == "other-resize"]
@@ -194,26 +199,26 @@ class Search:
         self,
         tried: Callable[..., Trial],
         explained: Callable[[Trial], bool],
-        best: list[Trial],
+        near: list[Trial],
         every: Sequence[Change],
-        before: Error,
         cost: int,
     ) -> Trial | None:
         """Return several mistakes that explain a layer together, or None.
 
-        Takes the trials that came nearest and adds to each whatever brings it nearer still.
+        near: trials that came nearest, or whose mistakes explained other layers. Adds to each
+        whatever brings it nearer still.
         """
         # One change for each suspect: the one at work in all places.
         more = list({change.suspect: change for change in reversed(every)}.values())
         for size in range(2, MOST_AT_ONCE + 1):
-            near = [trial for trial in best[:8] if _rms_distance(trial) < 0.9 * before.rms_error]
-            best = []
-            for trial, change in islice(product(near, more), MOST_TRIALS // cost // (size - 1)):
+            most = MOST_TRIALS // cost // (size - 1)
+            found = []
+            for trial, change in islice(product(near, more), most):
                 if change not in trial.changes:
-                    best.append(tried(*trial.changes, change))
-                    if explained(best[-1]):
-                        return best[-1]
-            best.sort(key=_rms_distance)
+                    found.append(tried(*trial.changes, change))
+                    if explained(found[-1]):
+                        return found[-1]
+            near = sorted(found, key=_rms_distance)[:NEAREST]
         return None
 
     def candidate_layers(self, start: int, layer: str) -> list[str]:
