@@ -25,7 +25,7 @@ PARTLY = 10  # a resize is named if it divides the error by this: decoders diffe
 MOST_SEARCHES = 2  # failed searches, after which only mistakes that explained others are tried
 NEAREST = 8  # trials to which other mistakes are added
 MOST_AT_ONCE = 3  # new mistakes that are tried together in one place
-MOST_TRIALS = 1200  # combinations of mistakes that are tried for one layer
+MOST_TRIALS = 900  # combinations of mistakes that are tried for one layer
 OUR_WEIGHTS = (
     "as much noise as rounding weights to float16 makes, and no more in any channel. Our weights "
     "are float16 values, theirs probably not: give both sides the same weights"
@@ -188,7 +188,10 @@ class Search:
             return singles[0]
         near = [t for t in singles[:NEAREST] if _rms_distance(t) < 0.9 * before.rms_error]
         seeds = sorted(seeds, key=_rms_distance)[:NEAREST]
-        several = self._together(tried, explained, [*near, *seeds], every, 1 + len(places) // 20)
+        # A mistake that changes nothing here by itself does not help others, unless it is fitted.
+        at_work = [c for (c,), distance in singles if c.suspect.fitted or distance != before]
+        cost = 1 + len(places) // 20
+        several = self._together(tried, explained, [*seeds, *near], at_work, cost)
         if several:
             return several
         resize = [t for t in singles if t.changes[0].suspect.slug == "other-resize"]
