@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tinymixnet.debug.names.layouts import LAYOUTS
 from tinymixnet.debug.strict_json import write_json
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.pixels import check_pixels
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 IMAGE = "a photo, or a .npy file of pixels (N, H, W, 3), 0..255, which are used as they are"
 PRECISIONS = ("float16", "bfloat16", "int8")  # as in precision.py, which takes time to import
 DUMP = "what another implementation's layers give: a folder of .npy files, a .npz or a .h5"
+
+PAIRS = "print only which tensor is which layer, as JSON; correct it and give it to --names"
 
 
 def add_commands(
@@ -89,6 +92,7 @@ def add_commands(
         help="judge each layer by what rounding to this format leaves: is it broken, or coarse?",
     )
     compare.add_argument("--json", action="store_true", help="one JSON object")
+    compare.add_argument("--pairs", action="store_true", help=PAIRS)
     compare.set_defaults(run=run_compare)
 
     diagnose = commands.add_parser(
@@ -111,6 +115,7 @@ def add_commands(
         help="weights made with `extract --raw`: tells whether theirs are not the moving averages",
     )
     diagnose.add_argument("--json", action="store_true", help="print one JSON object")
+    diagnose.add_argument("--pairs", action="store_true", help=PAIRS)
     diagnose.set_defaults(run=run_diagnose)
 
 
@@ -134,8 +139,9 @@ def dump_options() -> argparse.ArgumentParser:
     )
     foreign.add_argument(
         "--layout",
-        choices=("NHWC", "NCHW"),
-        help="the order of axes in OTHER (mostly, the shapes tell)",
+        choices=LAYOUTS,
+        help="the order of the values in OTHER: NHWC, NCHW, batch last (HWCN, CHWN, HWNC), or "
+        "channels in blocks (NC4HW4, nChw8c, nChw16c, nChw32c); mostly, the shapes or values tell",
     )
     return foreign
 
@@ -163,12 +169,26 @@ def picture_of(model: Model, arguments: argparse.Namespace, image: str) -> np.nd
 
 
 def dump_of(model: Model, pixels: np.ndarray, arguments: argparse.Namespace) -> "Dump":
-    """Open OTHER as layers of this network for these pixels."""
+    """Open OTHER as layers of this network for these pixels, paired by value where names leave
+    doubt."""
     from tinymixnet.debug.dumps import open_dump
+    from tinymixnet.debug.pairing import pair
 
     n, h, w, _ = pixels.shape
     names, layout = arguments.names, arguments.layout
-    return open_dump(arguments.other, model.architecture, n, h, w, names, layout)
+    dump = open_dump(arguments.other, model.architecture, n, h, w, names, layout)
+    wanted = not dump.certain or getattr(arguments, "pairs", False)
+    return pair(model, pixels, dump) if wanted else dump
+
+
+def _print_pairs(dump: "Dump") -> int:
+    """Print which tensor is which layer, as --names takes it back: one a line."""
+    from tinymixnet.debug.pairs import pairs_json
+
+    entries = pairs_json(dump.pairs).items()
+    lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries]
+    print("{\n" + ",\n".join(lines) + "\n}")
+    return 0
 
 
 def _origin(model: Model, arguments: argparse.Namespace, image: str) -> tuple[str, str]:
@@ -235,7 +255,9 @@ def run_compare(
     from tinymixnet.debug import tables
 
     reference = arguments.reference
-    if os.path.isdir(reference) or reference.endswith((".npz", ".h5", ".hdf5")):
+    if arguments.pairs:
+        return _pairs_of(arguments, reference)
+    if _is_trace(reference):
         comparison = _compare_trace(arguments, reference, show)
     else:
         comparison = _compare_image(arguments, reference, show)
@@ -284,6 +306,18 @@ def _compare_trace(
     return comparison
 
 
+def _pairs_of(arguments: argparse.Namespace, image: str) -> int:
+    """Print the pairs that a comparison would use."""
+    if _is_trace(image):
+        raise TraceError(f"{image}: --pairs needs the image itself, as values decide")
+    model = load(arguments.weights)
+    return _print_pairs(dump_of(model, picture_of(model, arguments, image), arguments))
+
+
+def _is_trace(path: str) -> bool:
+    return os.path.isdir(path) or path.endswith((".npz", ".h5", ".hdf5"))
+
+
 def _compare_image(
     arguments: argparse.Namespace, image: str, show: Callable[[Compared], object] | None
 ) -> "Comparison":
@@ -328,6 +362,8 @@ def run_diagnose(arguments: argparse.Namespace) -> int:
     raw = load(arguments.raw_weights) if arguments.raw_weights else None
     pixels = picture_of(model, arguments, arguments.image)
     dump = dump_of(model, pixels, arguments)
+    if arguments.pairs:
+        return _print_pairs(dump)
     photo = None if arguments.image.endswith(".npy") else arguments.image
     diagnosis = diagnose(model, pixels, dump, photo=photo, raw=raw, progress=True)
     print(json.dumps(diagnosis.as_json()) if arguments.json else diagnosis.text())

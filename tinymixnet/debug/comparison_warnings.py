@@ -133,6 +133,16 @@ def storage_warnings(rows: list[Row], dump: Dump) -> Iterator[str]:
     ]:
         within = compared[half[0]].tolerance
         yield f"stored as float16, so compared within {within:g}: {join_names(half)}"
+    if guessed := [name for name in compared if name in dump.guessed]:
+        yield (
+            "8-bit integers without scale, so scale and zero point are guessed from ours: "
+            f"{join_names(guessed)}; a JSON file beside OTHER can say them (docs/traces.md)"
+        )
+    if unscaled := [name for name in compared if name in dump.unscaled]:
+        yield (
+            "8-bit integers without scale, and too unlike ours to guess one: "
+            f"{join_names(unscaled)}; a JSON file beside OTHER can say it (docs/traces.md)"
+        )
     status = {name: row.status for name, row in compared.items()}
     if unclear := [name for name in dump.ambiguous if status.get(name) == "DIFFERENT"]:
         yield f"as NHWC and as NCHW these fit: {join_names(unclear)}; --layout says which it is"

@@ -7,21 +7,24 @@ Layers that are not in the dump are computed on the way. So a dump of the blocks
 but then more suspects must be tried for each tensor.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from tinymixnet.debug.causes import Cause, Diagnosis
+from tinymixnet.debug.causes import Cause, Diagnosis, Evidence
 from tinymixnet.debug.checks import expect
 from tinymixnet.debug.compare import HALF_TOLERANCE
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import FORMAT, TheirTensors
 from tinymixnet.debug.limits import Limits
 from tinymixnet.debug.measure import error
+from tinymixnet.debug.pairing import pair
+from tinymixnet.debug.pairs import counts
 from tinymixnet.debug.precision import judgements
 from tinymixnet.debug.runner import PartRunner
-from tinymixnet.debug.search import Search
+from tinymixnet.debug.search import Search, kind_of
 from tinymixnet.debug.suspects import SUSPECTS
 from tinymixnet.debug.suspects.context import Suspect
 from tinymixnet.debug.suspects.from_data import other_pixels, raw_weights
@@ -33,6 +36,8 @@ from tinymixnet.engine.pixels import check_pixels
 from tinymixnet.errors import ImageError, InputError, TraceError
 from tinymixnet.model import Model
 
+EQUAL = 2e-5  # largest error of a layer of a whole run that is ours but for rounding
+INCONCLUSIVE = ["image", "normalize", "probabilities", "se_gate", "se_pool", "head/pool"]
 TOLERANCE = 1e-4  # largest error of a whole run of a correct port, as in `compare`
 
 
@@ -61,15 +66,21 @@ def diagnose(
     expect(dump, Dump, "dump")
     if raw is not None and expect(raw, Model, "raw").architecture != model.architecture:
         raise InputError("raw: expected weights of the same network")
+    dump.guess_scales(model.layers(pixels))
+    if not dump.certain:
+        dump = pair(model, pixels, dump)
     theirs = TheirTensors(dump)
     causes = theirs.correct_dump_errors(model, pixels)
     if not set(theirs.names) - {"image"}:
         shapes = [f"{name} is {its}, not {due}" for name, (its, due) in dump.mismatched.items()]
         why = shapes[0] if shapes else "no name is known: --names says which is which"
         raise TraceError(f"{dump.trace.path}: no layer could be compared ({why})")
-    differing = _different(model, pixels, theirs)
+    differing, doubtful = _different(model, pixels, theirs)
+    theirs.without(doubtful)
+    evidence = _evidence(dump, theirs, doubtful)
     if not differing:
-        return Diagnosis(tuple(causes), len(theirs.names), causes[0].place if causes else None)
+        shows = causes[0].place if causes else None
+        return Diagnosis(tuple(causes), len(theirs.names), shows, evidence)
 
     suspects = list(SUSPECTS)
     if raw is not None:
@@ -99,27 +110,55 @@ def diagnose(
         merged[cause.slug] = old._replace(places=old.places + cause.places) if old else cause
     first, *others = merged.values()
     shows = min([*differing, first.place], key=runner.order.index)
-    return Diagnosis((first._replace(place=shows), *others), len(theirs.names), differing[0])
+    found = first._replace(place=shows), *others
+    return Diagnosis(found, len(theirs.names), differing[0], evidence)
 
 
-def _different(model: Model, pixels: Array, theirs: TheirTensors) -> list[str]:
-    """Return the layers beyond the tolerance in a whole run, or of another shape.
+def _different(model: Model, pixels: Array, theirs: TheirTensors) -> tuple[list[str], list[str]]:
+    """Return the layers beyond the tolerance in a whole run, or of another shape, and the doubtful.
+
+    Every layer but the image leads to all that follow. So what stands before a layer of theirs that
+    equals ours cannot be wrong, whatever it looks like: it is doubtful whether it is that layer.
 
     Ports store the image in different forms: as raw pixels, say, or with blue first. So differences
     before the first convolution are ignored if that agrees.
     """
     tolerance = HALF_TOLERANCE if theirs.half else TOLERANCE
     right: dict[str, bool] = {}
+    equal: list[str] = []
     for name, x in model.layers(pixels):
         if name in theirs:
-            right[name] = error(x, theirs[name]).max_error <= tolerance
+            apart = error(x, theirs[name]).max_error
+            right[name] = apart <= tolerance
+            if apart <= EQUAL and kind_of(name) not in INCONCLUSIVE:
+                equal.append(name)
         elif name in theirs.dump.mismatched and name != "image":
             right[name] = False
     for name in ("image", "normalize"):
         later = [fine for other, fine in right.items() if other not in ("image", name)]
         if later and later[0]:
             right.pop(name, None)
-    return [name for name, fine in right.items() if not fine]
+    order = list(right)
+    before = order[: order.index(equal[-1])] if equal else []
+    doubtful = [name for name in before if not right[name] and name in theirs]
+    differing = [name for name, fine in right.items() if not fine and name not in before]
+    return differing, doubtful
+
+
+def _evidence(dump: Dump, theirs: TheirTensors, doubtful: Sequence[str]) -> Evidence:
+    """Return how the layers were paired, and what was not."""
+    known = set(theirs.names)
+    if not dump.pairs:
+        found = {"name": len(known)} if dump.map != "onnx" else {"order": len(known)}
+        others = list(dump.unmatched)
+    else:
+        found = counts([pair for pair in dump.pairs if pair.layer in known])
+        others = [pair.name for pair in dump.pairs if not pair.layer]
+    order = {name: number for number, name in enumerate(dump.trace.names)}
+    last = max((order[name] for name in dump.theirs.values()), default=len(order))
+    after = tuple(name for name in others if order[name] > last)
+    named = tuple((layer, dump.theirs[layer]) for layer in doubtful)
+    return Evidence(found, len(others), after, named)
 
 
 def resized(model: Model, photo: Source, pixels: Array) -> list[Suspect]:

@@ -1,6 +1,6 @@
 """Their tensors, which are the evidence. Mistakes of the dump itself are corrected first."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import NamedTuple
 
@@ -76,6 +76,11 @@ class TheirTensors(Mapping[str, Array]):
             with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
                 self._kept[name] = np.ascontiguousarray(x, np.float32)
         return self._kept[name]
+
+    def without(self, doubtful: Iterable[str]) -> None:
+        """Go on as if the dump did not have these layers."""
+        self._known -= set(doubtful)
+        self.names = [name for name in self.names if name in self._known]
 
     def correct_dump_errors(self, model: Model, pixels: Array) -> list[Cause]:
         """Correct mistakes of the dump itself, which would hide all others, and return them."""

@@ -85,7 +85,9 @@ def rounded_layers(
                 return
             x, rounded = rounded, coarse.send(rounded)[1]
             if how == "int8" and layer in swishes and x is not None:
-                rounded = x * to_steps(sigmoid(x), GATE_STEP)  # as ports compute x * sigmoid(x)
+                rounded = x * to_steps(
+                    sigmoid(x), Scale(GATE_STEP)
+                )  # as ports compute x * sigmoid(x)
             scale, usual = scales.get(layer) if scales else None, 0.0
             known = theirs[layer] if layer in theirs and layer != "image" else None
             if layer not in unrounded and (known is not None or not hidden(layer, model)):
@@ -119,15 +121,15 @@ def round_output(
         return x, 0.0
     if how != "int8":
         return ROUND[how](x), SUMS * UNIT[how] * rms(x)
-    if scale:
-        low = -128 if scale.zero_point < 0 or x.min() < 0 <= 128 - scale.zero_point else 0
-        levels = min(low, scale.zero_point), LEVELS
-        return to_steps(x, scale.scale, scale.zero_point, levels), scale.scale / 12**0.5
-    step = step_of(theirs) if theirs is not None else None
-    if step is None:
-        top = 1.0 if layer == "probabilities" else max(float(x.max()), 0)
-        step = (top - min(float(x.min()), 0)) / LEVELS
-    return (to_steps(x, step), step / 12**0.5) if 0 < step < inf else (x, 0.0)
+    if scale is None:
+        step = step_of(theirs) if theirs is not None else None
+        if step is None:
+            top = 1.0 if layer == "probabilities" else max(float(x.max()), 0)
+            step = (top - min(float(x.min()), 0)) / LEVELS
+        if not 0 < step < inf:
+            return x, 0.0
+        scale = Scale(step)
+    return to_steps(x, scale), scale.scale / 12**0.5
 
 
 def rounded_weights(

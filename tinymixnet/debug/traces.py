@@ -35,6 +35,7 @@ from tinymixnet.debug.manifest import (
     our_manifest,
     read_manifest,
 )
+from tinymixnet.debug.quantization import read_quantization
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.files import atomic_folder, atomic_write, check_output
 from tinymixnet.engine.hdf5 import Header
@@ -51,9 +52,10 @@ Create = Callable[[str], AbstractContextManager[IO[bytes]]]
 class Trace:
     """An open trace or foreign dump. A layer is read each time it is asked for, and not kept.
 
-    trace[name] returns the layer as it is stored, trace.header(name) its shape and type without
-    its values. `names` are in the order of the manifest. Without a manifest they are in the order
-    of the .npz, or in natural order (layer_2 before layer_10). Whatever is wrong raises TraceError.
+    trace[name] returns the layer as it is stored; integers that have a scale (`quantization.py`) as
+    the numbers that they stand for. trace.header(name) is its shape and type, without its values.
+    `names` are in the order of the manifest. Without a manifest they are in the order of the .npz,
+    or in natural order (layer_2 before layer_10). Whatever is wrong raises TraceError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,6 +90,10 @@ class Trace:
                 raise TraceError(
                     f"refused, a name has {longest:,} characters, expected at most {LONGEST_NAME}"
                 )
+        # name -> how its integers are read
+        self.quantization = read_quantization(
+            path, set(self.names), lambda name: self.header(name).shape
+        )
 
     def __repr__(self) -> str:
         kind = self.format or "foreign dump"
@@ -106,7 +112,9 @@ class Trace:
     def __getitem__(self, name: str) -> np.ndarray:
         self.header(name)
         with reading(self.path / self._file(name)):
-            return self._store.read(self._file(name))
+            x = self._store.read(self._file(name))
+        scales = self.quantization.get(name)
+        return scales.real(x) if scales and x.dtype.kind in "iu" else x
 
     def _file(self, name: str) -> str:
         if not isinstance(name, str) or name not in self._files:

@@ -1,0 +1,121 @@
+"""The tensors of a dump in every form in which they can be a layer, and a sample of each.
+
+A sample is all channels of a few pixels. Samples stay in memory, whole tensors do not: a layer is
+compared with every tensor that fits it, and a dump may be much larger than the memory.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from tinymixnet.debug.names.layouts import Shape, as_nhwc, layouts_of, zero_padded
+from tinymixnet.debug.traces import Trace
+from tinymixnet.engine.kernels import Array
+
+PIXELS = 12  # of a map that are in its sample
+CACHE = 48 << 20  # bytes of whole tensors that stay in memory
+
+
+class View(NamedTuple):
+    """A stored tensor, read in one of the layouts in which it fits a layer."""
+
+    number: int  # its place in the dump
+    name: str
+    layout: str
+    shape: Shape  # (N, H, W, C) or (N, C)
+
+
+class StoredTensors:
+    """Reads the tensors of a dump as layers: NHWC, float32."""
+
+    def __init__(self, trace: Trace, shapes: Iterable[Shape]) -> None:
+        """shapes: those that layers of ours have. Reads every tensor once, for its samples."""
+        self.trace = trace
+        self._kept: dict[View, Array] = {}
+        self.views: dict[Shape, list[View]] = {shape: [] for shape in shapes}
+        found: dict[Shape, list[Array]] = {shape: [] for shape in self.views}
+        for number, name in enumerate(trace.names):
+            stored = None
+            for shape in self.views:
+                layouts = layouts_of(trace.header(name).shape, shape)
+                for layout in layouts[: len(layouts) if is_map(shape) else 1]:
+                    stored = trace[name] if stored is None else stored
+                    if not zero_padded(stored, layout, shape):
+                        continue
+                    view = View(number, name, layout, shape)
+                    self.views[shape].append(view)
+                    found[shape].append(sample(as_layer(stored, layout, shape)).ravel())
+        self._samples = {shape: np.array(rows) for shape, rows in found.items() if rows}
+
+    def samples(self, shape: Shape) -> Array:
+        """Return the samples of the views of a shape, one a row."""
+        return self._samples[shape]
+
+    def sample(self, view: View) -> Array:
+        """Return the sample of a view, shaped as pixels: (N, 1, P, C), or (N, C)."""
+        row = self._samples[view.shape][self.views[view.shape].index(view)]
+        return row.reshape(sample_shape(view.shape))
+
+    def __getitem__(self, view: View) -> Array:
+        if view not in self._kept:
+            x = as_layer(self.trace[view.name], view.layout, view.shape)
+            while self._kept and sum(kept.nbytes for kept in self._kept.values()) > CACHE:
+                del self._kept[next(iter(self._kept))]
+            self._kept[view] = x
+        return self._kept[view]
+
+
+def is_map(shape: Shape) -> bool:
+    """Whether a layer has several pixels."""
+    return len(shape) == 4 and shape[1] * shape[2] > 1
+
+
+def as_layer(stored: Array, layout: str, shape: Shape) -> Array:
+    """Return a stored tensor as NHWC, float32."""
+    with np.errstate(all="ignore"):  # float64 beyond float32 becomes infinite
+        x = stored.astype(np.float32, copy=False)
+    return as_nhwc(x, layout, shape)
+
+
+def sample(x: Array) -> Array:
+    """Return some pixels of a map: (N, H, W, C) -> (N, 1, P, C). A vector stays as it is."""
+    if not is_map(x.shape):
+        return x
+    n, h, w, c = x.shape
+    return x.reshape(n, 1, h * w, c)[:, :, _pixels(n, h * w)]
+
+
+def sample_shape(shape: Shape) -> Shape:
+    """Return the shape of the sample of a layer of this shape."""
+    if not is_map(shape):
+        return shape
+    n, h, w, c = shape
+    return n, 1, len(_pixels(n, h * w)), c
+
+
+def _pixels(n: int, count: int) -> Array:
+    """Return the pixels of a sample; the same ones for all maps of one size."""
+    wanted = min(count, max(2, PIXELS // max(n, 1)))
+    return np.sort(np.random.default_rng(0).permutation(count)[:wanted])
+
+
+def distances(samples: Array, ours: Array) -> Array:
+    """Return how far each row is from ours: 0 for equal, about 1.4 for unrelated tensors.
+
+    The root mean square of the differences, over that of the larger of the two. Where both are not
+    finite they agree; where one is, they differ as much as can be.
+    """
+    with np.errstate(all="ignore"):
+        mine = ours.ravel()
+        fine, good = np.isfinite(samples), np.isfinite(mine)
+        a, b = np.where(fine & good, samples, 0), np.where(fine & good, mine, 0)
+        largest = np.maximum(_rms(a), _rms(b))
+        apart = np.where(largest > 0, _rms(a - b) / np.where(largest > 0, largest, 1), 0)
+        alone = (fine != good).mean(axis=1)
+        enough = (fine & good).mean(axis=1) > 0.1  # or it says nothing
+    return np.where(enough, np.hypot(apart, alone), 1.4)
+
+
+def _rms(rows: Array) -> Array:
+    return np.sqrt(np.square(rows, dtype=np.float64).mean(axis=1))
