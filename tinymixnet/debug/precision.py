@@ -92,6 +92,10 @@ def rounded_layers(
             known = theirs[layer] if layer in theirs and layer != "image" else None
             if layer not in unrounded and (known is not None or not hidden(layer, model)):
                 rounded, usual = round_output(layer, rounded, how, scale, known)
+            if layer == "image" and layer in theirs:  # judged, not fed: ports differ here
+                coarse_image, usual = round_output(layer, pixels, how, scale, theirs[layer])
+                yield Rounded(layer, pixels, coarse_image, theirs[layer], usual)
+                continue
             yield Rounded(layer, own, rounded, known, usual)
             if known is not None:
                 own = rounded = known
@@ -117,7 +121,7 @@ def round_output(
     layer: str, x: Array, how: str, scale: Scale | None, theirs: Array | None
 ) -> tuple[Array, float]:
     """Round what a layer gives to a format; return also the usual size of that rounding's error."""
-    if layer == "image" or how == UNROUNDED:
+    if how == UNROUNDED:
         return x, 0.0
     if how != "int8":
         return ROUND[how](x), SUMS * UNIT[how] * rms(x)
