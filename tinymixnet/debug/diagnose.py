@@ -17,16 +17,19 @@ from tinymixnet.debug.causes import Cause, Diagnosis, Evidence
 from tinymixnet.debug.checks import expect
 from tinymixnet.debug.compare import HALF_TOLERANCE
 from tinymixnet.debug.dumps import Dump
-from tinymixnet.debug.evidence import TheirTensors
+from tinymixnet.debug.evidence import FORMAT, TheirTensors
+from tinymixnet.debug.limits import Limits
 from tinymixnet.debug.measure import error
 from tinymixnet.debug.names.choose import MAPS
 from tinymixnet.debug.pairing import pair
 from tinymixnet.debug.pairs import counts
+from tinymixnet.debug.precision import judgements
 from tinymixnet.debug.runner import PartRunner
 from tinymixnet.debug.search import Search, kind_of
 from tinymixnet.debug.suspects import SUSPECTS
 from tinymixnet.debug.suspects.context import Suspect
 from tinymixnet.debug.suspects.from_data import other_pixels, raw_weights
+from tinymixnet.debug.suspects.resizes import ways
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.images import PRESETS, Source, preprocess, read_image
 from tinymixnet.engine.kernels import Array
@@ -87,10 +90,14 @@ def diagnose(
         suspects += resized(model, photo, pixels)
     runner = PartRunner(model, pixels, theirs)
     rounded = theirs.rounding()
-    search = Search(runner, suspects, theirs.fine, progress)
+    verdicts = None
+    if rounded:
+        how, unrounded = FORMAT[rounded.how], rounded.others
+        verdicts = judgements(model, pixels, theirs, how, unrounded=unrounded)
+    search = Search(runner, suspects, Limits(theirs.fine, verdicts), progress)
     causes += search.run()
     if rounded:
-        causes.append(search.rounding(*rounded))
+        causes.append(search.rounding(rounded.how, rounded.places))
     if not causes and differing[0] in dump.mismatched:
         shape, due = dump.mismatched[differing[0]]
         sentence = f"no known mistake; its shape is {shape}, not {due}"
@@ -181,6 +188,7 @@ def resized(model: Model, photo: Source, pixels: Array) -> list[Suspect]:
             method, name = Image.Resampling[how], how.lower()
             resized_square = square.resize((width, height), method)
             images[f"a central square, all of it, {name}"] = resized_square
+    images.update(ways(image, height, width))
     suspects = []
     for how, other in images.items():
         x = np.asarray(other, np.float32)[np.newaxis]
