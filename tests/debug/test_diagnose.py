@@ -100,8 +100,9 @@ class Subject:
 
 
 def small_model() -> Model:
-    tensors = reference.calibrated_tensors(SMALL, synthetic_image(4, 128, 128, seed=9), seed=2)
-    tensors["stem/bn/gamma"][0] *= 6  # else nothing in the stem is above 6, where ReLU6 ends
+    louder = {"stem/bn/gamma": [6.0]}  # else nothing in the stem is above 6, where ReLU6 ends
+    pictures = synthetic_image(4, 128, 128, seed=9)
+    tensors = reference.calibrated_tensors(SMALL, pictures, seed=2, factors=louder)
     architecture = Architecture("small", SMALL.stages, SMALL.stem, SMALL.head, 1.0, SMALL.classes)
     return Model(architecture, tensors, Metadata(labels=LABELS, input_size=64))
 
@@ -254,9 +255,10 @@ def check(found: Any, causes: tuple[str, ...], subject: Subject, layers: Layers)
 
 
 def begins(subject: Subject, layers: Layers) -> int:
-    """Where in the network's order the run with a bug first differs at all."""
-    errors = changes(subject.clean, layers)
-    return min(list(subject.clean).index(name) for name, error in errors.items() if error > 1e-6)
+    """The first place, in the network's order, where the bug can be: what is before is right."""
+    errors, order = changes(subject.clean, layers), list(subject.clean)
+    differs = min(order.index(name) for name, error in errors.items() if error > 1e-6)
+    return max((order.index(n) for n in layers if order.index(n) < differs), default=-1) + 1
 
 
 def look(subject: Subject, name: str, mode: str, folder: Path) -> None:

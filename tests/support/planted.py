@@ -566,7 +566,7 @@ class Bug:
     run     the network with the faults planted
     answer  whether only the network's answer shows it, and no block's output
     blocks  the slugs for a dump of the blocks' outputs alone, where that cannot show the fault
-    raw     whether it runs on the raw weights, or only has their batch norm statistics
+    raw     which of its weights are raw ones, if any: a key of RAW
     resize  how it makes pixels of a photo, where that is the fault: (PIL image, size) -> pixels
     mixed_up  whether its layers were reshaped where they had to be transposed when written
     dtype   what it computes in
@@ -586,6 +586,21 @@ class Bug:
 
 def one(slug: str, bug: type[Planted], answer: bool = False, **choices: Any) -> Bug:
     return Bug((slug,), variant(bug, **choices), answer)
+
+
+RAW: dict[str, Callable[[str], bool]] = {
+    "all": lambda name: True,
+    "statistics": lambda name: "/moving_" in name,
+    "gamma and beta": lambda name: name.endswith(("/gamma", "/beta")),
+    "every other block": lambda name: any(f"blocks_{i}/" in name for i in range(1, 20, 2)),
+}
+
+
+def _aligned_corners(photo: Any, size: int) -> np.ndarray:
+    tf = reference.import_tensorflow()
+    image = np.asarray(photo, np.float32)[None]
+    resize = tf.compat.v1.image.resize_bilinear
+    return resize(image, (size, size), align_corners=True).numpy()[0]
 
 
 def _preset(name: str) -> Callable[[Any, int], np.ndarray]:
@@ -624,6 +639,7 @@ BUGS: dict[str, Bug] = {
     "timm's resize": Bug(("other-resize",), resize=_preset("timm")),
     "omz's resize": Bug(("other-resize",), resize=_preset("omz")),
     "squashed": Bug(("other-resize",), resize=_squashed),
+    "aligned corners": Bug(("other-resize",), resize=_aligned_corners),
     "planes as pixels": one("transposed-layout", PlanesAsPixels),
     "pixels as planes": one("transposed-layout", PixelsAsPlanes),
     "rows as columns": one("transposed-layout", RowsAsColumns),
@@ -652,6 +668,10 @@ BUGS: dict[str, Bug] = {
     # weights
     "raw weights": Bug(("raw-weights",), raw="all"),
     "raw statistics": Bug(("raw-weights",), raw="statistics"),
+    "averages in every other block": Bug(("raw-weights",), raw="every other block"),
+    "averages but for gamma and beta": Bug(("raw-weights",), raw="gamma and beta"),
+    # from the blocks' outputs alone nobody can tell that each layer is right with other weights
+    "other weights": replace(one("other-weights", more.OtherWeights), blocks=("unknown",)),
     "depthwise flipped": one("flipped-kernel", ChangedKernels, turned=flipped),
     "depthwise transposed": one("flipped-kernel", ChangedKernels, turned=transposed),
     "depthwise flipped, one block": one("flipped-kernel", ChangedKernels, turned=flipped, at=early),
@@ -748,6 +768,8 @@ BUGS: dict[str, Bug] = {
     "dilated, one block": one(
         "dilation", more.OtherFilter, filter=more.dilated, strided=False, at=early
     ),
+    # after the overflow, a block is NaN or infinite in whole channels, for whatever reason
+    "overflow": replace(one("fp16-overflow", more.Overflow), blocks=("unknown",)),
     # what comes out
     "pool before activation": one("pool-before-activation", more.PoolFirst, answer=True),
     # a random choice among 1536 values cannot be read from the logits that it leads to
@@ -793,6 +815,50 @@ PAIRS: dict[str, Bug] = {
     "squashed + bgr": _together("squashed", "bgr", resize=_squashed),
     "bgr + float16": _together("bgr", "float16", dtype="float16"),
     "three": _together("bgr", "symmetric padding", "epsilon 1e-5"),
+    "gelu + gate added": _together("gelu", "gate added"),
+    "epsilon outside the root + mish": _together("epsilon outside the root", "mish"),
+    "residual twice + quick gelu": _together("residual twice", "quick gelu"),
+    "symmetric padding + se before depthwise": _together(
+        "symmetric padding", "se before depthwise"
+    ),
+    "se sums + replicate padding": _together("se sums", "replicate padding, one block"),
+    "gate twice + dilated": _together("gate twice", "dilated, one block"),
+    "sigmoid twice + softmax twice": _together("sigmoid twice", "softmax twice", answer=True),
+    "bn1 and bn2 exchanged + no se": _together("bn1 and bn2 exchanged", "no se"),
+    "gamma and beta exchanged + labels from 1": _together(
+        "gamma and beta exchanged", "labels from 1", answer=True
+    ),
+    "neighbour's weights + classes permuted": _together(
+        "neighbour's weights", "classes permuted", answer=True
+    ),
+    "epsilon + block skipped": _together("epsilon 1e-5", "block skipped"),
+    "bgr + block run twice": _together("bgr", "block run twice"),
+    "hard sigmoid + drop-connect's scaling": _together("drop-connect's scaling", "hard sigmoid"),
+    "drop-connect + dropout": _together(
+        "drop-connect", "dropout", answer=True, blocks=("drop-connect", "unknown")
+    ),
+    "average after stride 1 + relu6 for swish": _together(
+        "average after stride 1", "relu6 for swish"
+    ),
+    "slice before stride 1 + classes sorted by name": _together(
+        "slice before stride 1", "classes sorted by name", answer=True
+    ),
+    "slice after stride 1 + log-softmax": _together(
+        "slice after stride 1", "log-softmax", answer=True
+    ),
+    "reflect padding + gelu for relu": _together("reflect padding", "gelu for relu"),
+    "clipped everywhere + no beta": _together("clipped everywhere", "no beta, one block"),
+    "pool before activation + dropout's scaling": _together(
+        "pool before activation", "dropout's scaling", answer=True
+    ),
+    "no batch norm + mish": _together("mish", "no batch norm, one block"),
+    "aligned corners + bgr": _together("aligned corners", "bgr", resize=_aligned_corners),
+    "averages in every other block + gelu": _together(
+        "averages in every other block", "gelu", raw="every other block"
+    ),
+    "gelu + overflow": _together("gelu", "overflow", blocks=("gelu", "unknown")),
+    "bgr + other weights": _together("bgr", "other weights", blocks=("unknown",)),
+    "float16 + gelu": _together("float16", "gelu", dtype="float16"),
 }
 
 # For runs that have no time for all: the first bug with each cause, and one of several.
@@ -846,8 +912,7 @@ def planted_layers(
     chosen = dict(tensors)
     if bug.raw:
         assert raw is not None
-        statistics = ("moving_mean", "moving_variance")
-        chosen.update({k: x for k, x in raw.items() if bug.raw == "all" or k.endswith(statistics)})
+        chosen.update({name: x for name, x in raw.items() if RAW[bug.raw](name)})
     weights = {name: np.array(tensor, bug.dtype) for name, tensor in chosen.items()}
     table = reference.blocks(net)
     image, mean, std = (np.asarray(x, bug.dtype) for x in (pixels, MEAN, STD))

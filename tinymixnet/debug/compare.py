@@ -171,20 +171,19 @@ def judged(
     precision: str,
     tolerance: float = 1e-4,
     reference_manifest: Manifest | None = None,
-    scales: Mapping[str, Scale] | None = None,
 ) -> Comparison:
     """Compare as `isolated` does, and judge each layer by the precision that theirs has.
 
     precision: float16, bfloat16 or int8. Ours runs once more, fed with their inputs, with weights
     and outputs rounded as such a port rounds them. A layer that adds more than that is "BEYOND"; a
-    layer that differs and adds no more is "coarse". scales: layer -> scale of its 8-bit integers.
+    layer that differs and adds no more is "coarse".
     """
     if precision not in FORMATS:
         expected = ", ".join(FORMATS)
         raise InputError(f"precision: expected one of {expected}, found {short_repr(precision)}")
     comparison = isolated(model, pixels, dump, tolerance, reference_manifest)
-    theirs = TheirLayers(dump)
-    verdicts = judgements(model, check_pixels(pixels).astype(np.float32), theirs, precision, scales)
+    images, theirs = check_pixels(pixels).astype(np.float32), TheirLayers(dump)
+    verdicts = judgements(model, images, theirs, precision, _scales(dump))
     rows = []
     for row in comparison.rows:
         verdict = verdicts.get(row.layer)
@@ -194,6 +193,18 @@ def judged(
             row = row._replace(status=status, rounding=verdict.rounding, explained=explained)
         rows.append(row)
     return comparison._replace(rows=rows, precision=precision)
+
+
+def _scales(dump: Dump) -> dict[str, Scale]:
+    """Return layer -> scale, of the layers that are integers with one scale for all channels."""
+    scales = {}
+    for layer, stored in dump.theirs.items():
+        quantization, dtype = dump.trace.quantization.get(stored), dump.headers[stored].dtype
+        if quantization is not None and quantization.scale.size == 1 and dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            scale, zero_point = quantization.scale.item(), quantization.zero_point.item()
+            scales[layer] = Scale(scale, zero_point, limits.min, limits.max)
+    return scales
 
 
 class TheirLayers(Mapping[str, Array]):

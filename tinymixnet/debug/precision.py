@@ -5,7 +5,7 @@ with *their* inputs. So it shows which error that rounding alone makes in each l
 says whether theirs is larger: then the layer is broken, and not merely coarse.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from math import inf
 from typing import NamedTuple
 
@@ -22,16 +22,20 @@ from tinymixnet.debug.rounding import (
     to_steps,
 )
 from tinymixnet.engine.architecture import group_kernels
-from tinymixnet.engine.kernels import Array
+from tinymixnet.engine.kernels import Array, sigmoid
 from tinymixnet.engine.network import forward, statistics
 from tinymixnet.model import Model
 
 ROUND = {"float16": to_float16, "bfloat16": to_bfloat16}
 UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # largest rounding error of 1
+SUMS = 3  # sums inside a layer may be rounded, too, and not only what it gives
+UNROUNDED = "weights before they were rounded to float16"  # a format for `judgements` alone
 FORMATS = ("float16", "bfloat16", "int8")
 FLOAT32 = 1e-6  # error that float32 makes in one layer, relative to its largest value
 BEYOND = 3  # a layer is broken if its error is so many times what rounding makes
 BEYOND_IN_CHANNEL = 8  # the same for a channel by itself, whose few values vary more
+ACTS = ("expand_act", "depthwise_act", "se_act")
+GATE_STEP = 1 / 127  # between the 8-bit values of a sigmoid
 FEW = 16  # values of a channel: fewer say nothing about it
 
 
@@ -55,6 +59,7 @@ def rounded_layers(
     how: str,
     by_channel: bool = True,
     scales: Mapping[str, Scale] | None = None,
+    unrounded: Collection[str] = (),
 ) -> Iterator[Rounded]:
     """Yield each layer, computed from their inputs: as ours computes it, and with rounding.
 
@@ -69,23 +74,34 @@ def rounded_layers(
     coarse = forward(pixels, model.architecture, weights, model.metadata)
     own: Array | None = None
     rounded: Array | None = None
+    swishes = {
+        f"{block.name}/{act}" for block in model.architecture.blocks if block.swish for act in ACTS
+    }
     with np.errstate(all="ignore"):
         while True:
             try:
                 layer, own = exact.send(own)
             except StopIteration:
                 return
-            rounded = coarse.send(rounded)[1]
+            x, rounded = rounded, coarse.send(rounded)[1]
+            if how == "int8" and layer in swishes and x is not None:
+                rounded = x * to_steps(
+                    sigmoid(x), Scale(GATE_STEP)
+                )  # as ports compute x * sigmoid(x)
             scale, usual = scales.get(layer) if scales else None, 0.0
             known = theirs[layer] if layer in theirs and layer != "image" else None
-            if known is not None or not hidden(layer, model, theirs):
+            if layer not in unrounded and (known is not None or not hidden(layer, model)):
                 rounded, usual = round_output(layer, rounded, how, scale, known)
+            if layer == "image" and layer in theirs:  # judged, not fed: ports differ here
+                coarse_image, usual = round_output(layer, pixels, how, scale, theirs[layer])
+                yield Rounded(layer, pixels, coarse_image, theirs[layer], usual)
+                continue
             yield Rounded(layer, own, rounded, known, usual)
             if known is not None:
                 own = rounded = known
 
 
-def hidden(layer: str, model: Model, theirs: Mapping[str, Array]) -> bool:
+def hidden(layer: str, model: Model) -> bool:
     """Whether a port that does not show this layer probably does not have it, and so not round it.
 
     Ports fold batch norm into the convolution before it, and ReLU into both.
@@ -105,19 +121,19 @@ def round_output(
     layer: str, x: Array, how: str, scale: Scale | None, theirs: Array | None
 ) -> tuple[Array, float]:
     """Round what a layer gives to a format; return also the usual size of that rounding's error."""
-    if layer == "image":
+    if how == UNROUNDED:
         return x, 0.0
     if how != "int8":
-        return ROUND[how](x), UNIT[how] * rms(x)
-    if scale:
-        low = -128 if scale.zero_point < 0 or x.min() < 0 <= 128 - scale.zero_point else 0
-        levels = min(low, scale.zero_point), LEVELS
-        return to_steps(x, scale.scale, scale.zero_point, levels), scale.scale / 12**0.5
-    step = step_of(theirs) if theirs is not None else None
-    if step is None:
-        top = 1.0 if layer == "probabilities" else max(float(x.max()), 0)
-        step = (top - min(float(x.min()), 0)) / LEVELS
-    return (to_steps(x, step), step / 12**0.5) if 0 < step < inf else (x, 0.0)
+        return ROUND[how](x), SUMS * UNIT[how] * rms(x)
+    if scale is None:
+        step = step_of(theirs) if theirs is not None else None
+        if step is None:
+            top = 1.0 if layer == "probabilities" else max(float(x.max()), 0)
+            step = (top - min(float(x.min()), 0)) / LEVELS
+        if not 0 < step < inf:
+            return x, 0.0
+        scale = Scale(step)
+    return to_steps(x, scale), scale.scale / 12**0.5
 
 
 def rounded_weights(
@@ -129,6 +145,8 @@ def rounded_weights(
     norm after it is taken to be folded into the kernel, which is rounded with it.
     """
     tensors = model.tensors
+    if how == UNROUNDED:
+        return {name: unrounded(tensor) for name, tensor in tensors.items()}
     if how != "int8":
         return {name: ROUND[how](tensor) for name, tensor in tensors.items()}
     to_integers = to_int8_by_channel if by_channel else to_int8
@@ -144,6 +162,15 @@ def rounded_weights(
         else:
             result[name] = to_integers(kernel)
     return result
+
+
+def unrounded(tensor: Array) -> Array:
+    """Return weights that would become these if they were rounded to float16.
+
+    The same ones each time, but as good as random: they are as far off as rounding can bring them.
+    """
+    rng = np.random.default_rng(tensor.size)
+    return (tensor * (1 + rng.uniform(-1, 1, tensor.shape) * UNIT["float16"])).astype(np.float32)
 
 
 def folded_scale(model: Model, layer: str, kernel: str) -> Array:
@@ -171,6 +198,8 @@ class Judgement(NamedTuple):
     rounding: float  # error that rounding makes in this layer, as `compare` measures errors
     explains: float  # its share in the error that theirs adds, 0 to 1, by root mean squares
     beyond: bool  # whether theirs is further off than rounding can explain
+    largest: float = 0.0  # the error of rounding relative to the largest value of theirs
+    share: float = 0.0  # the same by root mean squares
 
 
 def judge(ours: Array, rounded: Array, theirs: Array, usual: float = 0.0) -> Judgement:
@@ -196,7 +225,14 @@ def judge(ours: Array, rounded: Array, theirs: Array, usual: float = 0.0) -> Jud
         each_due, each = (np.sqrt(np.square(x).mean(axes)) for x in (due, added))
         usual = np.maximum(each_due, max(expected, floor))
         beyond = beyond or bool((each > BEYOND_IN_CHANNEL * usual).any())
-    return Judgement(rounding, explains, beyond)
+    size, largest_due = rms(np.asarray(theirs, np.float64)), float(np.abs(due).max(initial=0))
+    return Judgement(
+        rounding,
+        explains,
+        beyond,
+        max(largest_due, floor) / (float(np.abs(theirs).max(initial=0)) or 1.0),
+        max(expected, floor) / (size or 1.0),
+    )
 
 
 def judgements(
@@ -205,6 +241,7 @@ def judgements(
     theirs: Mapping[str, Array],
     how: str,
     scales: Mapping[str, Scale] | None = None,
+    unrounded: Collection[str] = (),
 ) -> dict[str, Judgement]:
     """Judge each of their layers by a format; layer -> judgement.
 
@@ -212,7 +249,7 @@ def judgements(
     """
     runs: list[dict[str, Judgement]] = []
     for by_channel in (True, False) if how == "int8" else (True,):
-        layers = rounded_layers(model, pixels, theirs, how, by_channel, scales)
+        layers = rounded_layers(model, pixels, theirs, how, by_channel, scales, unrounded)
         runs.append(
             {
                 layer: judge(ours, rounded, known, usual)

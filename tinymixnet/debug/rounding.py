@@ -1,5 +1,6 @@
 """Round tensors to formats with fewer digits than float32: float16, bfloat16, 8-bit integers."""
 
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,15 @@ import numpy as np
 from tinymixnet.engine.kernels import Array
 
 LEVELS = 255  # steps from the lowest to the highest value of an 8-bit tensor
+
+
+class Scale(NamedTuple):
+    """How a tensor of 8-bit integers is read: (integer - zero_point) * scale."""
+
+    scale: float
+    zero_point: float = 0
+    lowest: float = -inf  # integer of the type
+    highest: float = inf
 
 
 def to_bfloat16(x: Array) -> Array:
@@ -34,14 +44,11 @@ def to_int8_by_channel(x: Array) -> Array:
     return to_int8(x, axes)
 
 
-def to_steps(
-    x: Array, scale: float, zero_point: int = 0, levels: tuple[int, int] | None = None
-) -> Array:
-    """Round to whole multiples of `scale`; levels: the lowest and highest integer there is."""
-    q = np.round(x / np.float32(scale)) + zero_point
-    if levels:
-        q = q.clip(*levels)
-    return ((q - zero_point) * np.float32(scale)).astype(np.float32)
+def to_steps(x: Array, scale: Scale) -> Array:
+    """Round to what 8-bit integers with this scale stand for."""
+    q = np.round(x / np.float32(scale.scale)) + np.float32(scale.zero_point)
+    q = q.clip(scale.lowest, scale.highest) - np.float32(scale.zero_point)
+    return (q * np.float32(scale.scale)).astype(np.float32)
 
 
 def step_of(x: Array) -> float | None:
@@ -52,10 +59,3 @@ def step_of(x: Array) -> float | None:
     step = float(np.diff(values).min())
     places = values / step
     return step if step > 0 and np.abs(places - np.round(places)).max() < 0.02 else None
-
-
-class Scale(NamedTuple):
-    """How a tensor of 8-bit integers is read: (integer - zero_point) * scale."""
-
-    scale: float
-    zero_point: int = 0

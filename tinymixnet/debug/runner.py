@@ -65,37 +65,42 @@ class PartRunner:
         tensors = self._changed_tensors(changes)
         x = self.pixels if start == 0 else self.theirs[self._last_of(start - 1)]
         for number, part in enumerate(self.parts[start:], start):
+            names = list(part.layers)
             entry, seen = x, dict[str, Array]()
             steps = self._steps(part, x, tensors)
-            layer, value = next(steps)
-            for _ in part.layers:
-                kind = layer.split("/")[1] if part.block else layer
+            _, value = next(steps)
+
+            def context(layer: str, x: Array, value: Array) -> LayerContext:
+                return LayerContext(
+                    layer=layer,
+                    kind=layer.split("/")[1] if part.block else layer,  # noqa: B023
+                    x=x,
+                    value=value,
+                    entry=entry,  # noqa: B023
+                    seen=seen,  # noqa: B023
+                    block=part.block,  # noqa: B023
+                    tensors=tensors,
+                    metadata=self.model.metadata,
+                    previous=self.parts[number - 1].block if number else None,  # noqa: B023
+                    theirs=self._theirs(layer),
+                )
+
+            for layer, following in zip(names, [*names[1:], ""], strict=True):
                 for suspect, layers in changes:
                     if suspect.output and layer in layers:
-                        context = LayerContext(
-                            layer=layer,
-                            kind=kind,
-                            x=x,
-                            value=value,
-                            entry=entry,
-                            seen=seen,
-                            block=part.block,
-                            tensors=tensors,
-                            metadata=self.model.metadata,
-                            previous=self.parts[number - 1].block if number else None,
-                            theirs=self._theirs(layer),
-                        )
-                        changed = suspect.output(context)
+                        changed = suspect.output(context(layer, x, value))
                         value = value if changed is None else changed
                 yield layer, value
                 if layer == last:
                     return
                 x = self.theirs[layer] if layer in self.theirs and layer != "image" else value
-                seen[kind] = x
-                try:
-                    layer, value = steps.send(x)
-                except StopIteration:
-                    break
+                seen[layer.split("/")[1] if part.block else layer] = x
+                for suspect, layers in changes:
+                    if suspect.input and following in layers:
+                        changed = suspect.input(context(following, x, x))
+                        x = x if changed is None else changed
+                if following:
+                    _, value = steps.send(x)
 
     def _theirs(self, layer: str) -> Array | None:
         return self.theirs[layer] if layer in self.theirs else None  # noqa: SIM401

@@ -56,7 +56,7 @@ def _summary(comparison: Comparison) -> list[str]:
     rows, first, guilty = comparison.rows, comparison.first, comparison.guilty
     row_of = {row.layer: row for row in rows}
     if comparison.precision:
-        lines = [_precision(comparison)]
+        lines = [precision_summary(comparison)]
     elif first is None:
         lines = [f"alike: {len(rows)} layers within {comparison.tolerance:g}"]
     elif row_of[first].status == "shape":
@@ -83,7 +83,7 @@ def _summary(comparison: Comparison) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def _precision(comparison: Comparison) -> str:
+def precision_summary(comparison: Comparison) -> str:
     """Return the answer for a port that is judged by its own precision."""
     how, rows = comparison.precision, comparison.rows
     first = next((row for row in rows if row.layer == comparison.first), None)

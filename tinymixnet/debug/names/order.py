@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from math import prod
 
 from tinymixnet.debug.names.alignment import align
 from tinymixnet.debug.names.candidates import Candidates, Names
@@ -71,6 +72,8 @@ def by_order(candidates: Candidates, architecture: Architecture) -> Names:
         known = kinds[name]
         if not candidates.fits(name, layer) or (known is not None and words[layer] not in known):
             return 0
+        if prod(candidates.shapes[name]) != prod(candidates.expected[layer]):
+            return 1  # its channels may be padded, but it is more likely another layer
         if known is None:  # the last tensor is more likely the logits than the probabilities
             return 1 if layer == "probabilities" else 2
         return 4

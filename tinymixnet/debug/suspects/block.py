@@ -158,6 +158,7 @@ BLOCK = [
         "drop-connect is at work: it drops the whole branch of some images and enlarges that of "
         "the others, which belongs to training alone (model.eval())",
         drop_connect,
+        fitted=True,
     ),
     Suspect(
         "drop-connect",
@@ -165,5 +166,6 @@ BLOCK = [
         "the scaling of drop-connect is left in: the branch is multiplied by 1 - rate, and it "
         "should be added as it is",
         scaled_branch,
+        fitted=True,
     ),
 ]

@@ -1,8 +1,8 @@
 """Suspects: known mistakes, each as a function that computes what a layer then gives.
 
-A `Suspect` changes layers of some kinds in one of three ways. `weights` changes their weights
-before anything is computed, `other` takes the weights of another layer instead, and `output`
-computes another result from what went in (`LayerContext`).
+A `Suspect` changes layers of some kinds in one of these ways. `weights` changes their weights
+before anything is computed, and `other` takes the weights of another layer instead. `input` changes
+what goes in, and `output` computes another result from what went in (`LayerContext`).
 """
 
 from collections.abc import Callable, Mapping
@@ -41,8 +41,8 @@ class Suspect(NamedTuple):
     """A mistake: its name, the kinds of layers that can have it, and a sentence for a person.
 
     `output` returns None for a layer in which the mistake changes nothing. A few mistakes have a
-    number that only theirs shows, such as the rate of a dropout: their `output` reads
-    `LayerContext.theirs`, and returns None without it.
+    number that only theirs shows, such as the rate of a dropout: they are `fitted`. Their `output`
+    reads `LayerContext.theirs`, and returns None without it.
     """
 
     slug: str
@@ -51,6 +51,8 @@ class Suspect(NamedTuple):
     output: Callable[[LayerContext], Array | None] | None = None
     weights: Callable[[str, Array], Array] | None = None  # (name, tensor) -> tensor
     other: Callable[[str], str] | None = None  # name -> name of the tensor used instead, if it fits
+    input: Callable[[LayerContext], Array | None] | None = None  # `value` is the input, too
+    fitted: bool = False
 
 
 def kernels_of(at: LayerContext) -> list[Array]:

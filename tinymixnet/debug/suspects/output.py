@@ -149,6 +149,7 @@ OUTPUT = [
         "logits probabilities",
         "theirs are our numbers in another order: the classes are permuted",
         permuted,
+        fitted=True,
     ),
     Suspect("missing-softmax", "probabilities", "logits stand for probabilities", lambda at: at.x),
     Suspect(
@@ -184,11 +185,13 @@ OUTPUT = [
         "dropout is at work: it sets some values to zero and enlarges the others, which belongs "
         "to training alone (model.eval())",
         dropout,
+        fitted=True,
     ),
     Suspect(
         "dropout",
         "head/pool logits",
         "the scaling of dropout is left in: without dropout, the pooled values stay as they are",
         scaled_by_dropout,
+        fitted=True,
     ),
 ]

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tinymixnet.debug.suspects.context import LayerContext, Suspect, convolved, kernels_of, swishes
-from tinymixnet.engine.kernels import Array, mix_conv, relu, sigmoid, squeeze_excite, swish
+from tinymixnet.debug.suspects.context import LayerContext, Suspect, convolved, swishes
+from tinymixnet.engine.kernels import Array, relu, sigmoid, squeeze_excite, swish
 
 
 def pooled(
@@ -29,21 +29,29 @@ def fewer_units(share: int) -> Callable[[LayerContext], Array | None]:
     )
 
 
-def before_depthwise(at: LayerContext) -> Array | None:
-    """Weigh the channels before the depthwise convolution, and not after it."""
-    if at.block is None or not at.block.se_width or "expand_act" not in at.seen:
+def weighed_before(at: LayerContext) -> Array | None:
+    """Weigh the channels that go into the depthwise convolution."""
+    if at.kind != "depthwise_conv" or not moves(at) or at.block is None:
         return None
-    wide = at.seen["expand_act"]
-    if at.kind == "se_pool":
-        return wide.mean((1, 2), keepdims=True)
-    if at.kind == "se_scale":
-        return wide * at.x
+    weights = (at.tensors[f"{at.block.name}/{tensor}"] for tensor in SE_WEIGHTS)
+    reduce, reduce_bias, expand, expand_bias = weights
+    activation = swish if swishes(at) else relu
+    return squeeze_excite(at.x, reduce, reduce_bias, expand, expand_bias, activation)
+
+
+def not_weighed_after(at: LayerContext) -> Array | None:
+    """Return what the layers of squeeze-and-excite show if it comes before, and what follows it."""
+    if not moves(at) or at.kind == "depthwise_conv":
+        return None
     if at.kind == "project_conv":
         return convolved(at, at.seen["depthwise_act"])
-    name, activation = at.block.name, swish if swishes(at) else relu
-    weights = (at.tensors[f"{name}/{tensor}"] for tensor in SE_WEIGHTS)
-    weighed = squeeze_excite(at.x, *weights, activation)  # type: ignore[call-arg, arg-type]
-    return mix_conv(weighed, kernels_of(at), at.block.stride)
+    wide = at.seen["expand_act"]
+    return wide.mean((1, 2), keepdims=True) if at.kind == "se_pool" else wide * at.x
+
+
+def moves(at: LayerContext) -> bool:
+    """Whether squeeze-and-excite can come before the depthwise convolution of a block."""
+    return at.block is not None and at.block.se_width > 0 and "expand_act" in at.seen
 
 
 SE_WEIGHTS = ("se_reduce/kernel", "se_reduce/bias", "se_expand/kernel", "se_expand/bias")
@@ -134,6 +142,7 @@ SQUEEZE_EXCITE = [
         "depthwise_conv se_pool se_scale project_conv",
         "squeeze-and-excite comes before the depthwise convolution: it belongs after the "
         "activation that follows it",
-        before_depthwise,
+        not_weighed_after,
+        input=weighed_before,
     ),
 ]
