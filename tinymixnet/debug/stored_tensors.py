@@ -4,7 +4,7 @@ A sample is all channels of a few pixels. Samples stay in memory, whole tensors 
 compared with every tensor that fits it, and a dump may be much larger than the memory.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -29,13 +29,40 @@ class View(NamedTuple):
     shape: Shape  # (N, H, W, C) or (N, C)
 
 
+class Kept:
+    """Whole tensors that stay in memory: the last ones that were asked for."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[Hashable, Array] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Array]) -> Array:
+        """Return the tensor of this key; make it if it is not there."""
+        x = self._tensors.pop(key, None)
+        if x is None:
+            x = make()
+        self._tensors[key] = x
+        size = sum(kept.nbytes for kept in self._tensors.values())
+        while size > CACHE and len(self._tensors) > 1:
+            size -= self._tensors.pop(next(iter(self._tensors))).nbytes
+        return x
+
+
 class StoredTensors:
     """Reads the tensors of a dump as layers: NHWC, float32."""
 
-    def __init__(self, trace: Trace, shapes: Iterable[Shape]) -> None:
-        """shapes: those that layers of ours have. Reads every tensor once, for its samples."""
+    def __init__(
+        self,
+        trace: Trace,
+        shapes: Iterable[Shape],
+        turned: Callable[[Array], Array | None] | None = None,
+    ) -> None:
+        """shapes: those that layers of ours have. Reads every tensor once, for its samples.
+
+        turned: corrects maps whose values are in another order than their shapes say.
+        """
         self.trace = trace
-        self._kept: dict[View, Array] = {}
+        self._turned = turned
+        self.kept = Kept()
         self.views: dict[Shape, list[View]] = {shape: [] for shape in shapes}
         found: dict[Shape, list[Array]] = {shape: [] for shape in self.views}
         for number, name in enumerate(trace.names):
@@ -48,13 +75,15 @@ class StoredTensors:
                         continue
                     view = View(number, name, layout, shape)
                     self.views[shape].append(view)
-                    found[shape].append(sample(as_layer(stored, layout, shape)).ravel())
+                    found[shape].append(sample(self._layer(stored, view)).ravel())
         self._samples = {shape: np.array(rows) for shape, rows in found.items() if rows}
         self._marks = {shape: Marks(rows) for shape, rows in self._samples.items()}
         self._rows = {view: i for views in self.views.values() for i, view in enumerate(views)}
 
     def distances(self, shape: Shape, sample: Array) -> Array:
         """Return how far each view of this shape is from a sample of ours, see `Marks`."""
+        if shape not in self._marks:
+            return np.zeros(0)
         return self._marks[shape].distances(sample)
 
     def sample(self, view: View) -> Array:
@@ -62,13 +91,13 @@ class StoredTensors:
         row = self._samples[view.shape][self._rows[view]]
         return row.reshape(sample_shape(view.shape))
 
+    def _layer(self, stored: Array, view: View) -> Array:
+        x = as_layer(stored, view.layout, view.shape)
+        turned = self._turned(x) if self._turned and is_map(view.shape) else None
+        return x if turned is None else np.ascontiguousarray(turned)
+
     def __getitem__(self, view: View) -> Array:
-        if view not in self._kept:
-            x = as_layer(self.trace[view.name], view.layout, view.shape)
-            while self._kept and sum(kept.nbytes for kept in self._kept.values()) > CACHE:
-                del self._kept[next(iter(self._kept))]
-            self._kept[view] = x
-        return self._kept[view]
+        return self.kept.get(view, lambda: self._layer(self.trace[view.name], view))
 
 
 def is_map(shape: Shape) -> bool:

@@ -19,6 +19,7 @@ EXACT = 2e-5  # distance that rounding makes
 DIGITS = 5.0  # more equal digits than these give no more points
 POINTS = 6.0  # of an exact layer that depends on weights
 FEW_POINTS = 2.5  # of an exact layer that does not
+COPY = 0.6  # of a tensor that is what the layer's input is
 NAMED = 0.6  # points for a name that says so; as many are lost if it says another layer
 FORWARD = 0.2  # points for a tensor that stands after the last one
 FITS = 0.05  # distance of a tensor that is hardly any other layer; to pass it over costs its points
@@ -134,7 +135,7 @@ class Walk:
     ) -> Iterator[Hypothesis]:
         """Yield what a hypothesis becomes if it goes on with one more layer."""
         inputs = [hypothesis.feeds[layer] for layer in step.inputs]
-        feed: Feed = Ours(self.model, step, inputs) if inputs else Pixels(self.pixels)
+        feed = self._ours(step, inputs)
         feed = ours.setdefault(feed.key, feed)
         options = self._options(hypothesis, step, feed, inputs)
         exact = [option for option in options if option.distance <= EXACT]
@@ -158,6 +159,11 @@ class Walk:
                 if same_shape and view is not None and _can_be_left_out(step):
                     yield self._next(hypothesis, step, source, -LEFT_OUT, left_out=view)
 
+    def _ours(self, step: Step, inputs: Sequence[Feed]) -> Feed:
+        if not inputs:
+            return Pixels(self.pixels)
+        return Ours(self.model, step, inputs, self.stored.kept)
+
     def _options(
         self, hypothesis: Hypothesis, step: Step, feed: Feed, inputs: Sequence[Feed]
     ) -> list[Option]:
@@ -169,7 +175,7 @@ class Walk:
         apart = self.stored.distances(shape, feed.sample)
         points = FEW_POINTS if feed.near else POINTS
         if feed.near and inputs and _equal(feed, inputs[0]):
-            points = 0.0  # the layer changes nothing, so that it fits says nothing
+            points = COPY  # the layer changes nothing, so that it fits says nothing
         options = []
         for view, distance in zip(views, apart.tolist(), strict=True):
             bound = self.bound.get(view.name)
@@ -245,7 +251,7 @@ class Walk:
         for other in hypothesis.others:
             again = self._paired(before, previous, other)
             inputs = [again.feeds[layer] for layer in step.inputs]
-            feed = Ours(self.model, step, inputs)
+            feed = self._ours(step, inputs)
             for option in self._options(again, step, feed, inputs)[:1]:
                 if option.distance <= max(EXACT, 0.01 * nearest):
                     yield self._paired(again, step, option)
