@@ -186,10 +186,11 @@ class Search:
         singles = sorted((tried(change) for change in every), key=_rms_distance)
         if singles and explained(singles[0]):
             return singles[0]
-        near = [t for t in singles[:NEAREST] if _rms_distance(t) < 0.9 * before.rms_error]
+        near = [t for t in _one_of_each(singles) if _rms_distance(t) < 0.9 * before.rms_error]
         seeds = sorted(seeds, key=_rms_distance)[:NEAREST]
         # A mistake that changes nothing here by itself does not help others, unless it is fitted.
-        at_work = [c for (c,), distance in singles if c.suspect.fitted or distance != before]
+        idle = {changes[0] for changes, distance in singles if distance == before}
+        at_work = [change for change in every if change.suspect.fitted or change not in idle]
         cost = 1 + len(places) // 20
         several = self._together(tried, explained, [*seeds, *near], at_work, cost)
         if several:
@@ -221,7 +222,7 @@ class Search:
                     found.append(tried(*trial.changes, change))
                     if explained(found[-1]):
                         return found[-1]
-            near = sorted(found, key=_rms_distance)[:NEAREST]
+            near = _one_of_each(sorted(found, key=_rms_distance))
         return None
 
     def candidate_layers(self, start: int, layer: str) -> list[str]:
@@ -237,7 +238,7 @@ class Search:
         places = tuple(name for name in layers if kind_of(name) in kinds)
         if places:
             yield Change(suspect, places)
-        if 1 < len(places) < 8:
+        if 1 < len(places) < 8 and not suspect.whole:
             yield from (Change(suspect, (place,)) for place in places)
 
     def add_cause(
@@ -300,6 +301,14 @@ class Search:
 
 def _rms_distance(trial: Trial) -> float:
     return trial.distance.rms_error
+
+
+def _one_of_each(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the first trials, only one for each set of mistakes that are in other places."""
+    firsts: dict[frozenset[Suspect], Trial] = {}
+    for trial in trials:
+        firsts.setdefault(frozenset(change.suspect for change in trial.changes), trial)
+    return list(firsts.values())[:NEAREST]
 
 
 def _best(trials: Sequence[Trial]) -> Trial:

@@ -115,6 +115,7 @@ BLOCK = [
         "project_bn output",
         "the block's input is added before the last batch norm: add it after",
         where_residual(residual_before_norm),
+        whole=True,
     ),
     Suspect(
         "residual-twice",
@@ -145,12 +146,14 @@ BLOCK = [
         f"{FIRST} output",
         "the block is run twice: its number of repeats is too large, or its output is fed back",
         twice(lambda at: at.block),
+        whole=True,
     ),
     Suspect(
         "block-twice",
         f"{FIRST} output",
         "the block before this one is run twice: its number of repeats is too large",
         twice(lambda at: at.previous),
+        whole=True,
     ),
     Suspect(
         "drop-connect",
