@@ -139,6 +139,7 @@ def dump_options() -> argparse.ArgumentParser:
     )
     foreign.add_argument(
         "--layout",
+        metavar="LAYOUT",
         choices=LAYOUTS,
         help="the order of the values in OTHER: NHWC, NCHW, batch last (HWCN, CHWN, HWNC), or "
         "channels in blocks (NC4HW4, nChw8c, nChw16c, nChw32c); mostly, the shapes or values tell",
