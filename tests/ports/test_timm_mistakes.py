@@ -93,7 +93,7 @@ def each(parts: Callable[[Any], Any], change: Callable[[Any], object]) -> Plant:
     return plant
 
 
-def activations(of: type, make: Callable[[], Any]) -> Plant:
+def activations(of: Any, make: Callable[[], Any]) -> Plant:
     def plant(net: Any) -> None:
         for parent in list(net.modules()):
             for name, child in list(parent.named_children()):
@@ -162,9 +162,11 @@ def twice(block: Any) -> None:
     block.forward = lambda x: once(once(x))
 
 
-def dropped(x: Any, y: Any) -> Any:
-    kept = torch.rand(len(y), 1, 1, 1, generator=torch.Generator().manual_seed(3)) > RATE
-    return y * kept / (1 - RATE)
+def drop_path(net: Any) -> None:
+    """Drop the branches of some blocks, and enlarge those of the others."""
+    for number, block in enumerate(shortcuts(net)):
+        factor = 0 if number % 4 == 1 else 1 / (1 - RATE)
+        after(lambda x, y, factor=factor: y * factor)(block.drop_path)  # type: ignore[misc]
 
 
 def pooled_after(layer: Any) -> None:
@@ -264,10 +266,7 @@ MISTAKES: dict[str, tuple[str, Plant]] = {
     ),
     "block skipped": ("block-skipped", lambda net: forward(lambda block, x: x)(early(net))),
     "block run twice": ("block-twice", lambda net: twice(early(net))),
-    "drop path": (
-        "drop-connect",
-        each(lambda net: [b.bn3 for b in shortcuts(net)[1:]], after(dropped)),
-    ),
+    "drop path": ("drop-connect", drop_path),
     "drop path's scaling": (
         "drop-connect",
         each(lambda n: [b.drop_path for b in shortcuts(n)], after(lambda x, y: y * (1 - RATE))),
@@ -294,7 +293,10 @@ MISTAKES: dict[str, tuple[str, Plant]] = {
         each(lambda net: kernels(net.blocks[1][0].conv_dw), padded("reflect")),
     ),
     "dilation": ("dilation", each(lambda net: kernels(early(net).conv_dw), dilated)),
-    "clipped everywhere": ("relu6", each(norms, after(lambda x, y: y.clamp(max=6)))),
+    "clipped everywhere": (
+        "relu6",
+        activations(ACTS, nn.ReLU6),
+    ),
     "relu6": ("relu6", activations(RELU, nn.ReLU6)),
     "other weights": ("other-weights", untrained),
     "overflow": ("fp16-overflow", lambda net: overflowing(early(net).bn2)),
@@ -306,7 +308,7 @@ def found(model: Model, pixels: np.ndarray, net: Any, path: Path, raw: Any = Non
     about = model.metadata
     normalized = (pixels - np.float32(about.mean)) / np.float32(about.std)
     record_torch(net, normalized.transpose(0, 3, 1, 2).astype(np.float32), path)
-    dump = open_dump(path, model.architecture, *pixels.shape[:3])
+    dump = open_dump(path, model.architecture, *pixels.shape[:3], names="timm")
     slugs: list[str] = diagnose(model, pixels, dump, raw=raw).slugs
     return slugs
 

@@ -124,7 +124,14 @@ class Search:
         return judgement is not None and not judgement.beyond
 
     def _merge(self) -> None:
-        """Where drop-connect is at work, blocks that seem to be skipped have lost their branch."""
+        """Take back a cause that another one brings with it.
+
+        Where drop-connect is at work, a block that seems to be skipped has lost its branch. Where
+        the head pools before its activation, none stands before the pooling.
+        """
+        missing = self.causes.get("missing-activation")
+        if "pool-before-activation" in self.causes and missing and missing.places == ("head/act",):
+            del self.causes["missing-activation"]
         skipped, dropped = (self.causes.get(s) for s in ("block-skipped", "drop-connect"))
         if skipped and dropped:
             del self.causes["block-skipped"]
