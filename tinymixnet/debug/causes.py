@@ -45,8 +45,7 @@ class Evidence(NamedTuple):
         if self.doubtful:
             names = join_names([f"{theirs} (as {layer})" for layer, theirs in self.doubtful])
             lines.append(
-                f"probably paired wrongly, or overwritten after use: {names}; a later layer of "
-                "theirs equals ours, so these cannot be wrong"
+                f"probably paired wrongly, or overwritten after use: {names}; these do not count"
             )
         return lines
 

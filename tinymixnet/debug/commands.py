@@ -21,8 +21,10 @@ from tinymixnet.model import Model, load
 if TYPE_CHECKING:
     from tinymixnet.debug.compare import Comparison
     from tinymixnet.debug.dumps import Dump
+    from tinymixnet.debug.manifest import Manifest
 
 IMAGE = "a photo, or a .npy file of pixels (N, H, W, 3), 0..255, which are used as they are"
+PRECISIONS = ("float16", "bfloat16", "int8")  # as in precision.py, which takes time to import
 DUMP = "what another implementation's layers give: a folder of .npy files, a .npz or a .h5"
 
 PAIRS = "print only which tensor is which layer, as JSON; correct it and give it to --names"
@@ -83,6 +85,11 @@ def add_commands(
         "--isolated",
         action="store_true",
         help="give each layer of ours the input that theirs had, so that only its own error shows",
+    )
+    compare.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="judge each layer by what rounding to this format leaves: is it broken, or coarse?",
     )
     compare.add_argument("--json", action="store_true", help="one JSON object")
     compare.add_argument("--pairs", action="store_true", help=PAIRS)
@@ -263,7 +270,7 @@ def _compare_trace(
     arguments: argparse.Namespace, path: str, show: Callable[[Compared], object] | None
 ) -> "Comparison":
     """Compare with a trace of ours. Only --isolated and a page run the network, on its image."""
-    from tinymixnet.debug.compare import compare, isolated
+    from tinymixnet.debug.compare import compare
     from tinymixnet.debug.dumps import open_dump
     from tinymixnet.debug.manifest import weights_hash
     from tinymixnet.debug.traces import open_trace
@@ -283,9 +290,10 @@ def _compare_trace(
         layers = ((name, trace[name]) for name in trace.names)
         return compare(layers, dump, arguments.tolerance, manifest)
 
-    if not arguments.isolated and not show:
+    feeds = arguments.isolated or arguments.precision
+    if not feeds and not show:
         return recorded()
-    option = "--isolated" if arguments.isolated else "--html"
+    option = "--precision" if arguments.precision else "--isolated" if feeds else "--html"
     model = load(arguments.weights)
     if weights_hash(model) != manifest.weights_sha256:
         wanted = manifest.weights_name or "others"
@@ -293,10 +301,7 @@ def _compare_trace(
     if "image" not in trace.names:
         raise TraceError(f"{path}: {option} needs its layer `image`; or name the image itself")
     pixels = trace["image"]
-    if arguments.isolated:
-        comparison = isolated(model, pixels, dump, arguments.tolerance, manifest)
-    else:
-        comparison = recorded()
+    comparison = _fed(arguments, model, pixels, dump, manifest) if feeds else recorded()
     if show:
         show(Compared(comparison, model, manifest.image_name or path, pixels, dump))
     return comparison
@@ -318,7 +323,7 @@ def _compare_image(
     arguments: argparse.Namespace, image: str, show: Callable[[Compared], object] | None
 ) -> "Comparison":
     """Compare with a run of ours on the image."""
-    from tinymixnet.debug.compare import compare, isolated
+    from tinymixnet.debug.compare import compare
     from tinymixnet.debug.manifest import manifest_of
 
     model = load(arguments.weights)
@@ -327,13 +332,28 @@ def _compare_image(
     manifest = None
     if dump.trace.manifest:  # a trace of ours: then pixels and weights can be compared
         manifest = manifest_of(model, pixels, *_origin(model, arguments, image))
-    if arguments.isolated:
-        comparison = isolated(model, pixels, dump, arguments.tolerance, manifest)
+    if arguments.isolated or arguments.precision:
+        comparison = _fed(arguments, model, pixels, dump, manifest)
     else:
         comparison = compare(model.layers(pixels), dump, arguments.tolerance, manifest)
     if show:
         show(Compared(comparison, model, image, pixels, dump))
     return comparison
+
+
+def _fed(
+    arguments: argparse.Namespace,
+    model: Model,
+    pixels: np.ndarray,
+    dump: "Dump",
+    manifest: "Manifest | None",
+) -> "Comparison":
+    """Compare with our layers fed with their inputs, as --isolated and --precision do."""
+    from tinymixnet.debug.compare import isolated, judged
+
+    if arguments.precision:
+        return judged(model, pixels, dump, arguments.precision, arguments.tolerance, manifest)
+    return isolated(model, pixels, dump, arguments.tolerance, manifest)
 
 
 def run_diagnose(arguments: argparse.Namespace) -> int:

@@ -17,15 +17,19 @@ from tinymixnet.debug.causes import Cause, Diagnosis, Evidence
 from tinymixnet.debug.checks import expect
 from tinymixnet.debug.compare import HALF_TOLERANCE
 from tinymixnet.debug.dumps import Dump
-from tinymixnet.debug.evidence import TheirTensors
+from tinymixnet.debug.evidence import FORMAT, TheirTensors
+from tinymixnet.debug.limits import Limits
 from tinymixnet.debug.measure import error
+from tinymixnet.debug.names.choose import MAPS
 from tinymixnet.debug.pairing import pair
 from tinymixnet.debug.pairs import counts
+from tinymixnet.debug.precision import judgements
 from tinymixnet.debug.runner import PartRunner
 from tinymixnet.debug.search import Search, kind_of
 from tinymixnet.debug.suspects import SUSPECTS
 from tinymixnet.debug.suspects.context import Suspect
 from tinymixnet.debug.suspects.from_data import other_pixels, raw_weights
+from tinymixnet.debug.suspects.resizes import ways
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.images import PRESETS, Source, preprocess, read_image
 from tinymixnet.engine.kernels import Array
@@ -85,11 +89,17 @@ def diagnose(
     if photo is not None:
         suspects += resized(model, photo, pixels)
     runner = PartRunner(model, pixels, theirs)
-    rounded = theirs.rounding()
-    search = Search(runner, suspects, theirs.fine, progress)
-    causes += search.run()
-    if rounded:
-        causes.append(search.rounding(*rounded))
+    found = _search(runner, suspects, progress)
+    if guesses := _wrong_guesses(dump, theirs, found):
+        theirs.without(guesses)
+        doubtful += guesses
+        evidence = _evidence(dump, theirs, doubtful)
+        runner = PartRunner(model, pixels, theirs)
+        found = _search(runner, suspects, progress)
+        differing = [name for name in differing if name not in guesses]
+    causes += found
+    if not causes and not differing:
+        return Diagnosis((), len(theirs.names), None, evidence)
     if not causes and differing[0] in dump.mismatched:
         shape, due = dump.mismatched[differing[0]]
         sentence = f"no known mistake; its shape is {shape}, not {due}"
@@ -103,8 +113,35 @@ def diagnose(
         merged[cause.slug] = old._replace(places=old.places + cause.places) if old else cause
     first, *others = merged.values()
     shows = min([*differing, first.place], key=runner.order.index)
-    found = first._replace(place=shows), *others
-    return Diagnosis(found, len(theirs.names), differing[0], evidence)
+    every = first._replace(place=shows), *others
+    return Diagnosis(every, len(theirs.names), differing[0] if differing else shows, evidence)
+
+
+def _search(runner: PartRunner, suspects: Sequence[Suspect], progress: bool) -> list[Cause]:
+    """Return the causes that a search finds, few digits among them."""
+    theirs = runner.theirs
+    rounded = theirs.rounding()
+    verdicts = None
+    if rounded:
+        how, unrounded = FORMAT[rounded.how], rounded.others
+        verdicts = judgements(runner.model, runner.pixels, theirs, how, unrounded=unrounded)
+    search = Search(runner, suspects, Limits(theirs.fine, verdicts), progress)
+    causes = search.run()
+    if rounded:
+        causes.append(search.rounding(rounded.how, rounded.places))
+    return causes
+
+
+def _wrong_guesses(dump: Dump, theirs: TheirTensors, causes: Sequence[Cause]) -> list[str]:
+    """Return the layers that only the order speaks for, and that no known mistake explains.
+
+    They were probably paired wrongly, unless these are all layers that there are.
+    """
+    guessed = {pair.layer for pair in dump.pairs if pair.found == "order" and not pair.part}
+    unknown = {place for cause in causes if cause.slug == "unknown" for place in cause.places}
+    wrong = [layer for layer in theirs.names if layer in guessed and layer in unknown]
+    others = set(theirs.names) - guessed - {"image"}
+    return wrong if others else []
 
 
 def _different(model: Model, pixels: Array, theirs: TheirTensors) -> tuple[list[str], list[str]]:
@@ -142,7 +179,8 @@ def _evidence(dump: Dump, theirs: TheirTensors, doubtful: Sequence[str]) -> Evid
     """Return how the layers were paired, and what was not."""
     known = set(theirs.names)
     if not dump.pairs:
-        found = {"name": len(known)} if dump.map != "onnx" else {"order": len(known)}
+        how = "order" if dump.map == "onnx" else "name" if dump.map in MAPS else "given"
+        found = {how: len(known)}
         others = list(dump.unmatched)
     else:
         found = counts([pair for pair in dump.pairs if pair.layer in known])
@@ -179,6 +217,7 @@ def resized(model: Model, photo: Source, pixels: Array) -> list[Suspect]:
             method, name = Image.Resampling[how], how.lower()
             resized_square = square.resize((width, height), method)
             images[f"a central square, all of it, {name}"] = resized_square
+    images.update(ways(image, height, width))
     suspects = []
     for how, other in images.items():
         x = np.asarray(other, np.float32)[np.newaxis]

@@ -2,28 +2,43 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
 from tinymixnet.debug.causes import Cause
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.measure import cosine, error
+from tinymixnet.debug.rounding import to_bfloat16, to_float16, to_int8
 from tinymixnet.debug.suspects.input import (
     memory_as_nchw,
     memory_as_nhwc,
     rows_and_columns_exchanged,
 )
-from tinymixnet.debug.suspects.precision import to_bfloat16, to_float16, to_int8
 from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
 
 FINE = 1e-5  # largest error of one layer or block that rounding makes
 KEPT = 30  # tensors in memory
+MANY, MANY_OF = 3, 0.2  # layers, or a share of them, that are not of one format by accident
 ROUNDING = {  # format -> (function that rounds to it, largest error that it makes in a block)
     "float16": (to_float16, 4e-3),
     "bfloat16": (to_bfloat16, 3e-2),
     "8-bit integers": (to_int8, 5e-2),
 }
+FORMAT = {
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "8-bit integers": "int8",
+}  # for `judgements`
+
+
+class FewDigits(NamedTuple):
+    """What `TheirTensors.rounding` returns."""
+
+    how: str  # a key of ROUNDING
+    places: list[str]  # layers all of whose values are of this format
+    others: frozenset[str]  # layers that have other values, too
 
 
 class TheirTensors(Mapping[str, Array]):
@@ -129,31 +144,31 @@ class TheirTensors(Mapping[str, Array]):
         places = [name for name in self.names if len(shapes[name]) == 3 and shapes[name][0] > 1]
         return Cause("transposed-layout", places[0], tuple(places), before, after, sentence)
 
-    def rounding(self) -> tuple[str, list[str]] | None:
-        """Return a format with few digits, and the layers whose values are all of that format.
+    def rounding(self) -> "FewDigits | None":
+        """Return the format with few digits that many layers have; None if they have not.
 
-        None if they are less than half of the layers. Otherwise `fine` becomes the error that such
-        rounding makes.
+        A layer has a format if all its values are of it. A few layers may be so by accident.
         """
         kinds: dict[str, list[str]] = {name: [] for name in ROUNDING}
-        examined = 0
+        examined: list[str] = []
         for name in self.names:
             x = self[name].ravel()[:20_000]
             values = np.unique(x[x != 0])
             if name in ("image", "normalize") or values.size < 16 or not np.isfinite(x).all():
                 continue
-            examined += 1
             if x.size > 2000 and values.size < 256:
                 kinds["8-bit integers"].append(name)
             elif np.array_equal(to_bfloat16(values), values):
                 kinds["bfloat16"].append(name)
             elif not self.half and np.array_equal(to_float16(values), values):
                 kinds["float16"].append(name)
+            elif x.size <= 2000:
+                continue  # too few values to say that they are no 8-bit integers
+            examined.append(name)
         how = max(kinds, key=lambda kind: len(kinds[kind]))
-        if 2 * len(kinds[how]) <= examined or not examined:
+        if len(kinds[how]) < max(MANY, MANY_OF * len(examined)):
             return None
-        self.fine = ROUNDING[how][1]
-        return how, kinds[how]
+        return FewDigits(how, kinds[how], frozenset(examined).difference(kinds[how]))
 
 
 def _layer(model: Model, pixels: Array, name: str) -> Array:

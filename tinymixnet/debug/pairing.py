@@ -30,13 +30,13 @@ from tinymixnet.debug.names.choose import MAPS
 from tinymixnet.debug.names.layouts import layouts_of
 from tinymixnet.debug.pairs import Pair
 from tinymixnet.debug.parts_of_layers import BIAS_MISSING, parts
-from tinymixnet.debug.single_layer import compute, steps
+from tinymixnet.debug.single_layer import Step, compute, steps
 from tinymixnet.debug.stored_tensors import StoredTensors, as_layer
 from tinymixnet.debug.walk import FITS, UNLIKE, Hypothesis, Walk
 from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
 
-ALIKE = 1e-4  # largest error, relative to the largest value, of a part of a layer
+ALIKE = 2e-3  # largest error, relative to the largest value, of a part of a layer
 
 
 def pair(model: Model, pixels: Array, dump: Dump) -> Dump:
@@ -49,10 +49,12 @@ def pair(model: Model, pixels: Array, dump: Dump) -> Dump:
     bound = dump.suggested if dump.certain else {}
     best = Walk(model, pixels, stored, dump.expected, dump.suggested, bound).run()
     pairs = []
-    for hypothesis in _believable(best, model, _reliable_names(best, dump)):
+    for hypothesis, sure in _believable(best, model, _reliable_names(best, dump)):
         view = hypothesis.option.view if hypothesis.option else hypothesis.left_out
         if view is not None:
-            how = _how(hypothesis, view.name, dump)
+            how = "value" if sure else "order"
+            if dump.map != "onnx" and dump.suggested.get(view.name) == hypothesis.layer:
+                how = "given" if dump.certain and dump.map not in MAPS else "name"
             pairs.append(Pair(view.name, hypothesis.layer, how, view.layout))
     paired = _with_parts(model, pixels, dump, pairs)
     if answers := list(_answers(paired)):
@@ -114,68 +116,64 @@ def _adds_up(x: Array) -> bool:
 
 
 def _reliable_names(best: Hypothesis, dump: Dump) -> Mapping[str, str]:
-    """Return what the names say, if it is mostly what the values say."""
-    if dump.map == "onnx" and not dump.certain:
-        return {}  # an order, no names
+    """Return what names and order say, if it is mostly what the values say."""
     agree = [
         dump.suggested[h.option.view.name] == h.layer
         for h in best.chain()
-        if h.option and h.option.distance < FITS and dump.suggested.get(h.option.view.name)
+        if h.option and h.option.distance < UNLIKE and dump.suggested.get(h.option.view.name)
     ]
-    return dump.suggested if dump.certain or 2 * sum(agree) > len(agree) else {}
+    return dump.suggested if dump.certain or 2 * sum(agree) >= len(agree) else {}
 
 
-def _how(hypothesis: Hypothesis, name: str, dump: Dump) -> str:
-    """Return how a pair was found: what speaks for it most."""
-    if dump.map != "onnx" and dump.suggested.get(name) == hypothesis.layer:
-        return "given" if dump.certain and dump.map not in MAPS else "name"
-    near = hypothesis.option is None or hypothesis.option.distance < UNLIKE
-    return "value" if near else "order"
+def _believable(
+    best: Hypothesis, model: Model, names: Mapping[str, str]
+) -> Iterator[tuple[Hypothesis, bool]]:
+    """Yield the pairs that something speaks for, and whether that is their value.
 
-
-def _believable(best: Hypothesis, model: Model, names: Mapping[str, str]) -> list[Hypothesis]:
-    """Return the pairs of a hypothesis without those that nothing speaks for.
-
-    A pair is believed if the tensor is near to what its input gives, if a later layer with weights
-    follows from the tensor, or if its name says so. The last layers of a dump that goes on in
-    another way than ours would be such pairs, and would be blamed for no reason.
+    It is the value if the tensor is near to what its input gives, or if a later layer with weights
+    follows from the tensor. Without that, a name or the order may speak for it. If nothing does,
+    it is no pair: the last tensors of a port that goes on in another way than ours would be blamed
+    for no reason.
     """
     steps_of = {step.layer: step for step in steps(model.architecture)}
     chain = best.chain()
-    paired = {h.layer: h for h in chain if h.option}
+    confirmed = _confirmed(chain, steps_of.values())
+    believed: set[str] = set()
+    for hypothesis in chain:
+        layer, option = hypothesis.layer, hypothesis.option
+        sound = all(name in believed for name in steps_of[layer].inputs)
+        if option is None:
+            sure = believe = steps_of[layer].identity or layer in confirmed
+            if sound:
+                believed.add(layer)
+        else:
+            sure = layer in confirmed or (sound and option.distance < UNLIKE)
+            believe = sure or names.get(option.view.name) == layer
+        if believe:
+            believed.add(layer)
+            yield hypothesis, sure
+
+
+def _confirmed(chain: Sequence[Hypothesis], every: Iterable[Step]) -> set[str]:
+    """Return the layers from which a later tensor of theirs follows, by way of weights."""
+    options = {hypothesis.layer: hypothesis.option for hypothesis in chain}
     readers: dict[str, list[str]] = {}
-    for step in steps_of.values():
+    for step in every:
         for layer in step.inputs:
             readers.setdefault(layer, []).append(step.layer)
     confirmed: set[str] = set()
     for hypothesis in reversed(chain):
         for reader in readers.get(hypothesis.layer, []):
-            later = paired.get(reader)
-            if later and later.option and steps_of[reader].weighted:
-                follows = later.option.distance < UNLIKE
-            elif later and later.option and reader == "probabilities":
-                follows = later.option.distance < FITS
+            later = options[reader]
+            if later and later.telling:
+                follows = later.distance < UNLIKE
+            elif later and reader == "probabilities":
+                follows = later.distance < FITS
             else:
                 follows = reader in confirmed
             if follows:
                 confirmed.add(hypothesis.layer)
-    believed: set[str] = set()
-    result = []
-    for hypothesis in chain:
-        option, step = hypothesis.option, steps_of[hypothesis.layer]
-        sound = all(layer in believed for layer in step.inputs)
-        if option is None:
-            believe = step.identity or hypothesis.layer in confirmed
-            if sound:
-                believed.add(hypothesis.layer)
-        else:
-            named = names.get(option.view.name) == hypothesis.layer
-            near = sound and option.distance < UNLIKE
-            believe = named or near or hypothesis.layer in confirmed
-        if believe:
-            believed.add(hypothesis.layer)
-            result.append(hypothesis)
-    return result
+    return confirmed
 
 
 def _look_again(

@@ -5,6 +5,7 @@ compared with every tensor that fits it, and a dump may be much larger than the 
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from tinymixnet.debug.names.layouts import Shape, as_nhwc, layouts_of, zero_padd
 from tinymixnet.debug.traces import Trace
 from tinymixnet.engine.kernels import Array
 
+MARKS = 2048  # values of a sample that are compared
+UNRELATED = 1.4  # distance of tensors that have nothing to do with each other
 PIXELS = 12  # of a map that are in its sample
 CACHE = 48 << 20  # bytes of whole tensors that stay in memory
 
@@ -47,14 +50,16 @@ class StoredTensors:
                     self.views[shape].append(view)
                     found[shape].append(sample(as_layer(stored, layout, shape)).ravel())
         self._samples = {shape: np.array(rows) for shape, rows in found.items() if rows}
+        self._marks = {shape: Marks(rows) for shape, rows in self._samples.items()}
+        self._rows = {view: i for views in self.views.values() for i, view in enumerate(views)}
 
-    def samples(self, shape: Shape) -> Array:
-        """Return the samples of the views of a shape, one a row."""
-        return self._samples[shape]
+    def distances(self, shape: Shape, sample: Array) -> Array:
+        """Return how far each view of this shape is from a sample of ours, see `Marks`."""
+        return self._marks[shape].distances(sample)
 
     def sample(self, view: View) -> Array:
         """Return the sample of a view, shaped as pixels: (N, 1, P, C), or (N, C)."""
-        row = self._samples[view.shape][self.views[view.shape].index(view)]
+        row = self._samples[view.shape][self._rows[view]]
         return row.reshape(sample_shape(view.shape))
 
     def __getitem__(self, view: View) -> Array:
@@ -94,28 +99,47 @@ def sample_shape(shape: Shape) -> Shape:
     return n, 1, len(_pixels(n, h * w)), c
 
 
+@lru_cache(256)
 def _pixels(n: int, count: int) -> Array:
     """Return the pixels of a sample; the same ones for all maps of one size."""
     wanted = min(count, max(2, PIXELS // max(n, 1)))
     return np.sort(np.random.default_rng(0).permutation(count)[:wanted])
 
 
-def distances(samples: Array, ours: Array) -> Array:
-    """Return how far each row is from ours: 0 for equal, about 1.4 for unrelated tensors.
+class Marks:
+    """A few values of each view of one shape, to tell at once which of them is like a layer."""
 
-    The root mean square of the differences, over that of the larger of the two. Where both are not
-    finite they agree; where one is, they differ as much as can be.
-    """
+    def __init__(self, samples: Array) -> None:
+        """samples (views, values)"""
+        count = samples.shape[1]
+        self._places = np.sort(np.random.default_rng(1).permutation(count)[:MARKS])
+        rows = samples[:, self._places].astype(np.float32)
+        self._fine = np.isfinite(rows)
+        self._all_fine = bool(self._fine.all())
+        self._rows = np.where(self._fine, rows, 0)
+
+    def distances(self, ours: Array) -> Array:
+        """Return how far each view is from ours: 0 for equal, about 1.4 for unrelated tensors.
+
+        The root mean square of the differences, over that of the larger of the two. Where both are
+        not finite they agree; where one is, they differ as much as can be.
+        """
+        row = ours.ravel()[self._places].astype(np.float32)
+        good = np.isfinite(row)
+        if self._all_fine and good.all():
+            return _apart(self._rows, row)
+        both = self._fine & good
+        apart = _apart(np.where(both, self._rows, 0), np.where(both, row, 0))
+        alone = (self._fine != good).mean(axis=1)
+        enough = both.mean(axis=1) > 0.1  # or it says nothing
+        return np.where(enough, np.hypot(apart, alone), UNRELATED)
+
+
+def _apart(rows: Array, row: Array) -> Array:
     with np.errstate(all="ignore"):
-        mine = ours.ravel()
-        fine, good = np.isfinite(samples), np.isfinite(mine)
-        a, b = np.where(fine & good, samples, 0), np.where(fine & good, mine, 0)
-        largest = np.maximum(_rms(a), _rms(b))
-        apart = np.where(largest > 0, _rms(a - b) / np.where(largest > 0, largest, 1), 0)
-        alone = (fine != good).mean(axis=1)
-        enough = (fine & good).mean(axis=1) > 0.1  # or it says nothing
-    return np.where(enough, np.hypot(apart, alone), 1.4)
+        largest = np.sqrt(np.maximum(_power(rows), _power(row)))
+        return np.where(largest > 0, np.sqrt(_power(rows - row)) / np.maximum(largest, 1e-30), 0)
 
 
-def _rms(rows: Array) -> Array:
-    return np.sqrt(np.square(rows, dtype=np.float64).mean(axis=1))
+def _power(rows: Array) -> Array:
+    return np.einsum("...i,...i->...", rows, rows)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinymixnet.debug.feeds import Feed, Ours, Pixels, Theirs
 from tinymixnet.debug.single_layer import Step, steps
-from tinymixnet.debug.stored_tensors import StoredTensors, View, distances
+from tinymixnet.debug.stored_tensors import StoredTensors, View
 from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
 
@@ -38,6 +38,7 @@ class Option:
     view: View
     distance: float  # from what ours gives for the hypothesis's inputs
     points: float
+    telling: bool  # whether weights were used since the last tensor of theirs
 
 
 @dataclass
@@ -162,10 +163,10 @@ class Walk:
     ) -> list[Option]:
         """Return the tensors that may be a layer, the best first."""
         shape = self.shapes[step.layer]
-        views = self.stored.views.get(shape, [])
+        views = self.stored.views[shape]
         if not views:
             return []
-        apart = distances(self.stored.samples(shape), feed.sample)
+        apart = self.stored.distances(shape, feed.sample)
         points = FEW_POINTS if feed.near else POINTS
         if feed.near and inputs and _equal(feed, inputs[0]):
             points = 0.0  # the layer changes nothing, so that it fits says nothing
@@ -182,7 +183,7 @@ class Walk:
             total = points * digits + self._prior(hypothesis, step, view)
             if distance > UNLIKE:
                 total -= UNLIKELY
-            options.append(Option(view, distance, total))
+            options.append(Option(view, distance, total, not feed.near))
         options.sort(key=lambda option: (option.distance > EXACT, -option.points))
         return options[:MOST_OPTIONS]
 

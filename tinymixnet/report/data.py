@@ -187,7 +187,7 @@ def block_of(data: ReportData, layer: str) -> Block | None:
 
 
 def within_tolerance(data: ReportData, name: str) -> bool:
-    return data.rows[name].status == "ok"
+    return data.rows[name].status in ("ok", "coarse")
 
 
 def differing(data: ReportData, unit: Unit) -> int:
@@ -253,6 +253,7 @@ def _layer_json(data: ReportData, unit: Unit, name: str) -> dict[str, Any]:
     layer["ours"] = facts.ours._asdict()
     if data.comparison:
         layer["theirs"] = facts.theirs._asdict() if facts.theirs else None
-        measures = ("status", "error", "added", "snr", "cosine", "worst", "channel", "values")
+        measures = ["status", "error", "added", "rounding", "explained", "snr", "cosine"]
+        measures += ["worst", "channel", "values"]
         layer |= {key: getattr(row, key) if row else None for key in measures}
     return layer
