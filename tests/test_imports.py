@@ -148,6 +148,7 @@ def test_no_import_hides_in_a_string() -> None:
         "tinymixnet",
         "weights_tools.recorders.shared",
         "weights_tools.recorders.tensorflow_graphs",
+        "weights_tools.recorders.tflite_files",
     }
 
 

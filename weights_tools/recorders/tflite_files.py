@@ -31,6 +31,7 @@ def record_tflite(file: StrPath, feeds: Feeds, path: StrPath, layers: Sequence[s
     operations at once. Two tensors of one name get the suffixes of `record_torch`.
     """
     lite = _package()
+    resolvers = (lite.experimental if hasattr(lite, "experimental") else lite).OpResolverType
     with open_recording(path, layers) as recording, one_line(file), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorFlow says that its interpreter will move
         interpreter = lite.Interpreter(
@@ -38,7 +39,7 @@ def record_tflite(file: StrPath, feeds: Feeds, path: StrPath, layers: Sequence[s
             # crashes the process.
             model_content=Path(file).read_bytes(),
             experimental_preserve_all_tensors=True,
-            experimental_op_resolver_type=_resolvers(lite).BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            experimental_op_resolver_type=resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         )
         inputs = {details["name"]: details for details in interpreter.get_input_details()}
         fed = named_feeds(feeds, list(inputs))
@@ -65,7 +66,7 @@ def quantised(x: Any, details: Details) -> np.ndarray:
     x, dtype = np.asarray(x), np.dtype(details["dtype"])
     scale, zero_point = details["quantization"]
     if x.dtype.kind == "f" and dtype.kind in "iu" and scale:
-        limits = np.iinfo(dtype)
+        limits: Any = np.iinfo(dtype.name)
         x = np.clip(np.round(x / scale) + zero_point, limits.min, limits.max)
     return x.astype(dtype, copy=False)
 
@@ -91,7 +92,3 @@ def _package() -> Any:
             return import_module("tensorflow").lite
         except ImportError:
             return import_package("ai_edge_litert", "record-tflite")
-
-
-def _resolvers(lite: Any) -> Any:
-    return lite.OpResolverType if hasattr(lite, "OpResolverType") else lite.experimental.OpResolverType
