@@ -135,13 +135,13 @@ def _search(runner: PartRunner, suspects: Sequence[Suspect], progress: bool) -> 
 def _wrong_guesses(dump: Dump, theirs: TheirTensors, causes: Sequence[Cause]) -> list[str]:
     """Return the layers that only the order speaks for, and that no known mistake explains.
 
-    They were probably paired wrongly, unless these are all layers that there are.
+    They were probably paired wrongly, unless they are most of what there is.
     """
     guessed = {pair.layer for pair in dump.pairs if pair.found == "order" and not pair.part}
     unknown = {place for cause in causes if cause.slug == "unknown" for place in cause.places}
     wrong = [layer for layer in theirs.names if layer in guessed and layer in unknown]
     others = set(theirs.names) - guessed - {"image"}
-    return wrong if others else []
+    return wrong if len(others) > len(wrong) else []
 
 
 def _different(model: Model, pixels: Array, theirs: TheirTensors) -> tuple[list[str], list[str]]:

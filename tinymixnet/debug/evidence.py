@@ -26,6 +26,12 @@ ROUNDING = {  # format -> (function that rounds to it, largest error that it mak
     "bfloat16": (to_bfloat16, 3e-2),
     "8-bit integers": (to_int8, 5e-2),
 }
+# How a dump's values may be in another order than their shapes say -> what corrects it.
+MIXED_UP = {
+    "tensors in NHWC order are dumped as NCHW": memory_as_nhwc,
+    "tensors in NCHW order are dumped as NHWC": memory_as_nchw,
+    "rows and columns are exchanged in what is dumped": rows_and_columns_exchanged,
+}
 FORMAT = {
     "float16": "float16",
     "bfloat16": "bfloat16",
@@ -113,12 +119,7 @@ class TheirTensors(Mapping[str, Array]):
 
     def _order(self, model: Model, pixels: Array) -> Cause | None:
         """Correct tensors whose values are in another order than their shape says."""
-        views = {
-            "tensors in NHWC order are dumped as NCHW": memory_as_nhwc,
-            "tensors in NCHW order are dumped as NHWC": memory_as_nchw,
-            "rows and columns are exchanged in what is dumped": rows_and_columns_exchanged,
-        }
-        votes = dict.fromkeys(views, 0)
+        votes = dict.fromkeys(MIXED_UP, 0)
         seen: list[str] = []
         for name, ours in model.layers(pixels):
             spatial = ours.ndim == 4 and min(ours.shape[1:3]) > 1
@@ -128,7 +129,7 @@ class TheirTensors(Mapping[str, Array]):
             if cosine(ours, theirs) > 0.9 or len(seen) == 3:
                 break
             seen.append(name)
-            for how, view in views.items():
+            for how, view in MIXED_UP.items():
                 turned = view(theirs)
                 votes[how] += turned is not None and cosine(ours, turned) > 0.98
         best = max(votes, key=lambda how: votes[how])
@@ -136,7 +137,7 @@ class TheirTensors(Mapping[str, Array]):
             return None
         ours = _layer(model, pixels, seen[0])
         before = error(ours, self[seen[0]]).max_error
-        self.view = views[best]
+        self.view = MIXED_UP[best]
         self._kept.clear()
         after = error(ours, self[seen[0]]).max_error
         sentence = f"{best}: transpose where you reshape"

@@ -20,22 +20,25 @@ block. Names and order only decide between tensors that fit equally well.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from math import prod
 
 import numpy as np
 
 from tinymixnet.debug.dumps import Dump
+from tinymixnet.debug.evidence import MIXED_UP
 from tinymixnet.debug.measure import error
 from tinymixnet.debug.names.choose import MAPS
 from tinymixnet.debug.names.layouts import layouts_of
 from tinymixnet.debug.pairs import Pair
 from tinymixnet.debug.parts_of_layers import BIAS_MISSING, parts
 from tinymixnet.debug.single_layer import Step, compute, steps
-from tinymixnet.debug.stored_tensors import StoredTensors, as_layer
+from tinymixnet.debug.stored_tensors import StoredTensors, as_layer, sample
 from tinymixnet.debug.walk import FITS, UNLIKE, Hypothesis, Walk
 from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
 
+FIRST = 8  # layers of ours that are looked for to see whether all is mixed up
 ALIKE = 2e-3  # largest error, relative to the largest value, of a part of a layer
 
 
@@ -45,7 +48,7 @@ def pair(model: Model, pixels: Array, dump: Dump) -> Dump:
     pixels (N, H, W, 3) float32, 0..255, as theirs had them. Names which leave no doubt (ours, or
     those that the user gives) are binding.
     """
-    stored = StoredTensors(dump.trace, dict.fromkeys(dump.expected.values()))
+    stored = _stored(model, pixels, dump)
     bound = dump.suggested if dump.certain else {}
     best = Walk(model, pixels, stored, dump.expected, dump.suggested, bound).run()
     pairs = []
@@ -60,6 +63,26 @@ def pair(model: Model, pixels: Array, dump: Dump) -> Dump:
     if answers := list(_answers(paired)):
         paired = _with_parts(model, pixels, dump, [*pairs, *answers])
     return _odd_answers(paired)
+
+
+def _stored(model: Model, pixels: Array, dump: Dump) -> StoredTensors:
+    """Return their tensors, put in order if all of them are mixed up.
+
+    Then none is like one of our first layers, unless it is read in another order.
+    """
+    shapes = dict.fromkeys(dump.expected.values())
+    first = [x for _, x in islice(model.layers(pixels), FIRST) if x.shape[-1] > 3]
+
+    def known(stored: StoredTensors) -> int:
+        alike = (stored.distances(x.shape, sample(x)).min(initial=UNLIKE) for x in first)
+        return sum(distance < FITS for distance in alike)
+
+    plain = StoredTensors(dump.trace, shapes)
+    if not known(plain):
+        for turned in MIXED_UP.values():
+            if known(other := StoredTensors(dump.trace, shapes, turned)) >= len(first) / 2:
+                return other
+    return plain
 
 
 def _with_parts(model: Model, pixels: Array, dump: Dump, pairs: Sequence[Pair]) -> Dump:

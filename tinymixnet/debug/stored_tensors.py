@@ -4,7 +4,7 @@ A sample is all channels of a few pixels. Samples stay in memory, whole tensors 
 compared with every tensor that fits it, and a dump may be much larger than the memory.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -32,9 +32,18 @@ class View(NamedTuple):
 class StoredTensors:
     """Reads the tensors of a dump as layers: NHWC, float32."""
 
-    def __init__(self, trace: Trace, shapes: Iterable[Shape]) -> None:
-        """shapes: those that layers of ours have. Reads every tensor once, for its samples."""
+    def __init__(
+        self,
+        trace: Trace,
+        shapes: Iterable[Shape],
+        turned: Callable[[Array], Array | None] | None = None,
+    ) -> None:
+        """shapes: those that layers of ours have. Reads every tensor once, for its samples.
+
+        turned: corrects maps whose values are in another order than their shapes say.
+        """
         self.trace = trace
+        self._turned = turned
         self._kept: dict[View, Array] = {}
         self.views: dict[Shape, list[View]] = {shape: [] for shape in shapes}
         found: dict[Shape, list[Array]] = {shape: [] for shape in self.views}
@@ -48,13 +57,15 @@ class StoredTensors:
                         continue
                     view = View(number, name, layout, shape)
                     self.views[shape].append(view)
-                    found[shape].append(sample(as_layer(stored, layout, shape)).ravel())
+                    found[shape].append(sample(self._layer(stored, view)).ravel())
         self._samples = {shape: np.array(rows) for shape, rows in found.items() if rows}
         self._marks = {shape: Marks(rows) for shape, rows in self._samples.items()}
         self._rows = {view: i for views in self.views.values() for i, view in enumerate(views)}
 
     def distances(self, shape: Shape, sample: Array) -> Array:
         """Return how far each view of this shape is from a sample of ours, see `Marks`."""
+        if shape not in self._marks:
+            return np.zeros(0)
         return self._marks[shape].distances(sample)
 
     def sample(self, view: View) -> Array:
@@ -62,9 +73,14 @@ class StoredTensors:
         row = self._samples[view.shape][self._rows[view]]
         return row.reshape(sample_shape(view.shape))
 
+    def _layer(self, stored: Array, view: View) -> Array:
+        x = as_layer(stored, view.layout, view.shape)
+        turned = self._turned(x) if self._turned and is_map(view.shape) else None
+        return x if turned is None else np.ascontiguousarray(turned)
+
     def __getitem__(self, view: View) -> Array:
         if view not in self._kept:
-            x = as_layer(self.trace[view.name], view.layout, view.shape)
+            x = self._layer(self.trace[view.name], view)
             while self._kept and sum(kept.nbytes for kept in self._kept.values()) > CACHE:
                 del self._kept[next(iter(self._kept))]
             self._kept[view] = x

@@ -19,6 +19,7 @@ EXACT = 2e-5  # distance that rounding makes
 DIGITS = 5.0  # more equal digits than these give no more points
 POINTS = 6.0  # of an exact layer that depends on weights
 FEW_POINTS = 2.5  # of an exact layer that does not
+COPY = 0.6  # of a tensor that is what the layer's input is
 NAMED = 0.6  # points for a name that says so; as many are lost if it says another layer
 FORWARD = 0.2  # points for a tensor that stands after the last one
 FITS = 0.05  # distance of a tensor that is hardly any other layer; to pass it over costs its points
@@ -169,7 +170,7 @@ class Walk:
         apart = self.stored.distances(shape, feed.sample)
         points = FEW_POINTS if feed.near else POINTS
         if feed.near and inputs and _equal(feed, inputs[0]):
-            points = 0.0  # the layer changes nothing, so that it fits says nothing
+            points = COPY  # the layer changes nothing, so that it fits says nothing
         options = []
         for view, distance in zip(views, apart.tolist(), strict=True):
             bound = self.bound.get(view.name)

@@ -61,6 +61,8 @@ def by_order(candidates: Candidates, architecture: Architecture) -> Names:
     stored = list(candidates.shapes)
     if len(stored) > MOST_NODES:
         return {}
+    if blocks := _blocks_alone(candidates, stored):
+        return blocks
     kinds = _kinds(candidates, stored)
     words = {layer: re.split("[/_]", layer)[-1] for layer in candidates.expected}
 
@@ -79,6 +81,16 @@ def by_order(candidates: Candidates, architecture: Architecture) -> Names:
         return 4
 
     return align(stored, list(candidates.expected), weigh)
+
+
+def _blocks_alone(candidates: Candidates, stored: Sequence[str]) -> Names:
+    """Pair a dump that holds what each block gives, and maybe the answer, but nothing else."""
+    layers = [layer for layer in candidates.expected if layer.endswith("/output")]
+    layers += ["logits", "probabilities"][: len(stored) - len(layers)]
+    if len(stored) != len(layers):
+        return {}
+    pairs = dict(zip(stored, layers, strict=True))
+    return pairs if all(candidates.fits(name, layer) for name, layer in pairs.items()) else {}
 
 
 def _kinds(candidates: Candidates, stored: Sequence[str]) -> dict[str, Sequence[str] | None]:
