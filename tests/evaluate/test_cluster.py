@@ -1,5 +1,6 @@
 """Dask: real schedulers and worker processes, some of which are killed while they work."""
 
+import json
 import os
 import signal
 import socket
@@ -274,3 +275,57 @@ def test_without_dask_one_line_names_the_extra(tmp_path, weights, folder):
     assert err == (
         'tinymixnet: Dask is missing: install it with pip install "tinymixnet[cluster]"\n'
     )
+
+
+# -- Dask's own commands ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_commands(tmp_path):
+    """A scheduler and a worker, started as docs/cluster.md says: their processes, the address."""
+    file = tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    local = ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]
+    scheduler = subprocess.Popen(
+        [*dask, "scheduler", "--port", "0", "--scheduler-file", str(file), *local], **quiet
+    )
+    worker = None
+    try:
+        end = time.monotonic() + 30
+        while not file.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        address = json.loads(file.read_text())["address"]
+        command = [*dask, "worker", address, "--nworkers", "1", "--nthreads", "1"]
+        worker = subprocess.Popen([*command, *local, "--local-directory", str(tmp_path)], **quiet)
+        yield scheduler, worker, address
+    finally:
+        for process in filter(None, [worker, scheduler]):
+            process.terminate()
+        for process in filter(None, [worker, scheduler]):
+            process.wait(30)
+
+
+def test_a_cluster_started_by_dasks_own_commands(tmp_path, model, weights, photos, own_commands):
+    """It answers; and when its scheduler is killed, that is one line, and nothing is lost."""
+    scheduler, _, address = own_commands
+    folder = as_folders(photos * 40, tmp_path / "many", {i: str(i) for i in range(6)})
+    output = tmp_path / "r.jsonl"
+    assert model.evaluate(folder, output, cluster=address, limit=20).photos == 20
+
+    command = [*MODULE, "evaluate", folder, "--weights", weights, "-o", output, "--dask", address]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while output.read_bytes().count(b"\n") < 40 and time.monotonic() < end:
+        time.sleep(0.01)
+    scheduler.kill()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err == (
+        "tinymixnet: cluster: the connection to the scheduler is lost; run the same command again\n"
+    )
+    rows = output.read_bytes().count(b"\n") - 1
+    assert 39 <= rows < 960
+    model.evaluate(folder, output)
+    model.evaluate(folder, tmp_path / "own.jsonl")
+    assert output.read_bytes() == (tmp_path / "own.jsonl").read_bytes()

@@ -168,6 +168,17 @@ def test_what_is_no_photo_is_left_out_with_a_word(tmp_path, opened, photos, expe
     }
 
 
+@pytest.mark.parametrize("content", ["goldfish\ntench\n", "x.jpg 0\n", ""])
+def test_a_list_of_labels_beside_class_folders_is_no_table(
+    tmp_path, opened, photos, expected, content
+):
+    path = as_folders(photos, tmp_path / "val", {i: str(i) for i in range(6)})
+    (path / "labels.txt").write_text(content)
+    data = opened(path)
+    assert truths_of(data) == expected
+    assert data.left_out == ("1 file without a photo's ending (.txt)",)
+
+
 # -- the order -------------------------------------------------------------------------------------
 
 

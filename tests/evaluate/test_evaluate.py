@@ -292,6 +292,7 @@ def test_the_published_figures():
         official(labels=["a"] * 200),
         official(weights={**weights, "source": "mine.tar.gz"}),
         official(weights={**weights, "source": "mixnet-m.tar.gz"}),
+        official(weights={**weights, "source": "mixnet_l-5a9a2ed8.pth"}),  # timm's own training
         official(weights={**weights, "averages": False}),
     ):
         assert published(other) is None

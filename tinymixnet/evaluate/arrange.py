@@ -40,7 +40,12 @@ def arrange(
     truths = Truths({}, [])
     if found:
         name, content = found
-        truths = read_table(name, content, photos)
+        try:
+            truths = read_table(name, content, photos)
+        except InputError:
+            if table is not None or loose:
+                raise
+            # Something else of this name lies beside the class folders, such as a list of labels.
         if not truths.class_of and (table is not None or loose):
             missing = truths.missing[:1] or ["none"]
             raise InputError(f"{name}: names no photo of {listing.path}, but {missing[0]}")

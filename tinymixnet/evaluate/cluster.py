@@ -30,6 +30,7 @@ AHEAD = 4  # photos for each thread of the cluster that are under way
 CONNECT = 10.0  # seconds in which a scheduler has to answer
 PATIENCE = 60.0  # seconds for which a cluster may be without any worker
 LOOK = 1.0  # seconds between two looks at how many workers there are
+LOST = "cluster: the connection to the scheduler is lost; run the same command again"
 MISSING = 'Dask is missing: install it with pip install "tinymixnet[cluster]"'
 
 
@@ -48,7 +49,7 @@ def map_on_cluster(
     Raises TinyMixNetError when Dask is missing, when the scheduler cannot be reached or is lost,
     when it has no workers, and when they lack this package or have it in another version.
     """
-    with _connect(address, workers) as client:
+    with _dask_quiet(), _connect(address, workers) as client:
         from tinymixnet.evaluate.cluster_worker import Carrier
 
         _check_workers(client)
@@ -56,6 +57,10 @@ def map_on_cluster(
         client.register_plugin(Carrier(name, function, address == LOCAL), name=name)
         try:
             yield from Questions(client, name).answers(iter(sources))
+        except (OSError, RuntimeError):
+            if client.status == "running":  # then it is an error of the sources, or of ours
+                raise
+            raise TinyMixNetError(LOST) from None
         finally:
             _unregister(client, name)
 
@@ -166,9 +171,7 @@ class Questions:
                     "more memory than they have, or crash its decoder?"
                 )
             except (CancelledError, OSError):
-                raise TinyMixNetError(
-                    "cluster: the connection to the scheduler is lost; run the same command again"
-                ) from None
+                raise TinyMixNetError(LOST) from None
 
 
 def _repeatable(source: Source) -> Any:
@@ -196,12 +199,27 @@ def _named(error: TinyMixNetError, source: Any) -> TinyMixNetError:
 
 
 @contextmanager
-def _connect(address: str, workers: int | None) -> Iterator["Client"]:
-    """Connect to a scheduler, or start a cluster on this machine and end it afterwards."""
+def _dask_quiet() -> Iterator[None]:
+    """Import Dask, and keep it from telling, over many lines, what our errors tell in one."""
     try:
-        from distributed import Client, LocalCluster
+        import distributed  # noqa: F401  # sets up its handlers of messages
     except ImportError:
         raise TinyMixNetError(MISSING) from None
+    levels = {handler: handler.level for handler in logging.getLogger("distributed").handlers}
+    for handler in levels:
+        handler.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for handler, level in levels.items():
+            handler.setLevel(level)
+
+
+@contextmanager
+def _connect(address: str, workers: int | None) -> Iterator["Client"]:
+    """Connect to a scheduler, or start a cluster on this machine and end it afterwards."""
+    from distributed import Client, LocalCluster
+
     if not isinstance(address, str) or not address:
         raise InputError(f'cluster: expected an address, tcp://HOST:PORT, or "{LOCAL}"')
     if address == LOCAL:

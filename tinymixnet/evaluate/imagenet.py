@@ -23,7 +23,7 @@ PUBLISHED = {
     "mixnet-s": {"tf": (0.75800, 0.92788), "timm": (0.75656, 0.92632)},
 }
 PUBLISHED_SIZE = 224
-OFFICIAL_SOURCE = re.compile(r"mixnet-[sml]\.tar\.gz|(tf_)?mixnet_[sml]\b.*")
+OFFICIAL_SOURCE = re.compile(r"mixnet-[sml]\.tar\.gz|tf_mixnet_[sml]\b.*")
 
 
 class ImageNetClass(NamedTuple):
@@ -66,7 +66,8 @@ def published(header: Mapping[str, Any]) -> tuple[float, float] | None:
     """Return the published top-1 and top-5 for what a header of results describes, if any were.
 
     Weights count as official if they say that they were made from an official checkpoint (its
-    archive, or a file with the name that timm gives it) with moving averages, and see 224 pixels.
+    archive, or a file with the name that timm gives it, tf_mixnet_l) with moving averages, and see
+    224 pixels.
     """
     weights = header["weights"]
     variant, source = weights.get("variant", ""), weights.get("source", "")

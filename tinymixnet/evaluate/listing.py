@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tinymixnet.engine.budget import budget
-from tinymixnet.errors import ImageError, InputError
+from tinymixnet.errors import ImageError, InputError, printable
 from tinymixnet.evaluate.tar import FOLDER, REGULAR, read_tar
 from tinymixnet.evaluate.words import count
 
@@ -73,9 +73,8 @@ def list_folder(path: Path) -> Listing:
     if again:
         left_out.append(f"{count(again, 'link')} to a folder that is listed already")
     if unreadable:
-        left_out.append(
-            f"{count(len(unreadable), 'folder')} that cannot be read: {', '.join(unreadable[:5])}"
-        )
+        shown = ", ".join(printable(folder, 80) for folder in unreadable[:5])
+        left_out.append(f"{count(len(unreadable), 'folder')} that cannot be read: {shown}")
     return Listing(sizes, lambda name: str(path / name), left_out, path)
 
 

@@ -13,10 +13,9 @@ def data_words(data: LabelledPhotos) -> list[str]:
     """Return lines that say what DATA is, and what of it is not evaluated."""
     classes = count(len(data.classes), "class")
     photos = count(len(data.photos), "photo")
-    lines = [
-        f"{printable(data.path)}: {data.kind}, understood as {data.understood}: {classes}, {photos}"
-    ]
-    return lines + [f"left out: {words}" for words in data.left_out]
+    lines = [f"{data.path}: {data.kind}, understood as {data.understood}: {classes}, {photos}"]
+    lines += [f"left out: {words}" for words in data.left_out]
+    return [printable(line) for line in lines]
 
 
 def result_words(results: Results, output: str | None) -> list[str]:
