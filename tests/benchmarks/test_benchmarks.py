@@ -174,6 +174,13 @@ def test_all_jobs_take_a_turn_in_every_round_in_changing_order(monkeypatch):
     assert [timing.seconds for timing in timings] == [[1] * 6, [2] * 6, [3] * 6, [16] * 6]
 
 
+def test_a_slow_machine_gets_fewer_rounds_but_never_less_than_three(monkeypatch):
+    monkeypatch.setattr(measure, "SETTLE", 0)
+    jobs = [Job(Recorder(1, []), 64, 1)]
+    assert len(measure.in_turns(jobs, rounds=9, calls=1, most_seconds=0)[0].seconds) == 3
+    assert len(measure.in_turns(jobs, rounds=2, calls=1, most_seconds=0)[0].seconds) == 2
+
+
 # -- numbers and tables ---------------------------------------------------------------------------
 
 

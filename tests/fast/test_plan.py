@@ -26,7 +26,7 @@ from tinymixnet.fast import compiler, depthwise, kernels, products
 from tinymixnet.fast import swish as swish_module
 from tinymixnet.fast.constants import constants
 from tinymixnet.fast.layout import Layout, same_pixels
-from tinymixnet.fast.memory import Arena, aligned
+from tinymixnet.fast.memory import aligned
 from tinymixnet.fast.plan import PROGRAMS_KEPT, Plan
 from tinymixnet.fast.swish import BY_EXP, BY_TANH
 
@@ -186,14 +186,6 @@ def test_aligned_arrays_begin_with_a_line_of_the_cache():
         array = aligned(size)
         assert (array.shape, array.dtype, array.ctypes.data % 64) == ((size,), np.float32, 0)
         assert not array.any()
-
-
-def test_the_parts_of_an_arena_lie_side_by_side_and_begin_with_a_line_of_the_cache():
-    arena = Arena(size=3 * 5 + 16 + 1, parts=3)
-    parts = [arena.array(3, 5), arena.array(16), arena.array(1, 1)]
-    assert [part.shape for part in parts] == [(3, 5), (16,), (1, 1)]
-    first, second, third = (part.ctypes.data for part in parts)
-    assert (first % 64, second - first, third - second) == (0, 64, 64)
 
 
 @pytest.mark.parametrize("pay", [False, True])

@@ -8,7 +8,6 @@ from tinymixnet.engine.architecture import BATCH_NORM, Architecture, group_kerne
 from tinymixnet.engine.kernels import Array, fold_batch_norm
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.errors import WeightsError, printable
-from tinymixnet.fast.memory import Arena
 from tinymixnet.fast.swish import Swish
 
 
@@ -40,7 +39,6 @@ def _fold(
     architecture: Architecture, tensors: Mapping[str, Array], metadata: Metadata, swish: Swish
 ) -> dict[str, Array]:
     folded: dict[str, Array] = {}
-    arena = Arena(sum(tensor.size for tensor in tensors.values()), len(tensors))
 
     # Layers around a swish have its factors in their weights: `read` is the factor of what a layer
     # reads, `put` that of what it puts out. All are 1, -1 or 1/2, so they round nothing.
@@ -61,7 +59,7 @@ def _fold(
                 kernel = kernel.reshape(-1, end - start).T
             *outer, inner = kernel.shape
             with_bias = not depthwise and not project
-            out = arena.array(*outer, inner + with_bias)
+            out = np.empty((*outer, inner + with_bias), np.float32)
             np.multiply(kernel, np.float32(put * read), out=out[..., :inner])
             bias = bias * np.float32(put)
             if with_bias:
@@ -75,8 +73,7 @@ def _fold(
     def dense(name: str, layer: str, read: float = 1, put: float = 1) -> None:
         kernel, bias = tensors[f"{layer}/kernel"], tensors[f"{layer}/bias"]
         kernel = kernel.reshape(-1, kernel.shape[-1])
-        out = folded[f"{name}/kernel"] = arena.array(*kernel.shape)
-        np.multiply(kernel, np.float32(put * read), out=out)
+        folded[f"{name}/kernel"] = kernel * np.float32(put * read)
         folded[f"{name}/bias"] = bias * np.float32(put)
 
     folded["normalize/mean"] = np.array(metadata.mean, np.float32)
