@@ -12,7 +12,8 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -88,6 +89,25 @@ class Server:
         self.close()
 
 
+@contextmanager
+def neighbour() -> Iterator[None]:
+    """Keep a core busy with another process until the block ends, as on a shared machine."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def progress(message: str) -> None:
+    """Say on standard error what is being done; a terminal shows it in one line."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{message}", end="", file=sys.stderr, flush=True)
+    else:
+        print(message, file=sys.stderr, flush=True)
+
+
 # -- timing ---------------------------------------------------------------------------------------
 
 
@@ -112,8 +132,7 @@ def in_turns(jobs: Sequence[Job], rounds: int, calls: int) -> list[Timing]:
     busy: list[list[float]] = [[] for _ in jobs]
     order, shuffle = list(range(len(jobs))), random.Random(0).shuffle
     for number in range(rounds):
-        if sys.stderr.isatty():
-            print(f"round {number + 1} of {rounds}", end="\r", file=sys.stderr)
+        progress(f"round {number + 1} of {rounds}")
         shuffle(order)
         for i in order:
             server, size, batch = jobs[i]

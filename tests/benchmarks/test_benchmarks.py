@@ -13,7 +13,9 @@ import pytest
 
 from benchmarks import compare, layers, measure, peers, scaling
 from benchmarks.measure import BenchmarkError, Job, Server, Timing, check_logits
-from benchmarks.peers import Peer, Ready, ready
+from benchmarks.peers import Peer
+from benchmarks.side import Ready, ready
+from benchmarks.soak import children
 from benchmarks.weights import made_up_weights, pictures, write_made_up_weights
 from tests.support.synthetic import TINY
 from tinymixnet.engine.architecture import mixnet
@@ -197,6 +199,7 @@ def test_latency_table():
         result("Peer", [0.500, 0.500, 0.500], how="second"),
         result("Peer", [0.300, 0.300, 0.300], threads=2, how="first"),
         result("Peer", [0.012, 0.012, 0.012], threads=2, how="second"),
+        result("tinymixnet with BLAS threads", [0.012, 0.012, 0.012], threads=2),
     ]
     absent = Peer("Absent", ready, needs=("no_such_module",))
     assert peers.why_skipped(absent) == "no_such_module not installed"
@@ -213,6 +216,7 @@ def test_latency_table():
             "12.0 (12.0-12.0)",
             "0.50 (0.50-0.50) of it",
         ],
+        ["tinymixnet with BLAS threads", "", "", "12.0 (12.0-12.0)", "0.50 (0.50-0.50) of it"],
         ["Absent", "skipped: no_such_module not installed", "", "", ""],
     ]
 
@@ -236,13 +240,20 @@ def test_cores_busy():
     assert "a 1.0 / 1.9" in compare.cores_busy(results)
 
 
-def test_the_command_prints_both_tables_and_skips_with_a_word(capsys, monkeypatch):
-    for name in measure.OWN_CHOICE:
-        monkeypatch.delenv(name, raising=False)
+def test_a_busy_neighbour_takes_a_core_and_is_gone_afterwards():
+    with measure.neighbour():
+        [pid] = children()
+        before = processor_seconds(pid)
+        time.sleep(0.5)
+        assert processor_seconds(pid) - before > 0.05
+    assert children() == []
+
+
+def test_the_command_prints_both_tables_and_skips_with_a_word(capsys):
     readable = Peer("readable", peers.tinymixnet_readable, batches=())
     absent = Peer("Absent", peers.openvino, needs=("no_such_module",))
-    compare.main(["--quick"], [OURS, readable, absent])
-    out = capsys.readouterr().out
+    compare.main(["--quick", "--size", "48", "--busy"], [OURS, readable, absent])
+    out, progress = capsys.readouterr()
     latency, throughput = re.findall(r"(?:^\|.*\n)+", out, re.MULTILINE)
     counts = len({1, usable_cores()})
     rows = cells(latency)[2:]
@@ -251,8 +262,12 @@ def test_the_command_prints_both_tables_and_skips_with_a_word(capsys, monkeypatc
     assert all(float(row[i].split()[0]) > 0 for row in rows[:2] for i in range(1, 2 * counts, 2))
     assert rows[2][1] == "skipped: no_such_module not installed"
     assert [row[0] for row in cells(throughput)[2:]] == ["**tinymixnet**", "Absent"]
-    for fact in ("numpy " + np.__version__, "OPENBLAS_NUM_THREADS", "BLAS kernels: ", "caches"):
+    facts = "numpy " + np.__version__, "OPENBLAS_NUM_THREADS", "BLAS kernels: ", "caches", " 48 px"
+    for fact in (*facts, "beside it: a process that uses up a core"):
         assert fact in out
+    for step in ("readable: 1 at a time, 1 threads", "round 2 of 2"):
+        assert step in progress
+    assert children() == []
 
 
 # -- layers ---------------------------------------------------------------------------------------

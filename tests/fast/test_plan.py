@@ -22,11 +22,11 @@ from tinymixnet.engine.kernels import (
     swish,
 )
 from tinymixnet.errors import InputError
-from tinymixnet.fast import compiler, depthwise, kernels
+from tinymixnet.fast import compiler, depthwise, kernels, products
 from tinymixnet.fast import swish as swish_module
-from tinymixnet.fast.compiler import aligned
 from tinymixnet.fast.constants import constants
 from tinymixnet.fast.layout import Layout, same_pixels
+from tinymixnet.fast.memory import aligned
 from tinymixnet.fast.plan import PROGRAMS_KEPT, Plan
 from tinymixnet.fast.swish import BY_EXP, BY_TANH
 
@@ -186,6 +186,26 @@ def test_aligned_arrays_begin_with_a_line_of_the_cache():
         array = aligned(size)
         assert (array.shape, array.dtype, array.ctypes.data % 64) == ((size,), np.float32, 0)
         assert not array.any()
+
+
+@pytest.mark.parametrize("pay", [False, True])
+@pytest.mark.parametrize("pixels", [49, 3136, 12544, 4096, 10007, 16])
+def test_a_product_in_tiles_is_the_same_product(pixels, pay, monkeypatch):
+    monkeypatch.setattr(products, "tiles_pay", lambda: pay)
+    kernel, x = random(96, 17), random(17, pixels, seed=1)
+    out = np.empty((96, pixels), np.float32)
+    parts, places = products.tiles(kernel, x, out)
+    np.matmul(kernel, parts, out=places)
+    assert_equal(out, kernel @ x, tolerance=1e-6)
+    assert (len(parts) > 1) == (pay and pixels in (12544, 3136, 4096))
+    assert products.tiles_pay() is pay
+
+
+def test_whether_tiles_pay_is_measured_once_and_quickly():
+    products.tiles_pay.cache_clear()
+    start = time.perf_counter()
+    assert products.tiles_pay() in (False, True)
+    assert time.perf_counter() - start < 0.05  # under 1 ms, on a machine that has other work
 
 
 SIZES = [(224, 224), (192, 192), (160, 160), (97, 131), (32, 32)]

@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.peers import TensorFlowOperations, network, onnx_model
+from benchmarks.side_network import network
+from benchmarks.side_onnx import onnx_model
+from benchmarks.side_tensorflow import TensorFlowOperations
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.cli import run
 from tinymixnet.debug.dumps import open_dump

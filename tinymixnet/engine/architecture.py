@@ -241,6 +241,10 @@ class Architecture:
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor of the weights, by canonical name, in TensorFlow's layouts, in order."""
+        return dict(self._tensor_shapes)
+
+    @cached_property
+    def _tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}
 
         def norm(name: str, channels: int) -> None:

@@ -21,6 +21,8 @@ from tinymixnet.engine.kernels import Array, same_padding
 from tinymixnet.fast import depthwise
 from tinymixnet.fast.kernels import gate_of_squeezed, im2col_planes, relu_to, squeeze
 from tinymixnet.fast.layout import Layout, same_pixels
+from tinymixnet.fast.memory import LINE, aligned
+from tinymixnet.fast.products import tiles
 from tinymixnet.fast.swish import Swish
 
 if TYPE_CHECKING:  # only needed by those who ask for a team
@@ -29,7 +31,6 @@ if TYPE_CHECKING:  # only needed by those who ask for a team
 FOURIER_PIXELS = 64  # up to here a plane is filtered by Fourier transform, above it by columns
 PHASES_PER_AXIS = 2  # of planes filtered by columns; 2 x 2 was the fastest
 CACHE_BYTES = 3 << 18  # the memory of a few channels: fits into a core's second-level cache
-LINE = 16  # float32 numbers in a line of the cache (64 bytes)
 
 
 class Step(NamedTuple):
@@ -53,17 +54,6 @@ class Program(NamedTuple):
     image: Array  # (H, W, 3) float32, a view: write the image here, 0..255
     steps: list[Step]
     outputs: dict[str, Output]  # by the name of the layer
-
-
-def aligned(size: int) -> Array:
-    """Return `size` zeros aligned to a 64-byte cache line, which NumPy does not guarantee.
-
-    Unaligned vectors straddle two cache lines, which nearly halves the speed of kernels that read
-    two arrays.
-    """
-    spare = np.zeros(size + LINE, np.float32)
-    start = -spare.ctypes.data // spare.itemsize % LINE
-    return spare[start : start + size]
 
 
 def split(x: Array, sizes: Iterable[int]) -> list[Array]:
@@ -159,7 +149,7 @@ class Compiler:
         columns[27] = layout.ones()
         x = self.inside(self.input_of_unexpanded(filters, layout), filters)
         self.step("stem", im2col_planes, padded, 3, 2, layout, columns[:27])
-        self.step("stem", np.matmul, self.constants["stem/kernel_0"], columns, out=x)
+        self.product("stem", self.constants["stem/kernel_0"], columns, x)
         self.activate("stem", x, swish=False)
         outputs["stem/act"] = Output(len(self.steps), partial(layout.plane, x))
 
@@ -175,8 +165,9 @@ class Compiler:
         logits = np.empty(self.architecture.classes, np.float32)
         self.step("head", np.matmul, self.constants["head/kernel_0"], last, out=head)
         self.activate("head", head, swish=False)
+        mean = np.full(compact.size, 1 / compact.size, np.float32)
         self.step("head", pooled.fill, 0)  # where the channels of other members are
-        self.step("head", np.mean, head, axis=1, out=ours)
+        self.step("head", np.matmul, head, mean, out=ours)  # np.mean is slow on short rows
         self.add_up("head", pooled)
         outputs["head/pool"] = Output(len(self.steps), pooled.copy)
         self.step("logits", np.matmul, ours, self.constants["logits/kernel"], out=logits)
@@ -294,7 +285,12 @@ class Compiler:
         inputs = split(x, (kernel.shape[1] for kernel in kernels))
         outputs = split(out, (kernel.shape[0] for kernel in kernels))
         for kernel, part, place in zip(kernels, inputs, outputs, strict=True):
-            self.step(layer, np.matmul, kernel, part, out=place)
+            self.product(layer, kernel, part, place)
+
+    def product(self, layer: str, kernel: Array, x: Array, out: Array) -> None:
+        """Add kernel (O, C) @ x (C, P)."""
+        pixels, place = tiles(kernel, x, out)
+        self.step(layer, np.matmul, kernel, pixels, out=place)
 
     def activate(self, layer: str, x: Array, swish: bool, out: Array | None = None) -> None:
         """Add ReLU, or swish as `Swish` says, in place or into `out`; both contiguous."""

@@ -55,12 +55,16 @@ def _fold(
             if conv == "stem/conv":  # takes the image as it is, padded with the mean colour
                 kernel = kernel / np.array(metadata.std, np.float32)[:, np.newaxis]
                 bias = bias - np.einsum("ijco,c->o", kernel, folded["normalize/mean"])
-            kernel, bias = kernel * np.float32(put * read), bias * np.float32(put)
             if not depthwise:
                 kernel = kernel.reshape(-1, end - start).T
-            if not depthwise and not project:
-                kernel = np.column_stack([kernel, bias])
-            folded[f"{name}/kernel_{group}"] = np.ascontiguousarray(kernel)
+            *outer, inner = kernel.shape
+            with_bias = not depthwise and not project
+            out = np.empty((*outer, inner + with_bias), np.float32)
+            np.multiply(kernel, np.float32(put * read), out=out[..., :inner])
+            bias = bias * np.float32(put)
+            if with_bias:
+                out[..., inner] = bias
+            folded[f"{name}/kernel_{group}"] = out
             biases.append(bias)
             start = end
         if depthwise or project:
