@@ -28,8 +28,10 @@ from tinymixnet.fast.shared_memory import SharedNumbers, attach, nameless_file, 
 from tinymixnet.fast.team import Seat, own_channels, part_of
 
 READY = "ready"
-PATIENCE = 3.0  # seconds to wait for a member in the middle of an image
-LONG_PATIENCE = 60.0  # seconds to wait for one that starts or compiles
+# Seconds to wait for a member, which other programs may have kept from its core.
+PATIENCE = 3.0  # in the middle of an image: a step takes milliseconds
+COMPILE_PATIENCE = 15.0
+START_PATIENCE = 60.0  # Python and NumPy may come from a slow disk
 
 
 class Members:
@@ -135,7 +137,7 @@ class Team:
         self.seat = Seat(0, members, own[0], self.numbers, barrier)
         part = attach(weights.file.fileno(), weights.pickled, weights.places)[0]
         self.plan = Plan(architecture, part, swish, self.seat)
-        self._hear_all()
+        self._hear_all(START_PATIENCE)
 
     def run(self, image: Array, wanted: list[str]) -> list[Array]:
         """As `Plan.run`, but for "stem/act", which no member has as a whole.
@@ -157,19 +159,19 @@ class Team:
             self._tell(member, (height, width, None))
         self.plan.program(height, width)
         self.seat.reserve(3 * height * width)
-        self._hear_all()  # so none of them still reads the pages of the last image
+        self._hear_all(COMPILE_PATIENCE)  # so nobody still reads the pages of the last image
         self.numbers.grow(prod(self.seat.pages_shape))
 
     def _tell(self, member: int, message: Any) -> None:
         with contextlib.suppress(OSError):  # it has ended, which shows when we wait for it
             self.others.controls[member - 1].send(message)
 
-    def _hear_all(self) -> None:
+    def _hear_all(self, patience: float) -> None:
         """Wait until all members say that they are ready."""
         for control in self.others.controls:
             try:
-                if not control.poll(LONG_PATIENCE):
-                    raise Lost(f"did not answer for {LONG_PATIENCE:.0f} seconds")
+                if not control.poll(patience):
+                    raise Lost(f"did not answer for {patience:.0f} seconds")
                 control.recv()
             except (EOFError, OSError):
                 raise Lost("has ended") from None
