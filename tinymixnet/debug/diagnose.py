@@ -68,7 +68,7 @@ def diagnose(
     if raw is not None and expect(raw, Model, "raw").architecture != model.architecture:
         raise InputError("raw: expected weights of the same network")
     dump.guess_scales(model.layers(pixels))
-    if not dump.certain:
+    if not (dump.certain or dump.pairs):
         dump = pair(model, pixels, dump)
     theirs = TheirTensors(dump)
     causes = theirs.correct_dump_errors(model, pixels)
