@@ -124,7 +124,14 @@ class Search:
         return judgement is not None and not judgement.beyond
 
     def _merge(self) -> None:
-        """Where drop-connect is at work, blocks that seem to be skipped have lost their branch."""
+        """Take back a cause that another one brings with it.
+
+        Where drop-connect is at work, a block that seems to be skipped has lost its branch. Where
+        the head pools before its activation, none stands before the pooling.
+        """
+        missing = self.causes.get("missing-activation")
+        if "pool-before-activation" in self.causes and missing and missing.places == ("head/act",):
+            del self.causes["missing-activation"]
         skipped, dropped = (self.causes.get(s) for s in ("block-skipped", "drop-connect"))
         if skipped and dropped:
             del self.causes["block-skipped"]
@@ -186,10 +193,11 @@ class Search:
         singles = sorted((tried(change) for change in every), key=_rms_distance)
         if singles and explained(singles[0]):
             return singles[0]
-        near = [t for t in singles[:NEAREST] if _rms_distance(t) < 0.9 * before.rms_error]
+        near = [t for t in _one_of_each(singles) if _rms_distance(t) < 0.9 * before.rms_error]
         seeds = sorted(seeds, key=_rms_distance)[:NEAREST]
         # A mistake that changes nothing here by itself does not help others, unless it is fitted.
-        at_work = [c for (c,), distance in singles if c.suspect.fitted or distance != before]
+        idle = {changes[0] for changes, distance in singles if distance == before}
+        at_work = [change for change in every if change.suspect.fitted or change not in idle]
         cost = 1 + len(places) // 20
         several = self._together(tried, explained, [*seeds, *near], at_work, cost)
         if several:
@@ -221,7 +229,7 @@ class Search:
                     found.append(tried(*trial.changes, change))
                     if explained(found[-1]):
                         return found[-1]
-            near = sorted(found, key=_rms_distance)[:NEAREST]
+            near = _one_of_each(sorted(found, key=_rms_distance))
         return None
 
     def candidate_layers(self, start: int, layer: str) -> list[str]:
@@ -237,7 +245,7 @@ class Search:
         places = tuple(name for name in layers if kind_of(name) in kinds)
         if places:
             yield Change(suspect, places)
-        if 1 < len(places) < 8:
+        if 1 < len(places) < 8 and not suspect.whole:
             yield from (Change(suspect, (place,)) for place in places)
 
     def add_cause(
@@ -300,6 +308,14 @@ class Search:
 
 def _rms_distance(trial: Trial) -> float:
     return trial.distance.rms_error
+
+
+def _one_of_each(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the first trials, only one for each set of mistakes that are in other places."""
+    firsts: dict[frozenset[Suspect], Trial] = {}
+    for trial in trials:
+        firsts.setdefault(frozenset(change.suspect for change in trial.changes), trial)
+    return list(firsts.values())[:NEAREST]
 
 
 def _best(trials: Sequence[Trial]) -> Trial:
