@@ -324,14 +324,11 @@ def _compare_image(
 ) -> "Comparison":
     """Compare with a run of ours on the image."""
     from tinymixnet.debug.compare import compare
-    from tinymixnet.debug.manifest import manifest_of
 
     model = load(arguments.weights)
     pixels = picture_of(model, arguments, image)
     dump = dump_of(model, pixels, arguments)
-    manifest = None
-    if dump.trace.manifest:  # a trace of ours: then pixels and weights can be compared
-        manifest = manifest_of(model, pixels, *_origin(model, arguments, image))
+    manifest = _manifest(model, pixels, dump, arguments, image)
     if arguments.isolated or arguments.precision:
         comparison = _fed(arguments, model, pixels, dump, manifest)
     else:
@@ -356,6 +353,17 @@ def _fed(
     return isolated(model, pixels, dump, arguments.tolerance, manifest)
 
 
+def _manifest(
+    model: Model, pixels: np.ndarray, dump: "Dump", arguments: argparse.Namespace, image: str
+) -> "Manifest | None":
+    """Return the manifest of a run of ours, if the dump says from which pixels it was made."""
+    from tinymixnet.debug.manifest import manifest_of
+
+    if not dump.trace.manifest and not dump.trace.exercise:
+        return None
+    return manifest_of(model, pixels, *_origin(model, arguments, image))
+
+
 def run_diagnose(arguments: argparse.Namespace) -> int:
     from tinymixnet.debug.diagnose import diagnose
 
@@ -366,6 +374,7 @@ def run_diagnose(arguments: argparse.Namespace) -> int:
     if arguments.pairs:
         return _print_pairs(dump)
     photo = None if arguments.image.endswith(".npy") else arguments.image
-    diagnosis = diagnose(model, pixels, dump, photo=photo, raw=raw, progress=True)
+    manifest = _manifest(model, pixels, dump, arguments, arguments.image)
+    diagnosis = diagnose(model, pixels, dump, photo, raw, True, manifest)
     print(json.dumps(diagnosis.as_json()) if arguments.json else diagnosis.text())
     return 0 if diagnosis.alike else 1

@@ -42,6 +42,7 @@ FIRST = 8  # layers of ours that are looked for to see whether all is mixed up
 ALIKE = 2e-3  # largest error, relative to the largest value, of a part of a layer
 
 
+@np.errstate(all="ignore")  # NaN and infinity in a dump are results, not accidents
 def pair(model: Model, pixels: Array, dump: Dump) -> Dump:
     """Return the dump with each layer paired with the tensor that its values say it is.
 
