@@ -170,8 +170,7 @@ def picture_of(model: Model, arguments: argparse.Namespace, image: str) -> np.nd
 
 
 def dump_of(model: Model, pixels: np.ndarray, arguments: argparse.Namespace) -> "Dump":
-    """Open OTHER as layers of this network for these pixels, paired by value where names leave
-    doubt."""
+    """Open OTHER as layers of this network, paired by value where the names leave doubt."""
     from tinymixnet.debug.dumps import open_dump
     from tinymixnet.debug.pairing import pair
 
@@ -179,7 +178,7 @@ def dump_of(model: Model, pixels: np.ndarray, arguments: argparse.Namespace) -> 
     names, layout = arguments.names, arguments.layout
     dump = open_dump(arguments.other, model.architecture, n, h, w, names, layout)
     wanted = not dump.certain or getattr(arguments, "pairs", False)
-    return pair(model, pixels, dump) if wanted else dump
+    return pair(model, pixels, dump, progress=True) if wanted else dump
 
 
 def _print_pairs(dump: "Dump") -> int:
