@@ -170,16 +170,25 @@ def picture_of(model: Model, arguments: argparse.Namespace, image: str) -> np.nd
 
 
 def dump_of(model: Model, pixels: np.ndarray, arguments: argparse.Namespace) -> "Dump":
-    """Open OTHER as layers of this network for these pixels, paired by value where names leave
-    doubt."""
+    """Open OTHER as layers of this network, paired by value where the names leave doubt."""
+    always = getattr(arguments, "pairs", False)
+    return by_value(model, pixels, opened_dump(model, pixels, arguments), always)
+
+
+def opened_dump(model: Model, pixels: np.ndarray, arguments: argparse.Namespace) -> "Dump":
+    """Open OTHER as layers of this network, as names and order say."""
     from tinymixnet.debug.dumps import open_dump
-    from tinymixnet.debug.pairing import pair
 
     n, h, w, _ = pixels.shape
     names, layout = arguments.names, arguments.layout
-    dump = open_dump(arguments.other, model.architecture, n, h, w, names, layout)
-    wanted = not dump.certain or getattr(arguments, "pairs", False)
-    return pair(model, pixels, dump) if wanted else dump
+    return open_dump(arguments.other, model.architecture, n, h, w, names, layout)
+
+
+def by_value(model: Model, pixels: np.ndarray, dump: "Dump", always: bool = False) -> "Dump":
+    """Pair the tensors of a dump by value; not where the names are certain, unless `always`."""
+    from tinymixnet.debug.pairing import pair
+
+    return pair(model, pixels, dump, progress=True) if always or not dump.certain else dump
 
 
 def _print_pairs(dump: "Dump") -> int:

@@ -74,8 +74,8 @@ def diagnose(
     if reference_manifest is not None:
         expect(reference_manifest, Manifest, "reference_manifest")
     dump.guess_scales(model.layers(pixels))
-    if not dump.certain:
-        dump = pair(model, pixels, dump)
+    if not (dump.certain or dump.pairs):
+        dump = pair(model, pixels, dump, progress)
     warnings = _warnings(model, pixels, dump, reference_manifest)
     theirs = TheirTensors(dump)
     causes = theirs.correct_dump_errors(model, pixels)

@@ -13,6 +13,7 @@ from tinymixnet.debug.feeds import Feed, Ours, Pixels, Theirs
 from tinymixnet.debug.single_layer import Step, steps
 from tinymixnet.debug.stored_tensors import StoredTensors, View
 from tinymixnet.engine.kernels import Array
+from tinymixnet.engine.progress import with_progress
 from tinymixnet.model import Model
 
 EXACT = 2e-5  # distance that rounding makes
@@ -88,10 +89,16 @@ class Walk:
             layer: number for number, step in enumerate(self.steps) for layer in step.inputs
         }
 
-    def run(self) -> Hypothesis:
-        """Return the best hypothesis about all layers."""
+    def run(self, progress: bool = False) -> Hypothesis:
+        """Return the best hypothesis about all layers. progress: draw a bar."""
         beam = [Hypothesis(0.0, {})]
-        for number, step in enumerate(self.steps):
+        numbered = with_progress(
+            enumerate(self.steps),
+            len(self.steps),
+            lambda item: f"pairing {item[1].layer}",
+            progress,
+        )
+        for number, step in numbered:
             following: list[Hypothesis] = []
             ours: dict[object, Feed] = {}
             for hypothesis in beam:

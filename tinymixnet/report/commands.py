@@ -12,8 +12,9 @@ from tinymixnet.debug.commands import (
     DUMP,
     IMAGE,
     Compared,
-    dump_of,
+    by_value,
     dump_options,
+    opened_dump,
     picture_of,
     picture_options,
     positive,
@@ -83,6 +84,8 @@ def run_report(arguments: argparse.Namespace) -> int:
         check_page(arguments.output, GENERATOR, inputs, arguments.force)
     loaded = load(arguments.weights)
     model, pixels, dump = _choose_size(loaded, arguments)
+    if dump:
+        dump = by_value(model, pixels, dump)
     explanation = None
     if dump is None and len(pixels) == 1:
         # at the size of the weights, at which they answer best
@@ -152,7 +155,7 @@ def _choose_size(
     def opened(size: int) -> "tuple[Model, np.ndarray, Dump]":
         sized = model_of(size)
         pixels = picture_of(sized, arguments, arguments.image)
-        return sized, pixels, dump_of(sized, pixels, arguments)
+        return sized, pixels, opened_dump(sized, pixels, arguments)
 
     if not arguments.other:
         sized = model_of(arguments.size or SIZE)
