@@ -243,7 +243,7 @@ def picture() -> np.ndarray:
 def record_ports(
     folder: Path, patterns: Sequence[str] = ("*",), keep: bool = False
 ) -> Iterator[str]:
-    """Record the ports whose names fit a pattern, and report each; keep: not those that are there."""
+    """Record the ports whose names fit a pattern, and report each. keep: those that are there."""
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "pixels.npy", picture())
     shop = Workshop(folder, picture())
