@@ -20,6 +20,7 @@ LEVELS: dict[str, list[str]] = {
         "tinymixnet.engine.budget",
         "tinymixnet.engine.files",
         "tinymixnet.engine.kernels",
+        "tinymixnet.engine.progress",
         "tinymixnet.engine.architecture",
         "tinymixnet.mixnet",
     ],

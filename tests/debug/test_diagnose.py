@@ -53,8 +53,8 @@ LABELS = ("tench", "Egyptian cat", "zebra", "ant", "llama", "yawl", "boat", "qui
 
 
 def distance(reference: np.ndarray, other: np.ndarray) -> float:
-    """The largest difference against the largest value; infinite where shapes differ."""
-    if reference.shape != other.shape:
+    """The largest difference against the largest value; infinite where shapes or NaN differ."""
+    if reference.shape != other.shape or not np.isfinite(other).all():
         return np.inf
     return float(np.abs(reference - other).max() / np.abs(reference).max())
 
@@ -188,6 +188,8 @@ UNLIKE = {
     "picture padded": {"normalize"},
     "se half as wide": {f"blocks_{i}/se_{part}" for i in range(2, 7) for part in ("reduce", "act")},
     "background class": {"logits", "probabilities"},
+    "se before depthwise": {"blocks_4/se_scale"},  # as large as the block's input
+    "symmetric padding + se before depthwise": {"blocks_4/se_scale"},
 }
 
 
@@ -208,7 +210,8 @@ def test_a_planted_bug_shows(request: pytest.FixtureRequest, name: str) -> None:
     layers = dumped(subject.planted(name), "blocks", bug)
     assert list(layers) == list(only_blocks(subject.clean, bug.answer))
     assert max(changes(subject.clean, layers).values()) > SEEN
-    assert all(np.isfinite(x).all() for x in layers.values())
+    if "fp16-overflow" not in bug.causes:
+        assert all(np.isfinite(x).all() for x in layers.values())
     every = subject.planted(name)
     unlike = {layer for layer, x in every.items() if x.shape != subject.clean[layer].shape}
     assert unlike == UNLIKE.get(name, set())
@@ -249,7 +252,7 @@ def check(found: Any, causes: tuple[str, ...], subject: Subject, layers: Layers)
     errors = changes(subject.clean, layers)
     assert places[0] <= min(order.index(name) for name, error in errors.items() if error > SEEN)
     for cause in found.causes:
-        assert 0 <= cause.after < cause.before
+        assert 0 <= cause.after < cause.before or cause.slug == "unknown"
         assert len(cause.sentence) > 20
         assert cause.sentence in found.text()
 
@@ -281,7 +284,7 @@ def look(subject: Subject, name: str, mode: str, folder: Path) -> None:
     if not (mode.startswith("blocks") or bug.mixed_up):  # where all can be seen
         place = list(subject.clean).index(found.causes[0].place)
         assert place >= begins(subject, layers)
-    if "low-precision" not in causes:
+    if not {"low-precision", "unknown"} & set(causes):
         assert found.causes[-1].after < found.causes[0].before / 2
 
 

@@ -22,7 +22,7 @@ from tests.debug.test_diagnose import (
     small_model,
     write,
 )
-from tests.support.planted import CORRECT, UNKNOWN, Bug
+from tests.support.planted import CORRECT, ONE_OF_EACH_CAUSE, UNKNOWN, Bug
 from tests.support.shared import SHARED
 from tests.support.synthetic import synthetic_image
 from tinymixnet.cli import main
@@ -130,6 +130,7 @@ def shared_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("how", ["as it is", "numbers", "shuffled"])
 @pytest.mark.parametrize("port", PORTS)
 def test_other_peoples_ports_are_right(
@@ -149,6 +150,7 @@ def test_other_peoples_ports_are_right(
 # -- wrong ports -----------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(name=ONE_OF_EACH_CAUSE)
 @pytest.mark.parametrize("how", ["in order", "shuffled"])
 @pytest.mark.parametrize("name", EVERY)
 def test_a_mistake_is_found_without_names(

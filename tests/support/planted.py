@@ -717,6 +717,10 @@ BUGS: dict[str, Bug] = {
     # what comes out
     "no batch norm": one("missing-bn", more.NoNorm),
     "no batch norm, one block": one("missing-bn", more.NoNorm, without=early),
+    "no activation, one block": one("missing-activation", more.NoActivation, without=early),
+    "no activation in the head": one(
+        "missing-activation", more.NoActivation, answer=True, without=head
+    ),
     "no se": one("missing-se", more.NoSe),
     "epsilon outside the root": one("bn-epsilon-outside-root", more.EpsilonOutside),
     "bn1 and bn2 exchanged": one(

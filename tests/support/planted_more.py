@@ -61,6 +61,14 @@ class Clipped(Planted):
         return self.note(name, self.tf.minimum(y, 6))
 
 
+class NoActivation(Planted):
+    without: Scope = everywhere
+
+    def act(self, name: str, x: Any, swish: bool) -> Any:
+        left_out = self.without(name) and not name.endswith("/se_act")
+        return self.note(name, x) if left_out else super().act(name, x, swish)
+
+
 # -- batch norm ------------------------------------------------------------------------------------
 
 

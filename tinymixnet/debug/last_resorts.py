@@ -73,7 +73,7 @@ def other_weights(runner: PartRunner, wrong: Sequence[str], names: Sequence[str]
     Most layers with weights must be wrong and no other layer, and where their inputs are varied
     enough, some weights must give exactly what theirs is.
     """
-    weighted = [name for name in names if runner.tensors_of.get(name)]
+    weighted = [name for name in names if has_weights(runner, name)]
     if any(name not in weighted for name in wrong) or len(wrong) < MOST_WEIGHTED * len(weighted):
         return ""
     fits: list[float] = []
@@ -92,6 +92,16 @@ def other_weights(runner: PartRunner, wrong: Sequence[str], names: Sequence[str]
         f"{len(wrong)} of {len(weighted)} layers have other weights: with weights of its own, each "
         "of them does what it should. Are they of another variant or training, or not loaded?"
     )
+
+
+def has_weights(runner: PartRunner, layer: str) -> bool:
+    """Whether weights stand between a layer of theirs and their last tensor before it."""
+    place = runner.order.index(layer)
+    while not runner.tensors_of.get(runner.order[place]):
+        place -= 1
+        if place < 0 or runner.order[place] in runner.theirs:
+            return False
+    return True
 
 
 def fit(at: LayerContext, runner: PartRunner) -> float | None:

@@ -1,10 +1,10 @@
 """The search behind a diagnosis: for each wrong layer, find the mistakes that explain it."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import combinations, islice, product
 from math import inf
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from tinymixnet.debug.rounding import to_float16
 from tinymixnet.debug.runner import Change, PartRunner
 from tinymixnet.debug.suspects.context import Suspect
 from tinymixnet.engine.kernels import Array
+from tinymixnet.engine.progress import with_progress
 
 PARTLY = 10  # a resize is named if it divides the error by this: decoders differ a little
 MOST_SEARCHES = 2  # failed searches, after which only mistakes that explained others are tried
@@ -70,8 +71,8 @@ class Search:
         last = next(name for name in reversed(self.runner.order) if name in theirs)
         names = [name for name in self.runner.order if name in theirs and name != "image"]
         harmless = self._harmless()
-        for number, (layer, ours) in enumerate(self._layers(last)):
-            self._draw(number, len(names), layer)
+        pairs = self._layers(last)
+        for layer, ours in with_progress(pairs, len(names), itemgetter(0), self.progress):
             before = error(ours, theirs[layer])
             self.errors[layer] = before
             if layer in harmless or self.limits.right(layer, before):
@@ -94,7 +95,6 @@ class Search:
                 if layers == ("image",) and self._image_is_right():
                     layers = (layer,)  # their image is right, so the mistake happens later
                 self.add_cause(suspect, layers, before.max_error, after)
-        self._draw(len(names), len(names), "")
         self._merge()
         return [*self.causes.values(), *self.unexplained_causes(names)]
 
@@ -124,7 +124,14 @@ class Search:
         return judgement is not None and not judgement.beyond
 
     def _merge(self) -> None:
-        """Where drop-connect is at work, blocks that seem to be skipped have lost their branch."""
+        """Take back a cause that another one brings with it.
+
+        Where drop-connect is at work, a block that seems to be skipped has lost its branch. Where
+        the head pools before its activation, none stands before the pooling.
+        """
+        missing = self.causes.get("missing-activation")
+        if "pool-before-activation" in self.causes and missing and missing.places == ("head/act",):
+            del self.causes["missing-activation"]
         skipped, dropped = (self.causes.get(s) for s in ("block-skipped", "drop-connect"))
         if skipped and dropped:
             del self.causes["block-skipped"]
@@ -186,10 +193,11 @@ class Search:
         singles = sorted((tried(change) for change in every), key=_rms_distance)
         if singles and explained(singles[0]):
             return singles[0]
-        near = [t for t in singles[:NEAREST] if _rms_distance(t) < 0.9 * before.rms_error]
+        near = [t for t in _one_of_each(singles) if _rms_distance(t) < 0.9 * before.rms_error]
         seeds = sorted(seeds, key=_rms_distance)[:NEAREST]
         # A mistake that changes nothing here by itself does not help others, unless it is fitted.
-        at_work = [c for (c,), distance in singles if c.suspect.fitted or distance != before]
+        idle = {changes[0] for changes, distance in singles if distance == before}
+        at_work = [change for change in every if change.suspect.fitted or change not in idle]
         cost = 1 + len(places) // 20
         several = self._together(tried, explained, [*seeds, *near], at_work, cost)
         if several:
@@ -221,7 +229,7 @@ class Search:
                     found.append(tried(*trial.changes, change))
                     if explained(found[-1]):
                         return found[-1]
-            near = sorted(found, key=_rms_distance)[:NEAREST]
+            near = _one_of_each(sorted(found, key=_rms_distance))
         return None
 
     def candidate_layers(self, start: int, layer: str) -> list[str]:
@@ -237,7 +245,7 @@ class Search:
         places = tuple(name for name in layers if kind_of(name) in kinds)
         if places:
             yield Change(suspect, places)
-        if 1 < len(places) < 8:
+        if 1 < len(places) < 8 and not suspect.whole:
             yield from (Change(suspect, (place,)) for place in places)
 
     def add_cause(
@@ -291,15 +299,17 @@ class Search:
         sentence = f"all values of {len(places)} layers are {how}, or rounded to as many digits"
         return Cause("low-precision", places[0], tuple(places), before, after, sentence)
 
-    def _draw(self, done: int, total: int, layer: str) -> None:
-        if self.progress and sys.stderr.isatty():
-            bar = "#" * (30 * done // max(total, 1))
-            end = "\n" if done == total else ""
-            print(f"\r[{bar:<30}] {done}/{total} {layer:<28}", end=end, file=sys.stderr, flush=True)
-
 
 def _rms_distance(trial: Trial) -> float:
     return trial.distance.rms_error
+
+
+def _one_of_each(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the first trials, only one for each set of mistakes that are in other places."""
+    firsts: dict[frozenset[Suspect], Trial] = {}
+    for trial in trials:
+        firsts.setdefault(frozenset(change.suspect for change in trial.changes), trial)
+    return list(firsts.values())[:NEAREST]
 
 
 def _best(trials: Sequence[Trial]) -> Trial:

@@ -13,6 +13,7 @@ from tinymixnet.debug.feeds import Feed, Ours, Pixels, Theirs
 from tinymixnet.debug.single_layer import Step, steps
 from tinymixnet.debug.stored_tensors import StoredTensors, View
 from tinymixnet.engine.kernels import Array
+from tinymixnet.engine.progress import with_progress
 from tinymixnet.model import Model
 
 EXACT = 2e-5  # distance that rounding makes
@@ -88,10 +89,16 @@ class Walk:
             layer: number for number, step in enumerate(self.steps) for layer in step.inputs
         }
 
-    def run(self) -> Hypothesis:
-        """Return the best hypothesis about all layers."""
+    def run(self, progress: bool = False) -> Hypothesis:
+        """Return the best hypothesis about all layers. progress: draw a bar."""
         beam = [Hypothesis(0.0, {})]
-        for number, step in enumerate(self.steps):
+        numbered = with_progress(
+            enumerate(self.steps),
+            len(self.steps),
+            lambda item: f"pairing {item[1].layer}",
+            progress,
+        )
+        for number, step in numbered:
             following: list[Hypothesis] = []
             ours: dict[object, Feed] = {}
             for hypothesis in beam:
@@ -135,7 +142,7 @@ class Walk:
     ) -> Iterator[Hypothesis]:
         """Yield what a hypothesis becomes if it goes on with one more layer."""
         inputs = [hypothesis.feeds[layer] for layer in step.inputs]
-        feed: Feed = Ours(self.model, step, inputs) if inputs else Pixels(self.pixels)
+        feed = self._ours(step, inputs)
         feed = ours.setdefault(feed.key, feed)
         options = self._options(hypothesis, step, feed, inputs)
         exact = [option for option in options if option.distance <= EXACT]
@@ -158,6 +165,11 @@ class Walk:
                 view = _view(source)
                 if same_shape and view is not None and _can_be_left_out(step):
                     yield self._next(hypothesis, step, source, -LEFT_OUT, left_out=view)
+
+    def _ours(self, step: Step, inputs: Sequence[Feed]) -> Feed:
+        if not inputs:
+            return Pixels(self.pixels)
+        return Ours(self.model, step, inputs, self.stored.kept)
 
     def _options(
         self, hypothesis: Hypothesis, step: Step, feed: Feed, inputs: Sequence[Feed]
@@ -246,7 +258,7 @@ class Walk:
         for other in hypothesis.others:
             again = self._paired(before, previous, other)
             inputs = [again.feeds[layer] for layer in step.inputs]
-            feed = Ours(self.model, step, inputs)
+            feed = self._ours(step, inputs)
             for option in self._options(again, step, feed, inputs)[:1]:
                 if option.distance <= max(EXACT, 0.01 * nearest):
                     yield self._paired(again, step, option)

@@ -8,7 +8,7 @@ import numpy as np
 from tinymixnet.debug.suspects.context import ACTIVATIONS, LayerContext, Suspect, swishes
 from tinymixnet.engine.kernels import Array, relu, sigmoid, swish
 
-WITHOUT_SE = ACTIVATIONS.replace("se_act ", "")
+WITHOUT_SE = " ".join(kind for kind in ACTIVATIONS.split() if kind != "se_act")
 
 
 def hard_swish(x: Array) -> Array:

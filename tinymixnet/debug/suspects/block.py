@@ -62,6 +62,16 @@ def twice(block_of: Callable[[LayerContext], Block | None]) -> Callable[..., Arr
     return output
 
 
+def branch_of(at: LayerContext) -> tuple[Array, Array]:
+    """Return the branch of a block as ours has it, and what is added to it: none before the sum."""
+    return (at.value, np.zeros_like(at.value)) if at.kind == "project_bn" else (at.x, at.entry)
+
+
+def again(at: LayerContext) -> Array | None:
+    """Return the output of a second run of the block, whose layers are those of the first."""
+    return block_output(at.value, at.block, at) if at.block and at.block.residual else None
+
+
 def branch_factors(at: LayerContext) -> Array | None:
     """Return by which factor each image's branch was multiplied before theirs added it, (N,)."""
     if (
@@ -71,8 +81,9 @@ def branch_factors(at: LayerContext) -> Array | None:
     ):
         return None
     n = len(at.x)
-    branch = at.x.reshape(n, -1).astype(np.float64)
-    added = (at.theirs - at.entry).reshape(n, -1)
+    scaled, entry = branch_of(at)
+    branch = scaled.reshape(n, -1).astype(np.float64)
+    added = (at.theirs - entry).reshape(n, -1)
     power = np.einsum("ij,ij->i", branch, branch)
     factors = np.einsum("ij,ij->i", branch, added) / np.where(power > 0, power, 1)
     return factors if np.isfinite(factors).all() else None
@@ -88,10 +99,11 @@ def drop_connect(at: LayerContext) -> Array | None:
     if (factors < 0).any() or (kept < 1 - 1e-4).any() or (kept > 5).any():
         return None
     if not kept.size:  # nothing shows at which rate: the block may as well be skipped
-        return at.entry
+        return branch_of(at)[1]
     if np.ptp(kept) > 1e-3 or (len(kept) == len(factors) and kept[0] < 1 + NEAR_ONE):
         return None
-    return at.entry + at.x * factors.astype(np.float32)[:, None, None, None]
+    branch, entry = branch_of(at)
+    return entry + branch * factors.astype(np.float32)[:, None, None, None]
 
 
 def scaled_branch(at: LayerContext) -> Array | None:
@@ -99,7 +111,8 @@ def scaled_branch(at: LayerContext) -> Array | None:
     factors = branch_factors(at)
     if factors is None or np.ptp(factors) > 1e-3 or not 0.1 < factors[0] < 1 - NEAR_ONE:
         return None
-    return at.entry + at.x * factors.astype(np.float32)[:, None, None, None]
+    branch, entry = branch_of(at)
+    return entry + branch * factors.astype(np.float32)[:, None, None, None]
 
 
 BLOCK = [
@@ -115,6 +128,7 @@ BLOCK = [
         "project_bn output",
         "the block's input is added before the last batch norm: add it after",
         where_residual(residual_before_norm),
+        whole=True,
     ),
     Suspect(
         "residual-twice",
@@ -145,16 +159,24 @@ BLOCK = [
         f"{FIRST} output",
         "the block is run twice: its number of repeats is too large, or its output is fed back",
         twice(lambda at: at.block),
+        whole=True,
+    ),
+    Suspect(
+        "block-twice",
+        "output",
+        "the block is run twice: its number of repeats is too large, or its output is fed back",
+        again,
     ),
     Suspect(
         "block-twice",
         f"{FIRST} output",
         "the block before this one is run twice: its number of repeats is too large",
         twice(lambda at: at.previous),
+        whole=True,
     ),
     Suspect(
         "drop-connect",
-        "output",
+        "project_bn output",
         "drop-connect is at work: it drops the whole branch of some images and enlarges that of "
         "the others, which belongs to training alone (model.eval())",
         drop_connect,
@@ -162,7 +184,7 @@ BLOCK = [
     ),
     Suspect(
         "drop-connect",
-        "output",
+        "project_bn output",
         "the scaling of drop-connect is left in: the branch is multiplied by 1 - rate, and it "
         "should be added as it is",
         scaled_branch,

@@ -53,6 +53,7 @@ class Suspect(NamedTuple):
     other: Callable[[str], str] | None = None  # name -> name of the tensor used instead, if it fits
     input: Callable[[LayerContext], Array | None] | None = None  # `value` is the input, too
     fitted: bool = False
+    whole: bool = False  # it changes the layers of these kinds together, not one without the other
 
 
 def kernels_of(at: LayerContext) -> list[Array]:

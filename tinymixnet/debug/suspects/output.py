@@ -113,6 +113,7 @@ OUTPUT = [
         "head/pool logits",
         "the head pools before its activation: ReLU comes first, then the mean over the pixels",
         before_activation,
+        whole=True,
     ),
     Suspect(
         "pool-before-activation",

@@ -144,5 +144,6 @@ SQUEEZE_EXCITE = [
         "activation that follows it",
         not_weighed_after,
         input=weighed_before,
+        whole=True,
     ),
 ]
