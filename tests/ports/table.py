@@ -243,11 +243,7 @@ def picture() -> np.ndarray:
 def record_ports(
     folder: Path, patterns: Sequence[str] = ("*",), keep: bool = False
 ) -> Iterator[str]:
-<<<<<<< HEAD
-    """Record the ports whose names fit a pattern, and report each. keep: skip those that are there."""
-=======
     """Record the ports whose names fit a pattern, and report each. keep: those that are there."""
->>>>>>> s13-layouts13
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "pixels.npy", picture())
     shop = Workshop(folder, picture())
