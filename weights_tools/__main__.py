@@ -1,13 +1,17 @@
-"""python -m weights_tools: fetch, extract, convert, inspect, evaluate, record."""
+"""python -m weights_tools: fetch, extract, convert, export, inspect, evaluate, record."""
 
 import argparse
 import sys
 
 from tinymixnet.cli import Parser, run
 from tinymixnet.debug.commands import positive
+from tinymixnet.debug.strict_json import write_json
 from tinymixnet.engine.architecture import VARIANTS
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.weights import Weights
+from tinymixnet.errors import printable
+
+EXPORTS = ("safetensors", "npz", "onnx", "openvino", "tf-checkpoint", "keras")
 
 
 def parser() -> Parser:
@@ -58,32 +62,79 @@ def parser() -> Parser:
     converting = commands.add_parser(
         "convert",
         parents=[output],
-        help="make a weights file of timm's .safetensors",
-        description="Make a weights file of a state dict of timm's tf_mixnet_s, _m or _l.",
+        help="make a weights file of another framework's model",
+        description="Make a weights file of a MixNet in a file of another framework: a state dict "
+        "with timm's names (.safetensors, .npz, PyTorch's .pth), an ONNX graph, an OpenVINO model, "
+        "a TensorFlow graph or SavedModel, a TensorFlow Lite or a Keras model. The content of the "
+        "file tells which it is.",
         example="python -m weights_tools convert tf_mixnet_l.safetensors -o mixnet-l.h5",
     )
-    converting.add_argument("state_dict", metavar="FILE.safetensors", help="the state dict")
+    converting.add_argument("source", metavar="FILE", help="the model, a file or a folder")
+    converting.add_argument(
+        "--check",
+        action="store_true",
+        help="run the original in its own framework, too, and compare the answers",
+    )
     converting.add_argument(
         "--preset",
         choices=PRESETS,
-        default="timm",
-        help="how photos are cropped and resized (timm)",
+        help="how photos are cropped and resized (as the file says, else timm)",
     )
     converting.add_argument(
-        "--input-size", type=positive, default=224, metavar="N", help="pixels a side (224)"
+        "--input-size",
+        type=positive,
+        metavar="N",
+        help="pixels a side (as the file says, else 224)",
     )
-    converting.add_argument("--licence", default="", metavar="TEXT", help="of the weights")
+    converting.add_argument("--licence", metavar="TEXT", help="of the weights")
     converting.set_defaults(run=run_convert)
+
+    exporting = commands.add_parser(
+        "export",
+        help="write weights in another framework's format",
+        description="Write weights in the format of another framework: a state dict for timm, a "
+        "whole network for ONNX, OpenVINO or Keras, or a TensorFlow checkpoint.",
+        example="python -m weights_tools export mixnet-l.h5 --to onnx -o mixnet-l.onnx",
+    )
+    exporting.add_argument(
+        "weights", metavar="WEIGHTS", help="a .h5 file, or the name of fetched weights (mixnet-l)"
+    )
+    exporting.add_argument(
+        "--to", required=True, choices=EXPORTS, metavar="FORMAT", help=", ".join(EXPORTS)
+    )
+    exporting.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="a new file; for a checkpoint a new folder; for OpenVINO the .xml, and a .bin appears "
+        "beside it",
+    )
+    exporting.add_argument(
+        "--size", type=positive, metavar="N", help="pixels a side of the network's input"
+    )
+    exporting.add_argument(
+        "--channels", choices=("RGB", "BGR"), help="the order of colours (OpenVINO BGR, else RGB)"
+    )
+    exporting.add_argument(
+        "--normalized",
+        action="store_true",
+        default=None,
+        help="leave the normalisation of the pixels to the caller",
+    )
+    exporting.set_defaults(run=run_export)
 
     inspecting = commands.add_parser(
         "inspect",
         help="print what is in a file of weights",
-        description="Print the metadata and the tensors of any file that the other commands read.",
+        description="Print what a file of weights is, which framework wrote it, what of a MixNet "
+        "is missing or surplus in it, and its tensors.",
         example="python -m weights_tools inspect mixnet-l.h5",
     )
     inspecting.add_argument(
-        "file", metavar="FILE", help="a weights file, a checkpoint or a .safetensors"
+        "file", metavar="FILE", help="a weights file, a checkpoint, or what `convert` reads"
     )
+    inspecting.add_argument("--json", action="store_true", help="print one JSON object")
     inspecting.set_defaults(run=run_inspect)
 
     evaluating = commands.add_parser(
@@ -152,14 +203,24 @@ def run_convert(arguments: argparse.Namespace) -> int:
     from weights_tools.convert import convert
 
     a = arguments
-    metadata = {
-        "preset": a.preset,
-        "preset_parameters": PRESETS[a.preset][1],
-        "input_size": a.input_size,
-        "licence": a.licence,
-    }
-    weights = convert(a.state_dict, a.output, a.variant, a.float16, a.labels, **metadata)
+    metadata = {"input_size": a.input_size, "licence": a.licence}
+    if a.preset:
+        metadata |= {"preset": a.preset, "preset_parameters": PRESETS[a.preset][1]}
+    given = {name: value for name, value in metadata.items() if value is not None}
+    weights = convert(a.source, a.output, a.variant, a.float16, a.labels, a.check, **given)
     return _report(a.output, weights)
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    from weights_tools.export import export
+
+    a = arguments
+    weights = export(
+        a.weights, a.to, a.output, size=a.size, channels=a.channels, normalized=a.normalized
+    )
+    network = weights.architecture
+    print(f"{printable(a.output)}: {network.variant}, {network.classes} classes, for {a.to}")
+    return 0
 
 
 def _report(path: str, weights: Weights) -> int:
@@ -171,8 +232,11 @@ def _report(path: str, weights: Weights) -> int:
 
 
 def run_inspect(arguments: argparse.Namespace) -> int:
-    from weights_tools.inspect_file import describe
+    from weights_tools.inspect_file import describe, inspect
 
+    if arguments.json:
+        print(write_json(inspect(arguments.file)))
+        return 0
     for line in describe(arguments.file):
         print(line)
     return 0

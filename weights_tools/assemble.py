@@ -2,9 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from tinymixnet.engine.hdf5 import Hdf5File
 from tinymixnet.engine.metadata import check_format
 from tinymixnet.engine.weights import count_problems
 from tinymixnet.errors import CheckpointError, printable
+from weights_tools.formats.labels import read_classes
 
 MAX_PROBLEMS = 8  # that a message lists; the rest is only counted
 
@@ -57,12 +58,30 @@ def file_sha256(path: StrPath) -> str:
         return content_hash(file, "sha256")
 
 
+def content_hash_of(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and contents of all files in a folder."""
+    if not path.is_dir():
+        return file_sha256(path)
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            digest.update(f"{file.relative_to(path).as_posix()}\0{file_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
 def content_hash(file: IO[bytes], algorithm: str) -> str:
     """Return the hash of what is left to read of an open file, as hexadecimal digits."""
     digest = hashlib.new(algorithm)
     while piece := file.read(1 << 20):
         digest.update(piece)
     return digest.hexdigest()
+
+
+def find_labels(path: StrPath | None, classes: int, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of the classes: from a file of labels, else from the model's notes."""
+    if path is None and known.get("labels"):
+        return {"labels": known["labels"]}
+    return read_classes(path, classes)
 
 
 def check_weights_output(output: StrPath, inputs: Iterable[StrPath | None] = ()) -> None:

@@ -154,6 +154,11 @@ def place(variable: str) -> Place:
     return Place(match["scope"], match["kind"], match["tensor"])
 
 
+def place_of(variable: str) -> Place | None:
+    """Return the place that a name describes; None if it is no variable of the network."""
+    return place(variable) if _VARIABLE.fullmatch(variable) else None
+
+
 def canonical_place(name: str) -> Place:
     """Return the place that the canonical name of a tensor describes."""
     layer, tensor = name.rsplit("/", 1)

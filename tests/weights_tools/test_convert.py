@@ -232,13 +232,15 @@ def test_describe_escapes_what_could_change_a_terminal(tmp_path):
 def test_describe_every_kind_of_file(tmp_path, small):
     state = save(tmp_path / "model.safetensors", small, architecture="tf_mixnet_s")
     lines = list(describe(state))
-    assert lines[0] == "architecture: tf_mixnet_s"
+    assert lines[:3] == ["file: safetensors", "architecture: tf_mixnet_s", "network: tiny"]
     assert f"{len(small)} tensors" == lines[-1]
     assert any(line.split() == ["classifier.bias", "float32", "2"] for line in lines)
 
     write_checkpoint(tmp_path / "model.ckpt", {"stem/x": np.ones((2, 3), np.float32)})
     lines = list(describe(tmp_path / "model.ckpt"))
-    assert lines[1].split() == ["stem/x", "float32", "2", "x", "3"]
+    assert lines[0] == "file: TensorFlow checkpoint"
+    assert "network: no known MixNet" in lines
+    assert lines[-2].split() == ["stem/x", "float32", "2", "x", "3"]
 
     lines = list(describe(BUNDLED))
     about = dict(line.split(": ", 1) for line in lines if ": " in line)

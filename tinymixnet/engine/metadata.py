@@ -34,6 +34,7 @@ class Metadata:
     std: tuple[float, ...] = (58.395, 57.12, 57.375)  # RGB, divided by
     epsilon: float = 1e-3  # batch norm's
     averages: bool = True  # moving averages of the training (EMA), or the raw last values
+    folded: bool = False  # whether the file they are from had batch norm folded into the kernels
     name: str = ""  # what to call these weights
     source: str = ""
     source_sha256: str = ""
@@ -50,6 +51,8 @@ def to_attributes(architecture: Architecture, metadata: Metadata) -> dict[str, A
     """The attributes of a weights file; the labels are not among them, they are a dataset."""
     attributes = {f.name: getattr(metadata, f.name) for f in fields(metadata)}
     del attributes["labels"]
+    if not metadata.folded:
+        del attributes["folded"]
     for name in CLASS_LISTS:
         values = attributes.pop(name)
         if values:
@@ -105,6 +108,7 @@ def read_metadata(attributes: Mapping[str, Any], classes: int) -> Metadata:
         std=_typed(attributes, "std", tuple),
         epsilon=_typed(attributes, "epsilon", float),
         averages=_typed(attributes, "averages", bool),
+        folded=_typed({"folded": False, **attributes}, "folded", bool),  # older files lack it
         wordnet_ids=_class_list(attributes, "wordnet_ids", classes),
         imagenet_indices=_class_list(attributes, "imagenet_indices", classes),
         **{name: _typed(attributes, name, str) for name in texts},

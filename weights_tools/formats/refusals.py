@@ -9,27 +9,22 @@ EXTRACT = "python -m weights_tools extract"
 CONVERT = "python -m weights_tools convert"
 
 HDF5 = "an HDF5 file: weights that tinymixnet reads as they are, or a Keras model (.h5)"
-KERAS = (
-    "a Keras model (.keras): in TensorFlow 1 style, save its variables with "
-    "tf.compat.v1.train.Saver, or write its layers down with: python -m weights_tools record"
-)
-PYTORCH = (
-    "a PyTorch file, a pickle, which may run any code when it is loaded: in PyTorch, call "
-    "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors'), then: "
-    f"{CONVERT} model.safetensors"
+KERAS = f"a Keras model (.keras); turn it into weights with: {CONVERT}"
+PYTORCH = f"a PyTorch file; turn it into weights with: {CONVERT}"
+OLD_PYTORCH = (
+    "a PyTorch file of the old kind, all of it one pickle, which may run any code when it is "
+    "loaded: in PyTorch, call torch.save(torch.load(FILE, weights_only=True), 'new.pth'), then: "
+    f"{CONVERT} new.pth"
 )
 PICKLE = "a Python pickle, which may run any code when it is loaded"
-ONNX = (
-    "an ONNX model, whose weights cannot be taken over; its layers can be written down with: "
-    "python -m weights_tools record"
-)
+ONNX = f"an ONNX model; turn it into weights with: {CONVERT}"
 GRAPH = (
-    "a TensorFlow graph or SavedModel (.pb), not a checkpoint of its variables; its layers can be "
-    "written down with: python -m weights_tools record"
+    "a TensorFlow graph (.pb), not a checkpoint of its variables; turn it into weights with: "
+    f"{CONVERT}"
 )
 SAVED_MODEL = (
-    "a TensorFlow SavedModel, not a checkpoint of the original graph; its layers can be written "
-    "down with: python -m weights_tools record"
+    "a TensorFlow SavedModel, not a checkpoint of the original graph; turn it into weights with: "
+    f"{CONVERT}"
 )
 SAFETENSORS = f"a safetensors file; turn it into weights with: {CONVERT}"
 CHECKPOINT = f"a TensorFlow checkpoint; turn it into weights with: {EXTRACT}"
@@ -45,7 +40,7 @@ OBJECT_BASED = (
 WEB_PAGE = "a web page: the download failed, fetch the file again"
 LFS_POINTER = "a pointer of Git LFS, not the file itself: run git lfs pull"
 NUMPY = "NumPy arrays (.npy, .npz), not a checkpoint"
-TFLITE = "a TensorFlow Lite model; take the checkpoint that it was made from"
+TFLITE = f"a TensorFlow Lite model; turn it into weights with: {CONVERT}"
 GGUF = "a GGUF file, which holds no MixNet"
 ZIP = "a zip file: unpack it and give what is in it"
 PACKED = "packed with bzip2, xz, zstd or 7-Zip: unpack it first"
@@ -56,7 +51,7 @@ TABLE_MAGIC = bytes.fromhex("57fb808b247547db")  # the last bytes of a table of 
 
 _BEGINNINGS = {
     b"\x89HDF\r\n\x1a\n": HDF5,
-    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19": PYTORCH,  # before version 1.6
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19": OLD_PYTORCH,  # before version 1.6
     b"\x80\x02": PICKLE,
     b"\x80\x03": PICKLE,
     b"\x80\x04": PICKLE,

@@ -12,6 +12,7 @@ Source: the format's description in the README of huggingface/safetensors.
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,3 +178,24 @@ def _check_places(tensors: dict[str, StoredTensor], start: int, file_size: int) 
         end += stored.size
     if end != file_size:
         raise _bad(f"its tensors end at byte {end:,}, the file at {file_size:,}")
+
+
+def write_safetensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], notes: Mapping[str, str]
+) -> None:
+    """Write tensors, in the order of their names, with notes of text. An old file is replaced."""
+    types = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
+    header: dict[str, Any] = {NOTES: dict(notes)} if notes else {}
+    end, stored = 0, []
+    for name, tensor in sorted(tensors.items()):
+        dtype = tensor.dtype.newbyteorder("<") if tensor.dtype.itemsize > 1 else tensor.dtype
+        values = np.ascontiguousarray(tensor, dtype)
+        offsets = [end, end := end + values.nbytes]
+        header[name] = {"dtype": types[dtype], "shape": [*tensor.shape], "data_offsets": offsets}
+        stored.append(values)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the values begin at a multiple of 8 bytes
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for values in stored:
+            file.write(values.data)

@@ -1,0 +1,66 @@
+"""A small network as a weights file, and what the tests of other frameworks' formats need."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
+from tinymixnet.engine.architecture import VARIANTS
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.engine.weights import Weights
+from tinymixnet.engine.weights_writer import write_weights
+from tinymixnet.model import Model
+
+METADATA = Metadata(
+    labels=("cat", "dog, or wolf", "café", "d", "e", "f"),
+    input_size=64,
+    preset="square",
+    preset_parameters={"crop": 0.9},
+    licence="Apache-2.0",
+    name="small",
+)
+WEIGHTS = Weights(TINY, synthetic_tensors(TINY), METADATA)
+PIXELS = synthetic_image(3, 64, 64).astype(np.float32)
+CLOSE = 1e-5  # of the logits, to the largest of them: what the issue of each runtime may add
+
+
+def needed(name: str) -> Any:
+    """A package that a format takes: CI has them all, elsewhere one may be missing."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return importlib.import_module(name) if os.environ.get("CI") else pytest.importorskip(name)
+
+
+def small_network() -> Iterator[None]:
+    """Make TINY one of the known networks, so that the files are small, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "tiny", (TINY.block_strings, TINY.stem_filters, 1.0))
+        patch.setattr("tinymixnet.engine.architecture.HEAD_FILTERS", TINY.head_filters)
+        yield
+
+
+def weights_file(path: Path) -> Path:
+    write_weights(path, WEIGHTS)
+    return path
+
+
+def logits(weights: Weights = WEIGHTS, pixels: np.ndarray = PIXELS) -> np.ndarray:
+    return Model(*weights)(pixels)
+
+
+def distance(ours: np.ndarray, theirs: Any) -> float:
+    return float(np.abs(ours - np.asarray(theirs)).max() / np.abs(ours).max())
+
+
+def assert_equal(left: Weights, right: Weights) -> None:
+    """All tensors are equal to the last bit."""
+    assert left.architecture == right.architecture
+    assert {n: x.tobytes() for n, x in left.tensors.items()} == {
+        n: x.tobytes() for n, x in right.tensors.items()
+    }

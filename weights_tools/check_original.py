@@ -1,0 +1,141 @@
+"""Run a model in its own framework on a photo, and compare its answer with ours."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinymixnet.engine.kernels import Array, softmax
+from tinymixnet.engine.pixels import check_pixels
+from tinymixnet.engine.weights import BUNDLED, Weights
+from tinymixnet.errors import CheckpointError
+from tinymixnet.model import Model
+from weights_tools.extras import import_extra
+from weights_tools.graphs.from_tensorflow import graph_def, import_tensorflow
+from weights_tools.graphs.graph import Graph
+from weights_tools.sources import STATE_DICTS, Source, one_line, open_state_dict, read_graph
+from weights_tools.timm_names import canonical_sources, timm_sources
+
+PHOTO = BUNDLED.parent / "cat.jpg"  # that comes with the package
+
+
+def check_original(path: Path, source: Source, weights: Weights) -> float:
+    """Return the largest difference of the logits to ours, as a share of the largest logit.
+
+    Both get the photo that comes with the package. The original gets it as its input must be: in
+    its order of axes and colours, in its range, normalised or not. A model that gives only
+    probabilities is compared by these. Raises TinyMixNetError if its framework is not installed.
+    """
+    model = Model(*weights)
+    pixels = check_pixels(model.pixels(PHOTO)).astype(np.float32)
+    ours = model(pixels)
+    if source.kind == "keras-weights":
+        raise CheckpointError(f"{path}: has no model that could be run: check its .keras file")
+    with one_line(path):
+        if source.kind in STATE_DICTS:
+            answers = _run_timm(path, source, weights, pixels)
+        else:
+            graph = read_graph(source.kind, path)
+            answers = RUNNERS[source.kind](path, _as_their_input(pixels, graph, source, weights))
+    answers = [np.asarray(answer, np.float32) for answer in answers]
+    shown = [answer.reshape(ours.shape) for answer in answers if answer.size == ours.size]
+    if not shown:
+        shapes = [answer.shape for answer in answers]
+        raise CheckpointError(
+            f"{path}: none of its outputs has {ours.size} numbers, found shapes {shapes}"
+        )
+    return min(
+        float(np.abs(answer - own).max() / np.abs(own).max())
+        for answer in shown
+        for own in ([softmax(ours)] if np.allclose(answer.sum(axis=1), 1) else [ours])
+    )
+
+
+def _as_their_input(pixels: Array, graph: Graph, source: Source, weights: Weights) -> Array:
+    """Return the pixels as the graph takes them: pixels is (1, S, S, 3), RGB, 0..255."""
+    preprocessing, metadata = source.preprocessing, weights.metadata
+    assert preprocessing is not None  # every graph has some
+    x = pixels
+    if not preprocessing.inside:
+        x = (x - np.array(metadata.mean, np.float32)) / np.array(metadata.std, np.float32)
+    if preprocessing.unit:
+        x = x / np.float32(255)
+    if preprocessing.bgr != preprocessing.reversed_inside:
+        x = x[..., ::-1]
+    if graph.channels_first:
+        x = x.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(x)
+
+
+def _run_onnx(path: Path, x: Array) -> list[Array]:
+    runtime = import_extra("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})
+
+
+def _run_openvino(path: Path, x: Array) -> list[Array]:
+    core = import_extra("openvino", "openvino").Core()
+    compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return list(compiled(x).values())
+
+
+def _run_tensorflow(path: Path, x: Array) -> list[Array]:
+    tf = import_tensorflow()
+    definition, graph = graph_def(tf, path), tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(definition, name="")
+    operations = graph.get_operations()
+    taken = {tensor.name for op in operations for tensor in op.inputs}
+    image = next(op for op in operations if op.type == "Placeholder").outputs[0]
+    ends = [t for op in operations for t in op.outputs if t.name not in taken]
+    floats = [t for t in ends if t.dtype == tf.float32 and t.name != image.name]
+    with tf.compat.v1.Session(graph=graph) as session:
+        return session.run(floats, {image: x})
+
+
+def _run_keras(path: Path, x: Array) -> list[Array]:
+    import_tensorflow()
+    model = import_extra("keras", "keras").models.load_model(path, compile=False, safe_mode=True)
+    answers = model(x, training=False)
+    return [np.asarray(answer) for answer in (answers if isinstance(answers, list) else [answers])]
+
+
+def _run_tflite(path: Path, x: Array) -> list[Array]:
+    interpreter = import_tensorflow().lite.Interpreter(str(path))
+    [image] = interpreter.get_input_details()
+    interpreter.resize_tensor_input(image["index"], x.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(image["index"], x)
+    interpreter.invoke()
+    return [interpreter.get_tensor(end["index"]) for end in interpreter.get_output_details()]
+
+
+def _run_timm(path: Path, source: Source, weights: Weights, pixels: Array) -> list[Array]:
+    """Load the file's own tensors into timm's network, and run it on normalised pixels."""
+    timm, torch = import_extra("timm", "timm"), import_extra("torch", "torch")
+    state, _ = open_state_dict(source.kind, path)
+    theirs = canonical_sources(state.tensors, str(path))
+    names = timm_sources(source.architecture)
+    tensors = {
+        names[ours].name: torch.from_numpy(state.read(place.name)).float()
+        for ours, place in theirs.items()
+    }
+    name = f"tf_{source.architecture.variant.replace('-', '_')}"
+    network = timm.create_model(name, num_classes=source.architecture.classes)
+    network.load_state_dict(tensors)
+    metadata = weights.metadata
+    x = (pixels - np.array(metadata.mean, np.float32)) / np.array(metadata.std, np.float32)
+    with torch.inference_mode():
+        answer = network.eval()(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
+    return [answer.numpy()]
+
+
+RUNNERS: dict[str, Any] = {
+    "onnx": _run_onnx,
+    "openvino": _run_openvino,
+    "tensorflow": _run_tensorflow,
+    "keras": _run_keras,
+    "tflite": _run_tflite,
+}

@@ -1,0 +1,1 @@
+"""Write weights, or the whole network with them, in the formats of other frameworks."""

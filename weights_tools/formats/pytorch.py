@@ -1,0 +1,206 @@
+"""Read the tensors of a PyTorch file (.pt, .pth) without running anything that is in it.
+
+Such a file is a zip: NAME/data.pkl is a pickle that says which tensors there are, and each file in
+NAME/data/ holds the values of one storage. A pickle is a small program, which may call any function
+of any module. So it is run here with nearly nothing to call: only the names in `_known` exist, and
+they are our own stand-ins, which note what a tensor looks like. PyTorch itself is not needed.
+"""
+
+import collections
+import math
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinymixnet.debug.checks import as_path
+from tinymixnet.engine.budget import budget
+from tinymixnet.errors import CheckpointError, TinyMixNetError
+from weights_tools.formats import bfloat16
+
+LARGEST_PICKLE = 8 << 20  # bytes; MixNet-L's has some 60,000
+MOST_MEMBERS = 20_000
+STATE_KEYS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "module")
+DTYPES: dict[str, np.dtype] = {
+    "DoubleStorage": np.dtype("<f8"),
+    "FloatStorage": np.dtype("<f4"),
+    "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": bfloat16.BITS,
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+}
+
+
+class StoredTensor(NamedTuple):
+    """What the pickle says of one tensor."""
+
+    storage: str  # the key of the file in NAME/data/
+    kind: str  # FloatStorage, ...
+    offset: int  # in numbers
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in numbers
+
+    @property
+    def dtype(self) -> str:
+        return "bfloat16" if self.kind == "BFloat16Storage" else DTYPES[self.kind].name
+
+
+class PytorchFile(NamedTuple):
+    """The state dict of a PyTorch file. `read` gets the values of one tensor."""
+
+    path: Path
+    prefix: str  # the folder in the zip
+    tensors: dict[str, StoredTensor]
+
+    def read(self, name: str) -> np.ndarray:
+        """Return the values of one tensor in a new array; bfloat16 widened to float32."""
+        tensor = self.tensors[name]
+        dtype = DTYPES[tensor.kind]
+        with _errors(self.path), zipfile.ZipFile(self.path) as archive:
+            info = archive.getinfo(f"{self.prefix}/data/{tensor.storage}")
+            if info.compress_type != zipfile.ZIP_STORED:  # torch.save never packs
+                raise CheckpointError(f"{name[:80]!r}: refused, its values are packed")
+            values = np.frombuffer(archive.read(info), dtype)
+        last = tensor.offset + sum(
+            (n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True)
+        )
+        if math.prod(tensor.shape) and last >= values.size:
+            raise CheckpointError(f"{self.path}: the file ends inside {name[:80]!r}")
+        view = np.lib.stride_tricks.as_strided(
+            values[tensor.offset :],
+            tensor.shape,
+            [step * dtype.itemsize for step in tensor.strides],
+            writeable=False,
+        )
+        array = np.array(view)  # a copy that is contiguous, also without any axis
+        return bfloat16.widen(array) if tensor.kind == "BFloat16Storage" else array
+
+
+def open_pytorch(path: str | os.PathLike[str]) -> PytorchFile:
+    """Return the state dict of a .pt or .pth file: the file's own, or the one inside it.
+
+    Raises CheckpointError, also for a pickle that would call any function but those that rebuild
+    tensors.
+    """
+    path = as_path(path)
+    with _errors(path):
+        budget.check("weights_file_bytes", path.stat().st_size, "the file")
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if len(names) > MOST_MEMBERS:
+                raise CheckpointError(f"{len(names):,} members, at most {MOST_MEMBERS:,}")
+            pickles = [name for name in names if name.endswith("/data.pkl")]
+            if len(pickles) != 1:
+                raise CheckpointError("expected one data.pkl in it, as torch.save writes")
+            prefix = pickles[0].rpartition("/")[0]
+            order = f"{prefix}/byteorder"
+            if order in names and archive.read(order) != b"little":
+                raise CheckpointError("its numbers are big-endian; save it on another machine")
+            info = archive.getinfo(pickles[0])
+            if info.file_size > LARGEST_PICKLE:
+                raise CheckpointError(f"refused, a pickle of {info.file_size:,} bytes")
+            with archive.open(info) as stream:
+                content = _Unpickler(stream).load()
+    tensors = _state_dict(content)
+    if not tensors:
+        raise CheckpointError(f"{path}: holds no state dict, a dict of names and tensors")
+    return PytorchFile(path, prefix, tensors)
+
+
+def _state_dict(content: Any) -> dict[str, StoredTensor]:
+    """Return the tensors of the first dict that has some: the whole, or one of the usual keys."""
+    candidates = [content]
+    if isinstance(content, Mapping):
+        candidates += [content.get(key) for key in STATE_KEYS]
+    for candidate in candidates:
+        if isinstance(candidate, Mapping):
+            found = {
+                name: value
+                for name, value in candidate.items()
+                if isinstance(name, str) and isinstance(value, StoredTensor)
+            }
+            if found:
+                return found
+    return {}
+
+
+class _Storage(NamedTuple):
+    kind: str
+    key: str
+
+
+class _Ignored:
+    """Stands for an object that is no tensor, such as an optimizer's settings."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> StoredTensor:
+    """Note a tensor, in the place of torch._utils._rebuild_tensor_v2."""
+    numbers = (offset, *shape, *strides)
+    whole = all(type(number) is int and 0 <= number < 1 << 40 for number in numbers)
+    if not isinstance(storage, _Storage) or not whole or len(shape) != len(strides):
+        raise CheckpointError("a tensor of impossible shape in its pickle")
+    budget.check("weights_file_bytes", math.prod(shape), "a tensor")
+    return StoredTensor(storage.key, storage.kind, offset, tuple(shape), tuple(strides))
+
+
+class _Unpickler(pickle._Unpickler):
+    """Knows a few names, all of them stand-ins; every other name is refused.
+
+    This is the unpickler that is written in Python. The one in C can be made to ask for gigabytes.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _tensor
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda tensor, *_: tensor
+        if module == "torch" and name in DTYPES:
+            return name
+        if (module, name) in (("torch", "Size"), ("builtins", "set"), ("torch", "device")):
+            return _Ignored
+        if (module, name) == ("argparse", "Namespace"):
+            return _Ignored
+        raise CheckpointError(
+            f"refused, its pickle calls {module[:60]}.{name[:60]}, which a state dict does not "
+            "need: save model.state_dict() alone"
+        )
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        if isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and pid[1] in DTYPES:
+            return _Storage(pid[1], str(pid[2]))
+        raise CheckpointError("its pickle refers to something that is no storage of a tensor")
+
+
+class _errors:
+    """Turns whatever a damaged file makes zipfile or pickle raise into an error of one line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, TinyMixNetError):
+            raise CheckpointError(f"{self.path}: {error}") from None
+        if isinstance(error, Exception):
+            reason = " ".join(str(error).split())[:200] or kind.__name__
+            raise CheckpointError(
+                f"{self.path}: not a PyTorch file we can read ({reason})"
+            ) from None

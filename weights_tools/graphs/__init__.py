@@ -1,0 +1,1 @@
+"""Find the weights of a MixNet in the graph of another framework."""

@@ -1,0 +1,139 @@
+"""Read a Keras model as a graph: its own layers, with their weights as they are. Needs `keras`."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinymixnet.engine.budget import budget
+from tinymixnet.errors import CheckpointError
+from weights_tools.extras import import_extra
+from weights_tools.graphs.from_tensorflow import import_tensorflow, read_keras_function
+from weights_tools.graphs.graph import Graph, Node
+
+WIDEST = 1 << 14  # the largest number in a config.json; MixNet's has 1,536
+NO_SIZES = ("shared_object_id", "seed")  # numbers in it that may be as large as they like
+OPERATIONS = {  # Keras's name of a layer's class -> ONNX's of its operation
+    "Conv2D": "Conv",
+    "DepthwiseConv2D": "Conv",
+    "Dense": "MatMul",
+    "Concatenate": "Concat",
+    "Activation": "Activation",
+    "ZeroPadding2D": "Pad",
+    "Permute": "Transpose",
+}
+
+
+def read_keras(path: Path) -> Graph:
+    """Return the graph of a Keras model, .keras or .h5, which must not bring code of its own.
+
+    A functional model is read layer by layer, so that a batch norm stays what it is. Any other
+    model becomes a TensorFlow graph first.
+    """
+    _check_sizes(path)
+    import_tensorflow()
+    keras = import_extra("keras", "keras")
+    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    if len(model.inputs) != 1:
+        raise CheckpointError(f"expected a Keras model with one input, found {len(model.inputs)}")
+    functional = isinstance(model, keras.Model) and hasattr(model, "operations")
+    if not functional or any(hasattr(op, "operations") for op in model.operations):
+        return read_keras_function(model)
+    constants: dict[str, np.ndarray] = {}
+    nodes: list[Node] = []
+    for op in model.operations:
+        if type(op).__name__ != "InputLayer":
+            nodes += _nodes(op, constants)
+    shape = tuple(side or 0 for side in model.inputs[0].shape)
+    return Graph("Keras", tuple(nodes), constants, (_tensor(model.inputs[0]),), shape)
+
+
+def _check_sizes(path: Path) -> None:
+    """Raise if a file is too large, once it is unpacked, or has far too wide layers.
+
+    Keras allocates what the model's description asks for, before it looks at the weights.
+    """
+    budget.check("weights_file_bytes", path.stat().st_size, "the file")
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+        budget.check("weights_file_bytes", size, "what is packed in the file")
+        waiting = [json.loads(archive.read("config.json"))]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [item for key, item in value.items() if key not in NO_SIZES]
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, int) and value > WIDEST:
+            raise CheckpointError(f"refused, its config.json has the size {str(value)[:40]}")
+
+
+def _tensor(tensor: Any) -> str:
+    return f"tensor {id(tensor)}"
+
+
+def _nodes(op: Any, constants: dict[str, np.ndarray]) -> list[Node]:
+    """Return what one layer of Keras is: an operation, and its activation if it has one."""
+    kind, name = type(op).__name__, op.name
+    if len(op._inbound_nodes) != 1:
+        raise CheckpointError(f"its layer {name[:80]!r} is used {len(op._inbound_nodes)} times")
+    inputs = tuple(map(_tensor, op._inbound_nodes[0].input_tensors))
+    outputs = tuple(map(_tensor, op._inbound_nodes[0].output_tensors))
+
+    def constant(label: str, values: Any) -> str:
+        constants[f"{name}/{label}"] = np.asarray(values)
+        return f"{name}/{label}"
+
+    if kind == "Normalization":
+        centred = f"{name}/centred"
+        mean, std = constant("mean", op.mean), constant("std", np.sqrt(np.asarray(op.variance)))
+        return [
+            Node("Sub", name, (*inputs, mean), (centred,)),
+            Node("Div", name, (centred, std), outputs),
+        ]
+    if kind == "Rescaling":
+        scaled = f"{name}/scaled"
+        factor, offset = constant("scale", op.scale), constant("offset", op.offset)
+        return [
+            Node("Mul", name, (*inputs, factor), (scaled,)),
+            Node("Add", name, (scaled, offset), outputs),
+        ]
+    options: dict[str, Any] = {}
+    if kind in ("Conv2D", "DepthwiseConv2D", "Dense"):
+        kernel, *bias = op.get_weights()
+        options = {
+            "axes": "HWIO",
+            "depthwise": kind == "DepthwiseConv2D",
+            "groups": getattr(op, "groups", 1),
+            "strides": getattr(op, "strides", (1, 1)),
+            "pads": None,
+        }
+        inputs = (*inputs, constant("kernel", kernel), *(constant("bias", b) for b in bias))
+    elif kind == "BatchNormalization":
+        options = {"epsilon": op.epsilon}
+        scale, center = op.gamma, op.beta
+        ones = np.ones_like(np.asarray(op.moving_mean))
+        values = {
+            "gamma": ones if scale is None else scale,
+            "beta": 0 * ones if center is None else center,
+            "mean": op.moving_mean,
+            "variance": op.moving_variance,
+        }
+        inputs = (*inputs, *(constant(label, value) for label, value in values.items()))
+    activation = getattr(getattr(op, "activation", None), "__name__", "linear")
+    operation = OPERATIONS.get(kind, kind)
+    if activation == "linear":
+        return [
+            Node("Identity" if kind == "Activation" else operation, name, inputs, outputs, options)
+        ]
+    if kind == "Activation":
+        return [Node("Activation", name, inputs, outputs)]
+    made = (f"{name}/before its activation",)
+    return [
+        Node(operation, name, inputs, made, options),
+        Node("Activation", name, made, outputs),
+    ]
