@@ -6,7 +6,8 @@ mistake or a failure becomes one line on standard error and an exit code, never 
 Exit codes, the same for all commands of `tinymixnet` and `weights_tools`:
 
     0    done; where two things were compared, they are alike
-    1    `compare` or `diagnose` found a difference; or standard input or output is closed or full
+    1    `compare` or `diagnose` found a difference, or a guess for `break` is wrong; or standard
+         input or output is closed or full
     2    something failed: a missing photo, an unknown option, a full disk. `classify` returns it
          also if only one of several photos failed
     130  stopped by Ctrl-C
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from tinymixnet.debug import commands as debug_commands
+from tinymixnet.debug import exercise_commands
 from tinymixnet.debug.strict_json import write_json
 from tinymixnet.engine import __version__
 from tinymixnet.engine.budget import read_environment
@@ -188,6 +190,7 @@ def parser() -> Parser:
     summary.set_defaults(run=run_summary)
     debug_commands.add_commands(commands, weights)
     report_commands.add_commands(commands, weights)
+    exercise_commands.add_commands(commands, weights)
     return top
 
 

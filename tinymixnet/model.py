@@ -188,7 +188,7 @@ class Model:
         else:  # `_prepare` would copy it, and there may not be memory for two
             pixels = _resize(photo, metadata, preset)
         if len(pixels) != 1:
-            raise ImageError(f"{image!r}: holds {len(pixels)} images, expected one")
+            raise ImageError(f"{short_repr(image)}: holds {len(pixels)} images, expected one")
         layers = {name: x[0] for name, x in self.layers(pixels) if name in ("image", "head/act")}
         box = None
         if photo is not None:

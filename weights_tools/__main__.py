@@ -163,7 +163,9 @@ def parser() -> Parser:
         example="python -m weights_tools record model.onnx input.npy -o DUMP",
     )
     recording.add_argument(
-        "model", metavar="MODEL", help="a .onnx, .keras, .h5, frozen .pb or SavedModel folder"
+        "model",
+        metavar="MODEL",
+        help="a .onnx, .keras, .h5, .tflite, OpenVINO .xml, frozen .pb or SavedModel folder",
     )
     recording.add_argument("input", metavar="INPUT.npy", help="the input, as the model takes it")
     recording.add_argument(

@@ -12,6 +12,7 @@ behind.
 """
 
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import IO
 import numpy as np
 
 from tinymixnet.debug.arrays import NpyFiles, reading
+from tinymixnet.engine.hdf5 import SIGNATURE
 from tinymixnet.errors import TraceError
 from weights_tools.recorders.keras_models import record_keras
 from weights_tools.recorders.onnx_files import record_onnx
@@ -34,28 +36,69 @@ __all__ = [
     "record_tensorflow", "record_tflite", "record_torch",
 ]  # fmt: skip
 
+KINDS = ".onnx, .keras, .h5, .tflite, OpenVINO's .xml, a frozen .pb or a SavedModel's folder"
+_BY_SUFFIX = {
+    ".onnx": "onnx",
+    ".keras": "keras",
+    ".h5": "keras",
+    ".hdf5": "keras",
+    ".pb": "tensorflow",
+    ".tflite": "tflite",
+    ".xml": "openvino",
+    ".pt": "torch",
+    ".pth": "torch",
+}
+
 
 def record_file(file: StrPath, inputs: np.ndarray, path: StrPath, layers: Sequence[str]) -> int:
-    """Record an .onnx, .keras, .h5 or .pb file or a SavedModel's folder that takes one input."""
+    """Record a file of any kind in `KINDS` that takes one input."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow logs a lot when it starts
-    suffix = Path(file).suffix.lower()
     if not os.path.exists(file):
         raise TraceError(f"{file}: no such file or folder")
     if not os.path.isdir(file) and not os.path.isfile(file):  # reading a pipe would wait for ever
         raise TraceError(f"{file}: neither a file nor a folder")
-    if suffix == ".onnx":
-        return record_onnx(file, inputs, path, layers)
-    if suffix in (".keras", ".h5", ".hdf5"):
+    kind = kind_of_file(Path(file))
+    if kind == "keras":
         keras = import_package("keras", "record-tensorflow")
         with one_line(file):  # safe_mode: the file must not bring its own code
             model = keras.models.load_model(file, compile=False, safe_mode=True)
             return record_keras(model, inputs, path, layers)
-    if suffix == ".pb" or os.path.isdir(file):
-        return record_tensorflow(file, inputs, path, layers)
+    recorders = {
+        "onnx": record_onnx,
+        "tensorflow": record_tensorflow,
+        "tflite": record_tflite,
+        "openvino": record_openvino,
+    }
+    if kind in recorders:
+        return recorders[kind](file, inputs, path, layers)
     raise TraceError(
-        f"{file}: expected .onnx, .keras, .h5, .pb or a SavedModel's folder; no file of a PyTorch "
-        "module is safe to load: call weights_tools.record.record_torch from Python"
+        f"{file}: expected {KINDS}; no file of a PyTorch module is safe to load: call "
+        "weights_tools.record.record_torch from Python"
     )
+
+
+def kind_of_file(path: Path) -> str:
+    """Return what a file or folder is: by its first bytes, or else by the end of its name.
+
+    ONNX files and frozen graphs begin with nothing of their own. "" for what nothing tells.
+    """
+    with reading(path):
+        if path.is_dir():
+            return "tensorflow" if (path / "saved_model.pb").exists() else ""
+        with open(path, "rb") as stream:
+            start = stream.read(4096)
+        if start[4:8] == b"TFL3":
+            return "tflite"
+        if start[:8] == SIGNATURE:
+            return "keras"
+        if start.lstrip()[:1] == b"<" and b"<net" in start:
+            return "openvino"
+        if start[:4] == b"PK\x03\x04":
+            with zipfile.ZipFile(path) as archive:
+                members = {member.rpartition("/")[2] for member in archive.namelist()}
+            if "data.pkl" in members:
+                return "torch"
+        return _BY_SUFFIX.get(path.suffix.lower(), "")
 
 
 def read_input(path: StrPath) -> np.ndarray:

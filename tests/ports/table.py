@@ -8,7 +8,7 @@ has no suffix), for pictures of 64 x 64 pixels in FOLDER/pixels.npy.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -82,6 +82,18 @@ class Port:
     recorded: str
     make: Make
     truth: tuple[str, ...] = RIGHT
+
+    @property
+    def truth_line(self) -> str:
+        """The first line that `diagnose` must print."""
+        return f"cause: {', '.join(self.truth) or 'none'}"
+
+    @property
+    def truth_in_words(self) -> str:
+        return ", ".join(self.truth) or "correct"
+
+    def dump(self, folder: Path) -> Path:
+        return folder / (self.name if self.name.endswith("folder") else f"{self.name}.npz")
 
 
 def _module(make: Callable[[Workshop], Any]) -> Make:
@@ -228,22 +240,21 @@ def picture() -> np.ndarray:
     return np.clip(np.round(pixels), 0, 255)[None].astype(np.float32)
 
 
-def main(folder: Path, patterns: list[str]) -> None:
-    folder.mkdir(exist_ok=True)
-    pixels = picture()
-    np.save(folder / "pixels.npy", pixels)
-    shop = Workshop(folder, pixels)
+def record_ports(
+    folder: Path, patterns: Sequence[str] = ("*",), keep: bool = False
+) -> Iterator[str]:
+    """Record the ports whose names fit a pattern, and report each; keep: not those that are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "pixels.npy", picture())
+    shop = Workshop(folder, picture())
     for port in PORTS:
-        if patterns and not any(fnmatchcase(port.name, pattern) for pattern in patterns):
-            continue
-        start = time.perf_counter()
-        suffix = "" if port.name.endswith("folder") else ".npz"
-        try:
-            count = port.make(shop, folder / f"{port.name}{suffix}")
-            print(f"{port.name}: {count} tensors, {time.perf_counter() - start:.1f} s", flush=True)
-        except Exception as error:
-            print(f"{port.name}: {error!r:.300}", flush=True)
+        wanted = any(fnmatchcase(port.name, pattern) for pattern in patterns)
+        if wanted and not (keep and port.dump(folder).exists()):
+            start = time.perf_counter()
+            count = port.make(shop, port.dump(folder))
+            yield f"{port.name}: {count} tensors, {time.perf_counter() - start:.1f} s"
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    for line in record_ports(Path(sys.argv[1]), sys.argv[2:] or ("*",)):
+        print(line, flush=True)

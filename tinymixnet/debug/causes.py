@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from tinymixnet.debug.measure import join_names
 from tinymixnet.debug.strict_json import json_values
+from tinymixnet.errors import printable
 
 
 class Cause(NamedTuple):
@@ -57,6 +58,7 @@ class Diagnosis(NamedTuple):
     layers: int  # how many layers were compared
     first: str | None  # the first of them that differs
     evidence: Evidence = Evidence({})
+    warnings: tuple[str, ...] = ()  # those of `compare`
 
     @property
     def alike(self) -> bool:
@@ -77,6 +79,7 @@ class Diagnosis(NamedTuple):
             "first": self.first,
             "causes": causes,
             **json_values(self.evidence._asdict()),
+            "warnings": list(self.warnings),
         }
 
     def text(self) -> str:
@@ -86,9 +89,10 @@ class Diagnosis(NamedTuple):
             lines.append(f"all {self.layers} layers that could be compared agree with ours")
         else:
             lines.append(f"of {self.layers} layers compared, {self.first} is the first to differ")
+        lines += [f"warning: {warning}" for warning in self.warnings]
         for cause in self.causes:
             more = f" and {len(cause.places) - 1} more" if len(cause.places) > 1 else ""
             lines += ["", f"{cause.slug}, at {cause.place}{more}", f"  {cause.sentence}"]
             explained = f", {cause.after:.1e} with this" if cause.slug != "unknown" else ""
             lines.append(f"  error fed with their input: {cause.before:.1e}{explained}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))  # names of theirs are somebody else's text

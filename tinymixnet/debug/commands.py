@@ -170,16 +170,25 @@ def picture_of(model: Model, arguments: argparse.Namespace, image: str) -> np.nd
 
 
 def dump_of(model: Model, pixels: np.ndarray, arguments: argparse.Namespace) -> "Dump":
-    """Open OTHER as layers of this network for these pixels, paired by value where names leave
-    doubt."""
+    """Open OTHER as layers of this network, paired by value where the names leave doubt."""
+    always = getattr(arguments, "pairs", False)
+    return by_value(model, pixels, opened_dump(model, pixels, arguments), always)
+
+
+def opened_dump(model: Model, pixels: np.ndarray, arguments: argparse.Namespace) -> "Dump":
+    """Open OTHER as layers of this network, as names and order say."""
     from tinymixnet.debug.dumps import open_dump
-    from tinymixnet.debug.pairing import pair
 
     n, h, w, _ = pixels.shape
     names, layout = arguments.names, arguments.layout
-    dump = open_dump(arguments.other, model.architecture, n, h, w, names, layout)
-    wanted = not dump.certain or getattr(arguments, "pairs", False)
-    return pair(model, pixels, dump) if wanted else dump
+    return open_dump(arguments.other, model.architecture, n, h, w, names, layout)
+
+
+def by_value(model: Model, pixels: np.ndarray, dump: "Dump", always: bool = False) -> "Dump":
+    """Pair the tensors of a dump by value; not where the names are certain, unless `always`."""
+    from tinymixnet.debug.pairing import pair
+
+    return pair(model, pixels, dump, progress=True) if always or not dump.certain else dump
 
 
 def _print_pairs(dump: "Dump") -> int:
@@ -324,14 +333,11 @@ def _compare_image(
 ) -> "Comparison":
     """Compare with a run of ours on the image."""
     from tinymixnet.debug.compare import compare
-    from tinymixnet.debug.manifest import manifest_of
 
     model = load(arguments.weights)
     pixels = picture_of(model, arguments, image)
     dump = dump_of(model, pixels, arguments)
-    manifest = None
-    if dump.trace.manifest:  # a trace of ours: then pixels and weights can be compared
-        manifest = manifest_of(model, pixels, *_origin(model, arguments, image))
+    manifest = _manifest(model, pixels, dump, arguments, image)
     if arguments.isolated or arguments.precision:
         comparison = _fed(arguments, model, pixels, dump, manifest)
     else:
@@ -356,6 +362,17 @@ def _fed(
     return isolated(model, pixels, dump, arguments.tolerance, manifest)
 
 
+def _manifest(
+    model: Model, pixels: np.ndarray, dump: "Dump", arguments: argparse.Namespace, image: str
+) -> "Manifest | None":
+    """Return the manifest of a run of ours, if the dump says from which pixels it was made."""
+    from tinymixnet.debug.manifest import manifest_of
+
+    if not dump.trace.manifest and not dump.trace.exercise:
+        return None
+    return manifest_of(model, pixels, *_origin(model, arguments, image))
+
+
 def run_diagnose(arguments: argparse.Namespace) -> int:
     from tinymixnet.debug.diagnose import diagnose
 
@@ -366,6 +383,7 @@ def run_diagnose(arguments: argparse.Namespace) -> int:
     if arguments.pairs:
         return _print_pairs(dump)
     photo = None if arguments.image.endswith(".npy") else arguments.image
-    diagnosis = diagnose(model, pixels, dump, photo=photo, raw=raw, progress=True)
+    manifest = _manifest(model, pixels, dump, arguments, arguments.image)
+    diagnosis = diagnose(model, pixels, dump, photo, raw, True, manifest)
     print(json.dumps(diagnosis.as_json()) if arguments.json else diagnosis.text())
     return 0 if diagnosis.alike else 1

@@ -117,7 +117,7 @@ def compare(
         if not seen:
             raise TraceError(_nothing(dump, rows))
         warnings = [
-            *manifest_warnings(reference_manifest, dump.trace.manifest),
+            *manifest_warnings(reference_manifest, dump.trace),
             *value_warnings(rows, seen, reordered),
             *name_warnings(rows, seen),
             *storage_warnings(rows, dump),

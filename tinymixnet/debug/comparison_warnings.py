@@ -10,6 +10,7 @@ import numpy as np
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.manifest import Manifest
 from tinymixnet.debug.measure import Row, join_names
+from tinymixnet.debug.traces import Trace
 from tinymixnet.engine.kernels import Array
 
 SAMPLE = 1024  # values of a layer that are kept, to recognise it under another name
@@ -45,9 +46,14 @@ def same_values(ours: Array, theirs: Array, tolerance: float) -> bool:
     return float(np.abs(np.sort(a) - np.sort(b)).max()) <= within
 
 
-def manifest_warnings(ours: Manifest | None, theirs: Manifest | None) -> Iterator[str]:
-    """Warn if two traces of ours are of different pixels or weights."""
-    if ours is None or theirs is None:
+def manifest_warnings(ours: Manifest | None, trace: Trace) -> Iterator[str]:
+    """Warn if two traces of ours, or an exercise, are of different pixels or weights."""
+    if ours is None:
+        return
+    if trace.exercise and trace.exercise.get("image_sha256") != ours.image_sha256:
+        yield f"this exercise was made from other pixels, of {trace.exercise.get('image')}"
+    theirs = trace.manifest
+    if theirs is None:
         return
     if ours.image_sha256 != theirs.image_sha256:
         images = (

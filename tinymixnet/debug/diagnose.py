@@ -15,10 +15,11 @@ import numpy as np
 
 from tinymixnet.debug.causes import Cause, Diagnosis, Evidence
 from tinymixnet.debug.checks import expect
-from tinymixnet.debug.compare import HALF_TOLERANCE
+from tinymixnet.debug.compare import HALF_TOLERANCE, compare
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import FORMAT, TheirTensors
 from tinymixnet.debug.limits import Limits
+from tinymixnet.debug.manifest import Manifest
 from tinymixnet.debug.measure import error
 from tinymixnet.debug.names.choose import MAPS
 from tinymixnet.debug.pairing import pair
@@ -50,13 +51,15 @@ def diagnose(
     photo: "Source | None" = None,
     raw: Model | None = None,
     progress: bool = False,
+    reference_manifest: Manifest | None = None,
 ) -> Diagnosis:
     """Return the mistakes that make our network compute what a dump of another one holds.
 
     pixels: (N, H, W, 3), 0..255, the input that theirs should have had. photo: the file of the
     pixels, to try other ways of resizing. raw: the same network with its raw weights, to try them.
-    progress: draw a bar if standard error is a terminal. Raises TraceError if the dump has no layer
-    of this network, and InputError for arguments of a wrong type.
+    progress: draw a bar if standard error is a terminal. reference_manifest: of ours, to warn of
+    other pixels or weights. Raises TraceError if the dump has no layer of this network, and
+    InputError for arguments of a wrong type.
 
     >>> dump = open_dump("theirs.npz", model.architecture, 1, 224, 224)
     >>> diagnose(model, pixels, dump).slugs  # theirs has blue first
@@ -67,9 +70,13 @@ def diagnose(
     expect(dump, Dump, "dump")
     if raw is not None and expect(raw, Model, "raw").architecture != model.architecture:
         raise InputError("raw: expected weights of the same network")
+    expect(progress, bool, "progress")
+    if reference_manifest is not None:
+        expect(reference_manifest, Manifest, "reference_manifest")
     dump.guess_scales(model.layers(pixels))
-    if not dump.certain:
-        dump = pair(model, pixels, dump)
+    if not (dump.certain or dump.pairs):
+        dump = pair(model, pixels, dump, progress)
+    warnings = _warnings(model, pixels, dump, reference_manifest)
     theirs = TheirTensors(dump)
     causes = theirs.correct_dump_errors(model, pixels)
     if not set(theirs.names) - {"image"}:
@@ -81,7 +88,7 @@ def diagnose(
     evidence = _evidence(dump, theirs, doubtful)
     if not differing:
         shows = causes[0].place if causes else None
-        return Diagnosis(tuple(causes), len(theirs.names), shows, evidence)
+        return Diagnosis(tuple(causes), len(theirs.names), shows, evidence, warnings)
 
     suspects = list(SUSPECTS)
     if raw is not None:
@@ -89,17 +96,17 @@ def diagnose(
     if photo is not None:
         suspects += resized(model, photo, pixels)
     runner = PartRunner(model, pixels, theirs)
-    found = _search(runner, suspects, progress)
+    found = _search(runner, theirs, suspects, progress)
     if guesses := _wrong_guesses(dump, theirs, found):
         theirs.without(guesses)
         doubtful += guesses
         evidence = _evidence(dump, theirs, doubtful)
         runner = PartRunner(model, pixels, theirs)
-        found = _search(runner, suspects, progress)
+        found = _search(runner, theirs, suspects, progress)
         differing = [name for name in differing if name not in guesses]
     causes += found
     if not causes and not differing:
-        return Diagnosis((), len(theirs.names), None, evidence)
+        return Diagnosis((), len(theirs.names), None, evidence, warnings)
     if not causes and differing[0] in dump.mismatched:
         shape, due = dump.mismatched[differing[0]]
         sentence = f"no known mistake; its shape is {shape}, not {due}"
@@ -114,12 +121,23 @@ def diagnose(
     first, *others = merged.values()
     shows = min([*differing, first.place], key=runner.order.index)
     every = first._replace(place=shows), *others
-    return Diagnosis(every, len(theirs.names), differing[0] if differing else shows, evidence)
+    first_wrong = differing[0] if differing else shows
+    return Diagnosis(every, len(theirs.names), first_wrong, evidence, warnings)
 
 
-def _search(runner: PartRunner, suspects: Sequence[Suspect], progress: bool) -> list[Cause]:
+def _warnings(
+    model: Model, pixels: Array, dump: Dump, reference_manifest: Manifest | None
+) -> tuple[str, ...]:
+    """Return what `compare` warns of."""
+    with suppress(TraceError):  # where no shape is ours, there is nothing to warn of
+        return tuple(compare(model.layers(pixels), dump, TOLERANCE, reference_manifest).warnings)
+    return ()
+
+
+def _search(
+    runner: PartRunner, theirs: TheirTensors, suspects: Sequence[Suspect], progress: bool
+) -> list[Cause]:
     """Return the causes that a search finds, few digits among them."""
-    theirs = runner.theirs
     rounded = theirs.rounding()
     verdicts = None
     if rounded:

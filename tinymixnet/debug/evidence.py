@@ -10,6 +10,7 @@ from tinymixnet.debug.causes import Cause
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.measure import cosine, error
 from tinymixnet.debug.rounding import to_bfloat16, to_float16, to_int8
+from tinymixnet.debug.stored_tensors import Kept
 from tinymixnet.debug.suspects.input import (
     memory_as_nchw,
     memory_as_nhwc,
@@ -19,7 +20,6 @@ from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
 
 FINE = 1e-5  # largest error of one layer or block that rounding makes
-KEPT = 30  # tensors in memory
 MANY, MANY_OF = 3, 0.2  # layers, or a share of them, that are not of one format by accident
 ROUNDING = {  # format -> (function that rounds to it, largest error that it makes in a block)
     "float16": (to_float16, 4e-3),
@@ -61,7 +61,7 @@ class TheirTensors(Mapping[str, Array]):
         self.extra: dict[str, Array] = {}  # corrected layers, used instead of those of the dump
         self.names = list(dump.names)  # with those in `extra`
         self._known = set(self.names)
-        self._kept: dict[str, Array] = {}
+        self._kept = Kept()
 
     def __contains__(self, name: object) -> bool:
         return name in self._known
@@ -73,15 +73,14 @@ class TheirTensors(Mapping[str, Array]):
         return len(self.names)
 
     def __getitem__(self, name: str) -> Array:
-        if name not in self._kept:
-            x = self.extra[name] if name in self.extra else self.dump[name]
-            if x.ndim == 4 and min(x.shape[1:]) > 1:
-                x = self.view(x)
-            while len(self._kept) > KEPT:
-                del self._kept[next(iter(self._kept))]
-            with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
-                self._kept[name] = np.ascontiguousarray(x, np.float32)
-        return self._kept[name]
+        return self._kept.get(name, lambda: self._read(name))
+
+    def _read(self, name: str) -> Array:
+        x = self.extra[name] if name in self.extra else self.dump[name]
+        if x.ndim == 4 and min(x.shape[1:]) > 1:
+            x = self.view(x)
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
+            return np.ascontiguousarray(x, np.float32)
 
     def without(self, doubtful: Iterable[str]) -> None:
         """Go on as if the dump did not have these layers."""
@@ -138,7 +137,7 @@ class TheirTensors(Mapping[str, Array]):
         ours = _layer(model, pixels, seen[0])
         before = error(ours, self[seen[0]]).max_error
         self.view = MIXED_UP[best]
-        self._kept.clear()
+        self._kept = Kept()
         after = error(ours, self[seen[0]]).max_error
         sentence = f"{best}: transpose where you reshape"
         shapes = model.architecture.layer_shapes(*pixels.shape[1:3])

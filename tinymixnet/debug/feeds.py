@@ -3,13 +3,13 @@
 A few pixels of it are at hand. All of it is read or computed only when a layer needs it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 
 import numpy as np
 
 from tinymixnet.debug.single_layer import Step, compute
-from tinymixnet.debug.stored_tensors import StoredTensors, View, sample
+from tinymixnet.debug.stored_tensors import Kept, StoredTensors, View, sample
 from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
 
@@ -20,7 +20,7 @@ class Feed:
     A few of its pixels are at hand. All of it is read or computed only when a layer needs it.
     """
 
-    key: object  # equal for feeds that are the same tensor
+    key: Hashable  # equal for feeds that are the same tensor
     near: bool = True  # nothing with weights was computed since the last tensor of theirs
 
     @property
@@ -46,9 +46,10 @@ class Pixels(Feed):
 
 
 class Theirs(Feed):
-    """A tensor of the dump."""
+    """A tensor of the dump. fits: whether it is like what its layer should give."""
 
-    def __init__(self, stored: StoredTensors, view: View) -> None:
+    def __init__(self, stored: StoredTensors, view: View, fits: bool) -> None:
+        self.fits = fits
         self.key, self._stored, self.view = view, stored, view
 
     @cached_property
@@ -62,11 +63,11 @@ class Theirs(Feed):
 class Ours(Feed):
     """What our layer gives for other feeds."""
 
-    def __init__(self, model: Model, step: Step, inputs: Sequence[Feed]) -> None:
-        self.key = (step.layer, *(feed.key for feed in inputs))
+    def __init__(self, model: Model, step: Step, inputs: Sequence[Feed], kept: Kept) -> None:
+        # Not the keys of our own inputs: they would hold those of all layers before them.
+        self.key = (step.layer, *(f if isinstance(f, Ours) else f.key for f in inputs))
         self.near = not step.weighted and all(feed.near for feed in inputs)
-        self._model, self._step, self._inputs = model, step, inputs
-        self._whole: Array | None = None
+        self._model, self._step, self._inputs, self._kept = model, step, inputs, kept
 
     @cached_property
     def sample(self) -> Array:
@@ -75,9 +76,7 @@ class Ours(Feed):
         return sample(self.whole())
 
     def whole(self) -> Array:
-        if self._whole is None:
-            self._whole = self._compute([feed.whole() for feed in self._inputs])
-        return self._whole
+        return self._kept.get(self, lambda: self._compute([f.whole() for f in self._inputs]))
 
     def _compute(self, inputs: Sequence[Array]) -> Array:
         with np.errstate(all="ignore"):

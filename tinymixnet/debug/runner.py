@@ -1,4 +1,4 @@
-"""Run parts of our network on their tensors, with a suspected mistake made in some layers."""
+"""Run our network, or parts of it on their tensors, with suspected mistakes made in some layers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf
@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinymixnet.debug.evidence import TheirTensors
 from tinymixnet.debug.measure import Error, error
 from tinymixnet.debug.suspects.context import LayerContext, Suspect
 from tinymixnet.engine.architecture import Part
@@ -22,10 +21,20 @@ class Change(NamedTuple):
     layers: tuple[str, ...]
 
 
+def run_with(model: Model, pixels: Array, changes: Sequence[Change]) -> Iterator[tuple[str, Array]]:
+    """Run our whole network with these mistakes and yield every layer as (name, tensor), in order.
+
+    pixels (N, H, W, 3) float32, 0..255. A mistake may give NaN or infinity: run it inside
+    `np.errstate(all="ignore")`.
+    """
+    runner = PartRunner(model, pixels, {})
+    return runner.run(0, runner.order[-1], changes)
+
+
 class PartRunner:
     """Runs parts of our network (the stem, a block, the head) on their tensors."""
 
-    def __init__(self, model: Model, pixels: Array, theirs: TheirTensors) -> None:
+    def __init__(self, model: Model, pixels: Array, theirs: Mapping[str, Array]) -> None:
         self.model = model
         self.pixels = pixels
         self.theirs = theirs

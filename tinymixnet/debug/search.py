@@ -1,10 +1,10 @@
 """The search behind a diagnosis: for each wrong layer, find the mistakes that explain it."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import combinations, islice, product
 from math import inf
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from tinymixnet.debug.rounding import to_float16
 from tinymixnet.debug.runner import Change, PartRunner
 from tinymixnet.debug.suspects.context import Suspect
 from tinymixnet.engine.kernels import Array
+from tinymixnet.engine.progress import with_progress
 
 PARTLY = 10  # a resize is named if it divides the error by this: decoders differ a little
 MOST_SEARCHES = 2  # failed searches, after which only mistakes that explained others are tried
@@ -70,8 +71,8 @@ class Search:
         last = next(name for name in reversed(self.runner.order) if name in theirs)
         names = [name for name in self.runner.order if name in theirs and name != "image"]
         harmless = self._harmless()
-        for number, (layer, ours) in enumerate(self._layers(last)):
-            self._draw(number, len(names), layer)
+        pairs = self._layers(last)
+        for layer, ours in with_progress(pairs, len(names), itemgetter(0), self.progress):
             before = error(ours, theirs[layer])
             self.errors[layer] = before
             if layer in harmless or self.limits.right(layer, before):
@@ -94,7 +95,6 @@ class Search:
                 if layers == ("image",) and self._image_is_right():
                     layers = (layer,)  # their image is right, so the mistake happens later
                 self.add_cause(suspect, layers, before.max_error, after)
-        self._draw(len(names), len(names), "")
         self._merge()
         return [*self.causes.values(), *self.unexplained_causes(names)]
 
@@ -298,12 +298,6 @@ class Search:
             after = mean_error(ours, self.runner.theirs[layer])
         sentence = f"all values of {len(places)} layers are {how}, or rounded to as many digits"
         return Cause("low-precision", places[0], tuple(places), before, after, sentence)
-
-    def _draw(self, done: int, total: int, layer: str) -> None:
-        if self.progress and sys.stderr.isatty():
-            bar = "#" * (30 * done // max(total, 1))
-            end = "\n" if done == total else ""
-            print(f"\r[{bar:<30}] {done}/{total} {layer:<28}", end=end, file=sys.stderr, flush=True)
 
 
 def _rms_distance(trial: Trial) -> float:

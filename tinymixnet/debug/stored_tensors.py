@@ -4,7 +4,7 @@ A sample is all channels of a few pixels. Samples stay in memory, whole tensors 
 compared with every tensor that fits it, and a dump may be much larger than the memory.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -29,6 +29,24 @@ class View(NamedTuple):
     shape: Shape  # (N, H, W, C) or (N, C)
 
 
+class Kept:
+    """Whole tensors that stay in memory: the last ones that were asked for."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[Hashable, Array] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Array]) -> Array:
+        """Return the tensor of this key; make it if it is not there."""
+        x = self._tensors.pop(key, None)
+        if x is None:
+            x = make()
+        self._tensors[key] = x
+        size = sum(kept.nbytes for kept in self._tensors.values())
+        while size > CACHE and len(self._tensors) > 1:
+            size -= self._tensors.pop(next(iter(self._tensors))).nbytes
+        return x
+
+
 class StoredTensors:
     """Reads the tensors of a dump as layers: NHWC, float32."""
 
@@ -44,7 +62,7 @@ class StoredTensors:
         """
         self.trace = trace
         self._turned = turned
-        self._kept: dict[View, Array] = {}
+        self.kept = Kept()
         self.views: dict[Shape, list[View]] = {shape: [] for shape in shapes}
         found: dict[Shape, list[Array]] = {shape: [] for shape in self.views}
         for number, name in enumerate(trace.names):
@@ -79,12 +97,7 @@ class StoredTensors:
         return x if turned is None else np.ascontiguousarray(turned)
 
     def __getitem__(self, view: View) -> Array:
-        if view not in self._kept:
-            x = self._layer(self.trace[view.name], view)
-            while self._kept and sum(kept.nbytes for kept in self._kept.values()) > CACHE:
-                del self._kept[next(iter(self._kept))]
-            self._kept[view] = x
-        return self._kept[view]
+        return self.kept.get(view, lambda: self._layer(self.trace[view.name], view))
 
 
 def is_map(shape: Shape) -> bool:

@@ -13,12 +13,14 @@ from tinymixnet.debug.feeds import Feed, Ours, Pixels, Theirs
 from tinymixnet.debug.single_layer import Step, steps
 from tinymixnet.debug.stored_tensors import StoredTensors, View
 from tinymixnet.engine.kernels import Array
+from tinymixnet.engine.progress import with_progress
 from tinymixnet.model import Model
 
 EXACT = 2e-5  # distance that rounding makes
 DIGITS = 5.0  # more equal digits than these give no more points
 POINTS = 6.0  # of an exact layer that depends on weights
 FEW_POINTS = 2.5  # of an exact layer that does not
+COPY = 0.6  # of a tensor that is what the layer's input is
 NAMED = 0.6  # points for a name that says so; as many are lost if it says another layer
 FORWARD = 0.2  # points for a tensor that stands after the last one
 FITS = 0.05  # distance of a tensor that is hardly any other layer; to pass it over costs its points
@@ -87,10 +89,16 @@ class Walk:
             layer: number for number, step in enumerate(self.steps) for layer in step.inputs
         }
 
-    def run(self) -> Hypothesis:
-        """Return the best hypothesis about all layers."""
+    def run(self, progress: bool = False) -> Hypothesis:
+        """Return the best hypothesis about all layers. progress: draw a bar."""
         beam = [Hypothesis(0.0, {})]
-        for number, step in enumerate(self.steps):
+        numbered = with_progress(
+            enumerate(self.steps),
+            len(self.steps),
+            lambda item: f"pairing {item[1].layer}",
+            progress,
+        )
+        for number, step in numbered:
             following: list[Hypothesis] = []
             ours: dict[object, Feed] = {}
             for hypothesis in beam:
@@ -134,7 +142,7 @@ class Walk:
     ) -> Iterator[Hypothesis]:
         """Yield what a hypothesis becomes if it goes on with one more layer."""
         inputs = [hypothesis.feeds[layer] for layer in step.inputs]
-        feed: Feed = Ours(self.model, step, inputs) if inputs else Pixels(self.pixels)
+        feed = self._ours(step, inputs)
         feed = ours.setdefault(feed.key, feed)
         options = self._options(hypothesis, step, feed, inputs)
         exact = [option for option in options if option.distance <= EXACT]
@@ -147,7 +155,7 @@ class Walk:
         if step.layer in self.bound_layers:
             return
         if step.identity:
-            again = _view(inputs[0])
+            again = inputs[0].view if isinstance(inputs[0], Theirs) else None
             yield self._next(hypothesis, step, inputs[0], 0.0, left_out=again, others=options)
         elif not exact:
             fitting = [option.points for option in options if option.distance < FITS]
@@ -157,6 +165,11 @@ class Walk:
                 view = _view(source)
                 if same_shape and view is not None and _can_be_left_out(step):
                     yield self._next(hypothesis, step, source, -LEFT_OUT, left_out=view)
+
+    def _ours(self, step: Step, inputs: Sequence[Feed]) -> Feed:
+        if not inputs:
+            return Pixels(self.pixels)
+        return Ours(self.model, step, inputs, self.stored.kept)
 
     def _options(
         self, hypothesis: Hypothesis, step: Step, feed: Feed, inputs: Sequence[Feed]
@@ -169,7 +182,7 @@ class Walk:
         apart = self.stored.distances(shape, feed.sample)
         points = FEW_POINTS if feed.near else POINTS
         if feed.near and inputs and _equal(feed, inputs[0]):
-            points = 0.0  # the layer changes nothing, so that it fits says nothing
+            points = COPY  # the layer changes nothing, so that it fits says nothing
         options = []
         for view, distance in zip(views, apart.tolist(), strict=True):
             bound = self.bound.get(view.name)
@@ -199,7 +212,7 @@ class Walk:
     def _paired(
         self, hypothesis: Hypothesis, step: Step, option: Option, others: Sequence[Option] = ()
     ) -> Hypothesis:
-        feed: Feed = Theirs(self.stored, option.view)
+        feed: Feed = Theirs(self.stored, option.view, option.distance < UNLIKE)
         if step.layer == "image":
             feed = Pixels(self.pixels)
         following = self._next(hypothesis, step, feed, option.points, option=option)
@@ -245,7 +258,7 @@ class Walk:
         for other in hypothesis.others:
             again = self._paired(before, previous, other)
             inputs = [again.feeds[layer] for layer in step.inputs]
-            feed = Ours(self.model, step, inputs)
+            feed = self._ours(step, inputs)
             for option in self._options(again, step, feed, inputs)[:1]:
                 if option.distance <= max(EXACT, 0.01 * nearest):
                     yield self._paired(again, step, option)
@@ -260,7 +273,8 @@ def _plausible(options: Sequence[Option]) -> Sequence[Option]:
 
 
 def _view(feed: Feed) -> View | None:
-    return feed.view if isinstance(feed, Theirs) else None
+    """Return the tensor that may be taken once more, if a layer is left out."""
+    return feed.view if isinstance(feed, Theirs) and feed.fits else None
 
 
 def _equal(feed: Feed, other: Feed) -> bool:

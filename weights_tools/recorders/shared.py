@@ -3,12 +3,12 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from tinymixnet.errors import TinyMixNetError, TraceError
+from weights_tools.extras import import_extra
 
 StrPath = str | os.PathLike[str]
 Feeds = np.ndarray | Mapping[str, np.ndarray]  # the only input, or each by its name
@@ -48,9 +48,8 @@ def one_line(file: Any) -> Iterator[None]:
 
 
 def import_package(module: str, extra: str) -> Any:
+    """Return a framework, or raise the TraceError that says which extra brings it."""
     try:
-        return import_module(module)
-    except ImportError:
-        raise TraceError(
-            f"recording this needs {module}: pip install 'tinymixnet[{extra}]'"
-        ) from None
+        return import_extra(module, extra)
+    except TinyMixNetError as error:
+        raise TraceError(str(error)) from None
