@@ -147,6 +147,10 @@ def test_other_peoples_ports_are_right(
     assert main(["diagnose", pixels, str(path), "--weights", shared_weights]) == 0
 
 
+# UNDECIDED. Squeeze-and-excite before the convolution gives two tensors of one shape that both look
+# like the activation between them. Without names and order they are taken for each other. It is
+# seen that something is wrong there, but not what.
+
 # -- wrong ports -----------------------------------------------------------------------------------
 
 
@@ -159,7 +163,11 @@ def test_a_mistake_is_found_without_names(
     bug = EVERY[name]
     subject = request.getfixturevalue("small_photo" if bug.resize else "small")
     layers, _ = nameless(dumped(subject.planted(name), "full", bug), how)
-    assert diagnosed(subject, layers, tmp_path, bug).slugs == list(bug.causes)
+    found = diagnosed(subject, layers, tmp_path, bug).slugs
+    if how == "shuffled" and "se-before-depthwise" in bug.causes:
+        assert "unknown" in found  # see UNDECIDED
+    else:
+        assert found == list(bug.causes)
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
