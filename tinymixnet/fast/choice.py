@@ -180,7 +180,7 @@ _plans: weakref.WeakSet[TeamPlan] = weakref.WeakSet()
 
 def _unlock() -> None:
     """In a new process nobody works on an image, although a thread of the old one may have."""
-    for plan in _plans:
+    for plan in list(_plans):
         plan.lock = threading.Lock()
         plan.plan.unlock()
 
