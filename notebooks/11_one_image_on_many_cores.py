@@ -56,6 +56,7 @@ model.plan.run(pixels, ["logits"])
 steps = model.plan.program(224, 224).steps
 
 
+# %%
 def timed():
     """As `model.plan.profile(pixels)`, but with all threads that BLAS has."""
     times = []
@@ -205,7 +206,9 @@ pictures.show_maps(maps, titles, "value", 4, signs=True)
 # Why is one exchange enough? The activations are no sums: relu(a + b) is not relu(a) + relu(b). So
 # a partial sum must not go through an activation before it is complete. Here no activation sees
 # one. The first product is cut by its *outputs*, which are complete numbers of some channels. Only
-# the last product is cut by its *inputs*, and MixNet has no activation behind it.
+# the last product is cut by its *inputs*, and MixNet has no activation behind it. With
+# squeeze-and-excite there is one more product that is cut by its inputs, and it does have an
+# activation behind it. So its sums have to be complete before: that is the other exchange.
 #
 # The package does this for the whole network. A share of the channels of *each* depthwise kernel
 # goes to each member, since larger kernels take more time:
@@ -234,9 +237,9 @@ for member in range(2):
 show(team.Seat.add_up)
 
 # %% [markdown]
-# How do they wait? To look again and again takes a microsecond, but uses up the core. To sleep
-# until one is woken is kind to others, but takes much longer. So a member does the first for a
-# moment, and then the second.
+# How do they wait? Who looks again and again, sees the others at once, but uses up the core. Who
+# sleeps until he is woken, leaves the core to others, but waking takes a while. So a member does
+# the first for a moment, and then the second.
 
 # %%
 from tinymixnet.fast.barrier import Barrier
