@@ -35,7 +35,7 @@ PURPOSE = {
     "report": "the page that shows every layer",
     "debug": "record layers, compare two runs, find the mistake behind a difference",
     "model": "a network with its weights, ready to use",
-    "fast": "the same numbers, compiled; worker processes",
+    "fast": "the same numbers, compiled; processes that share photos, or one photo",
     "weights and images": "reading what comes from outside; the network layer by layer",
     "kernels and architecture": "every operation, and the network as data",
     "errors": "what a user can do wrong",

@@ -6,9 +6,9 @@ wait for each other after every product. On a busy machine the waiting is most o
 takes one thread, like a single core; `team.py` is the way to use more of them.
 
 The number of threads belongs to the whole process, and the user's own code may want all of them. So
-it is lowered only while some thread is inside `one_blas_thread`, and then set back. OpenBLAS has
-functions for that, under several names. NumPy's wheels for Linux, Windows and macOS have it inside.
-Of other libraries, such as MKL or Apple's Accelerate, nothing is changed: see docs/cores.md.
+it is lowered only while some thread is inside `one_blas_thread`, and then set back. OpenBLAS, which
+NumPy's wheels for Linux have inside, has functions for that. Other libraries, such as MKL or
+Apple's Accelerate, are left alone: docs/cores.md says what to set for them.
 """
 
 import ctypes

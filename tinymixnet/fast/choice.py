@@ -23,7 +23,7 @@ from tinymixnet.fast.processes import usable_cores
 from tinymixnet.fast.team import most_members
 
 ALONE, TEAM = False, True
-MOST_CORES = 8  # for one image: with more, waiting takes longer than what is left to do
+MOST_CORES = 8  # for one image; nobody has tried more
 FIRST = (TEAM, TEAM, TEAM, ALONE, ALONE)  # the first images of a size
 UNTIMED = 1  # images of each way that come first: they use their memory for the first time
 TIMES_KEPT = 5  # of each way, the last ones
@@ -117,14 +117,16 @@ class TeamPlan:
     def run_in_team(self, image: Array, wanted: list[str]) -> list[Array] | None:
         """Return the outputs, or None if the team breaks. Start the team if there is none."""
         assert self.members is not None
+        team, self.team = self.team, None  # until it is done: nobody may use one amid an image
         try:
-            if self.team is None or self.team.has_ended:
-                self.team = Team(self.plan, self.members)
-            return self.team.run(image, wanted)
-        except (Lost, OSError) as error:
-            self.dismiss()
+            if team is None or team.has_ended:
+                team = Team(self.plan, self.members)
+            outputs = team.run(image, wanted)
+        except (Lost, OSError, MemoryError) as error:
+            if team is not None:
+                team.end()
             self.members = 1
-            reason = f"a process {error}" if isinstance(error, Lost) else error.strerror or error
+            reason = f"a process {error}" if isinstance(error, Lost) else error
             warnings.warn(
                 f"the processes that share the work on an image cannot go on ({reason}); from now "
                 "on one process does it. Load the model again to start them again",
@@ -132,14 +134,12 @@ class TeamPlan:
                 stacklevel=5,  # the line that called the model
             )
             return None
-        except BaseException:  # such as Ctrl-C: the members are somewhere in this image
-            self.dismiss()
+        except BaseException:  # such as Ctrl-C
+            if team is not None:
+                team.end()
             raise
-
-    def dismiss(self) -> None:
-        if self.team is not None:
-            self.team.end()
-            self.team = None
+        self.team = team
+        return outputs
 
     def best_number(self, image: Array, wanted: list[str]) -> int:
         """Measure this image with one core, two, four, ..., and return the best number."""
@@ -148,12 +148,15 @@ class TeamPlan:
             if members & (members - 1) and members != self.most:
                 continue  # neither a power of two nor all there are
             try:
-                self.team = Team(self.plan, members)
-                seconds = seconds_of(self.team, image, wanted)
-            except (Lost, OSError):
+                team = Team(self.plan, members)
+            except (Lost, OSError, MemoryError):
+                break
+            try:
+                seconds = seconds_of(team, image, wanted)
+            except (Lost, OSError, MemoryError):
                 break
             finally:
-                self.dismiss()
+                team.end()
             if seconds > WORTHWHILE * least:
                 break
             best, least = members, seconds
@@ -177,7 +180,7 @@ _plans: weakref.WeakSet[TeamPlan] = weakref.WeakSet()
 
 def _unlock() -> None:
     """In a new process nobody works on an image, although a thread of the old one may have."""
-    for plan in _plans:
+    for plan in list(_plans):
         plan.lock = threading.Lock()
         plan.plan.unlock()
 

@@ -62,15 +62,19 @@ def split(x: Array, sizes: Iterable[int]) -> list[Array]:
 
 
 class Memory:
-    """Allocates the arrays of one program, and asks the budget about their sum."""
+    """Allocates the arrays of one program, and asks the budget about their sum.
 
-    def __init__(self) -> None:
-        self.bytes = 0  # allocated so far
+    processes: how many allocate as much.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self.processes = processes
+        self.bytes = 0  # allocated so far, by all
 
     def zeros(self, *shape: int) -> Array:
         """Return aligned zeros. Raise TinyMixNetError where the budget does not allow for them."""
         size = prod(shape)
-        self.bytes += 4 * size
+        self.bytes += 4 * size * self.processes
         budget.check("plan_bytes", self.bytes, "the fast path at this input size")
         return aligned(size).reshape(shape)
 
@@ -111,7 +115,7 @@ class Compiler:
         self.swish = swish  # the way that the constants are folded for
         self.seat = seat
         self.steps: list[Step] = []
-        self.memory = Memory()
+        self.memory = Memory(seat.members if seat else 1)
         self.transforms: dict[tuple[int, int, int, int], depthwise.Fourier] = {}
         reach = max(max(b.kernel_sizes) for b in architecture.blocks) // 2
         self.margin = -(-reach // LINE) * LINE

@@ -22,14 +22,17 @@ import numpy as np
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.kernels import Array
 from tinymixnet.fast.barrier import Barrier, Lost
+from tinymixnet.fast.compiler import Step
 from tinymixnet.fast.plan import Plan
 from tinymixnet.fast.processes import end_of, interrupts_held, start_process
 from tinymixnet.fast.shared_memory import SharedNumbers, attach, nameless_file, share
 from tinymixnet.fast.team import Seat, own_channels, part_of
 
 READY = "ready"
-PATIENCE = 3.0  # seconds to wait for a member in the middle of an image
-LONG_PATIENCE = 60.0  # seconds to wait for one that starts or compiles
+# Seconds to wait for a member, which other programs may have kept from its core.
+PATIENCE = 3.0  # in the middle of an image: a step takes milliseconds
+COMPILE_PATIENCE = 15.0
+START_PATIENCE = 60.0  # Python and NumPy may come from a slow disk
 
 
 class Members:
@@ -80,7 +83,7 @@ _living: weakref.WeakSet[Members] = weakref.WeakSet()
 
 
 def _forget_all() -> None:
-    for members in _living:
+    for members in list(_living):
         members.forget()
 
 
@@ -135,7 +138,7 @@ class Team:
         self.seat = Seat(0, members, own[0], self.numbers, barrier)
         part = attach(weights.file.fileno(), weights.pickled, weights.places)[0]
         self.plan = Plan(architecture, part, swish, self.seat)
-        self._hear_all()
+        self._hear_all(START_PATIENCE)
 
     def run(self, image: Array, wanted: list[str]) -> list[Array]:
         """As `Plan.run`, but for "stem/act", which no member has as a whole.
@@ -143,13 +146,22 @@ class Team:
         Raises Lost if a member has ended or does not answer. After this or any other error the
         members are at different places, and the team can only be ended.
         """
+        self._begin(image, wanted)
+        return self.plan.run(image, wanted)
+
+    def profile(self, image: Array) -> list[tuple[Step, float]]:
+        """As `Plan.profile`: the steps of the first member, and the seconds that each took."""
+        self._begin(image, ["logits"])
+        return self.plan.profile(image)
+
+    def _begin(self, image: Array, wanted: list[str]) -> None:
+        """Have the other members begin with an image."""
         height, width, _ = image.shape
         if not self.plan.has_program(height, width):
             self._compile(height, width)
         np.copyto(self.seat.image(*image.shape), image)
         for member in range(1, self.seat.members):
             self._tell(member, (height, width, wanted))
-        return self.plan.run(image, wanted)
 
     def _compile(self, height: int, width: int) -> None:
         """Have all members compile the network for an input size, all at the same time."""
@@ -157,19 +169,19 @@ class Team:
             self._tell(member, (height, width, None))
         self.plan.program(height, width)
         self.seat.reserve(3 * height * width)
-        self._hear_all()  # so none of them still reads the pages of the last image
+        self._hear_all(COMPILE_PATIENCE)  # so nobody still reads the pages of the last image
         self.numbers.grow(prod(self.seat.pages_shape))
 
     def _tell(self, member: int, message: Any) -> None:
         with contextlib.suppress(OSError):  # it has ended, which shows when we wait for it
             self.others.controls[member - 1].send(message)
 
-    def _hear_all(self) -> None:
+    def _hear_all(self, patience: float) -> None:
         """Wait until all members say that they are ready."""
         for control in self.others.controls:
             try:
-                if not control.poll(LONG_PATIENCE):
-                    raise Lost(f"did not answer for {LONG_PATIENCE:.0f} seconds")
+                if not control.poll(patience):
+                    raise Lost(f"did not answer for {patience:.0f} seconds")
                 control.recv()
             except (EOFError, OSError):
                 raise Lost("has ended") from None
