@@ -54,7 +54,7 @@ class Plan(NamedTuple):
     batch_rounds: int = 5  # for the throughput, where a turn takes longer
     calls: int = 5
     largest_batch: int = 64
-    most_seconds: float = 90  # for a table; a slow or busy machine gets fewer rounds
+    most_seconds: float = 60  # for a table; a slow or busy machine gets fewer rounds
 
     def batches(self, peer: Peer) -> list[int]:
         """Return the batch sizes to try with a side."""

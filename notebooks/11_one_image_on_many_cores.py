@@ -48,7 +48,7 @@ pictures.show_team()
 from time import perf_counter
 
 from tinymixnet.engine.images import read_image
-from tinymixnet.fast.blas_threads import one_blas_thread, openblas
+from tinymixnet.fast.blas_threads import openblas
 from tinymixnet.fast.processes import usable_cores
 
 pixels = np.asarray(read_image(CAT).resize((224, 224)), np.float32)
@@ -56,44 +56,48 @@ model.plan.run(pixels, ["logits"])
 steps = model.plan.program(224, 224).steps
 
 
-def profile(steps):
-    """Milliseconds of each kernel, in one run down the list."""
-    times = {}
+# %%
+def timed():
+    """As `model.plan.profile(pixels)`, but with all threads that BLAS has."""
+    times = []
     with np.errstate(all="ignore"):
         for step in steps:
             start = perf_counter()
             step.run()
-            times[step.kernel] = times.get(step.kernel, 0) + 1e3 * (perf_counter() - start)
+            times.append((step, perf_counter() - start))
     return times
 
 
 # %%
-def best(run, rounds=8):
-    """Of several runs the one that took the least time in all: others were disturbed more."""
-    return min((run() for _ in range(rounds)), key=lambda times: sum(times.values()))
+def best(profile, rounds=8):
+    """Milliseconds of each kernel, in the run of several that was disturbed least."""
+    run = min((profile() for _ in range(rounds)), key=lambda run: sum(s for _, s in run))
+    sums = {}
+    for step, seconds in run:
+        sums[step.kernel] = sums.get(step.kernel, 0) + 1e3 * seconds
+    return sums
 
 
 def at_threads(count):
-    """A profile with this many BLAS threads; afterwards they are as many as before."""
+    """The best with this many BLAS threads; afterwards there are as many as before."""
     blas = openblas()
     if blas is None:  # another BLAS, whose threads we cannot set
-        return best(lambda: profile(steps))
+        return best(timed)
     before = blas.threads()
     blas.set_threads(count)
     try:
-        return best(lambda: profile(steps))
+        return best(timed)
     finally:
         blas.set_threads(before)
 
 
 # %% tags=["timing"]
-by_threads = {f"BLAS threads: {n}": at_threads(n) for n in (1, 2)}
-large = [kernel for kernel, ms in by_threads["BLAS threads: 1"].items() if ms > 0.3]
-shown = {
-    name: {k: times[k] for k in large}
-    | {"others": sum(times.values()) - sum(times[k] for k in large)}
-    for name, times in by_threads.items()
-}
+one, two = at_threads(1), at_threads(2)
+large = [kernel for kernel, ms in one.items() if ms > 0.3]
+shown = {}
+for name, times in (("BLAS threads: 1", one), ("BLAS threads: 2", two)):
+    shown[name] = {kernel: times[kernel] for kernel in large}
+    shown[name]["others"] = sum(times.values()) - sum(shown[name].values())
 pictures.show_threads(shown, "milliseconds")
 print(f"this process may use {usable_cores()} cores")
 
@@ -108,7 +112,6 @@ print(f"this process may use {usable_cores()} cores")
 # law. Even endless cores give no more than 1 / s.
 
 # %% tags=["timing"]
-one = by_threads["BLAS threads: 1"]
 serial = 1 - one["matmul"] / sum(one.values())
 print(f"only matmul divided: {serial:.0%} stay, so at most {1 / serial:.1f} times as fast")
 for n in (2, 4, 8):
@@ -150,12 +153,13 @@ pictures.show_lines(
     range(len(numbers)), series, "block", "thousand numbers sent", "Cut by", log=True, marker="o"
 )
 print({name: f"{sum(values):.0f} thousand in all" for name, values in series.items()})
+assert sum(series["pixels"]) < sum(series["channels"])
 
 # %% [markdown]
 # Cut by pixels, the large planes at the beginning send little, because only their edges are sent.
-# Cut by channels, the small planes at the end do. In all, the cut by pixels sends less. But to send
-# is cheap where all cores share one memory: step 5 will show it as `add_up`. Other reasons decide
-# for channels:
+# Cut by channels, the small planes at the end do. In all, the cut by pixels sends less. But sending
+# is not much work where all cores share one memory: as `add_up`, step 5 will have it beside all the
+# rest. Other reasons decide for channels:
 #
 # - The planes at the end have 7 x 7 pixels. They cannot be halved, let alone be cut in eight. And a
 #   kernel of 9 x 9 reads nearly all of such a plane from any place in it.
@@ -202,7 +206,9 @@ pictures.show_maps(maps, titles, "value", 4, signs=True)
 # Why is one exchange enough? The activations are no sums: relu(a + b) is not relu(a) + relu(b). So
 # a partial sum must not go through an activation before it is complete. Here no activation sees
 # one. The first product is cut by its *outputs*, which are complete numbers of some channels. Only
-# the last product is cut by its *inputs*, and MixNet has no activation behind it.
+# the last product is cut by its *inputs*, and MixNet has no activation behind it. With
+# squeeze-and-excite there is one more product that is cut by its inputs, and it does have an
+# activation behind it. So its sums have to be complete before: that is the other exchange.
 #
 # The package does this for the whole network. A share of the channels of *each* depthwise kernel
 # goes to each member, since larger kernels take more time:
@@ -231,9 +237,9 @@ for member in range(2):
 show(team.Seat.add_up)
 
 # %% [markdown]
-# How do they wait? To look again and again takes a microsecond, but uses up the core. To sleep
-# until one is woken is kind to others, but takes much longer. So a member does the first for a
-# moment, and then the second.
+# How do they wait? Who looks again and again, sees the others at once, but uses up the core. Who
+# sleeps until he is woken, leaves the core to others, but waking takes a while. So a member does
+# the first for a moment, and then the second.
 
 # %%
 from tinymixnet.fast.barrier import Barrier
@@ -281,6 +287,7 @@ errors = {
     name: [np.abs(y - x).max() / np.abs(x).max() for y, x in zip(ys, one_process, strict=True)]
     for name, ys in curves.items()
 }
+assert max(map(max, errors.values())) < 1e-4
 pictures.show_lines(
     range(len(names)), errors, "block, and at the end the logits", "error / largest value", "", True
 )
@@ -296,19 +303,9 @@ pictures.show_lines(
 # for the other member, and adding.
 
 
-# %%
-def team_profile():
-    """Milliseconds of each kernel in the first member of the team."""
-    np.copyto(pair.seat.image(*pixels.shape), pixels)
-    pair._tell(1, (224, 224, ["logits"]))  # the other member begins
-    return profile(pair.plan.program(224, 224).steps)
-
-
-pair.plan.program(224, 224).image[:] = pixels
-
 # %% tags=["timing"]
-with one_blas_thread():
-    alone, first = best(lambda: profile(steps)), best(team_profile)
+alone = best(lambda: model.plan.profile(pixels))
+first = best(lambda: pair.profile(pixels))
 kernels = sorted(first, key=lambda kernel: -max(alone.get(kernel, 0), first[kernel]))[:8]
 print(f"{'ms':24} alone   in a team")
 for kernel in kernels:

@@ -61,7 +61,8 @@ Answer: TypeAlias = "list[Prediction] | TinyMixNetError"
 class Model:
     """A MixNet with its weights; `tinymixnet.load` makes one from a file.
 
-    Models can be pickled and copied, and threads may share one.
+    Models can be pickled and copied, and threads may share one. With `cores` above 1, processes
+    share the work on each image: docs/cores.md says how that goes.
 
     Wherever a method takes `pixels`: (N, H, W, 3) uint8 or float32, RGB, 0..255, at least 32 pixels
     a side. With layout="NCHW" it takes (N, 3, H, W), with channels="BGR" blue comes first (the

@@ -1,9 +1,9 @@
 """How the members of a team wait for each other: they look often for a moment, and then sleep.
 
-Members have equal shares of the work, so they arrive at an exchange at about the same time. To look
-again and again whether the others have arrived takes one microsecond; to be woken from sleep takes
-20 and more. But a core that only looks is lost to other programs, and perhaps to the very member
-that is waited for. So a member looks for `SPIN` seconds, and after that it sleeps.
+Members have equal shares of the work, so they arrive at an exchange at about the same time. Who
+looks again and again sees at once that the others have arrived; to be woken from sleep takes much
+longer. But a core that only looks is lost to other programs, and perhaps to the very member that
+is waited for. So a member looks for `SPIN` seconds, and after that it sleeps.
 
 Each member has a pipe, its inbox. Whoever arrives writes a byte into the inbox of every other
 member, and waits until its own inbox has given a byte for each of them. One can sleep until a pipe

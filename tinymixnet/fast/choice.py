@@ -23,7 +23,7 @@ from tinymixnet.fast.processes import usable_cores
 from tinymixnet.fast.team import most_members
 
 ALONE, TEAM = False, True
-MOST_CORES = 8  # for one image: with more, waiting takes longer than what is left to do
+MOST_CORES = 8  # for one image; nobody has tried more
 FIRST = (TEAM, TEAM, TEAM, ALONE, ALONE)  # the first images of a size
 UNTIMED = 1  # images of each way that come first: they use their memory for the first time
 TIMES_KEPT = 5  # of each way, the last ones
@@ -180,7 +180,7 @@ _plans: weakref.WeakSet[TeamPlan] = weakref.WeakSet()
 
 def _unlock() -> None:
     """In a new process nobody works on an image, although a thread of the old one may have."""
-    for plan in _plans:
+    for plan in list(_plans):
         plan.lock = threading.Lock()
         plan.plan.unlock()
 

@@ -22,6 +22,7 @@ import numpy as np
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.kernels import Array
 from tinymixnet.fast.barrier import Barrier, Lost
+from tinymixnet.fast.compiler import Step
 from tinymixnet.fast.plan import Plan
 from tinymixnet.fast.processes import end_of, interrupts_held, start_process
 from tinymixnet.fast.shared_memory import SharedNumbers, attach, nameless_file, share
@@ -82,7 +83,7 @@ _living: weakref.WeakSet[Members] = weakref.WeakSet()
 
 
 def _forget_all() -> None:
-    for members in _living:
+    for members in list(_living):
         members.forget()
 
 
@@ -145,13 +146,22 @@ class Team:
         Raises Lost if a member has ended or does not answer. After this or any other error the
         members are at different places, and the team can only be ended.
         """
+        self._begin(image, wanted)
+        return self.plan.run(image, wanted)
+
+    def profile(self, image: Array) -> list[tuple[Step, float]]:
+        """As `Plan.profile`: the steps of the first member, and the seconds that each took."""
+        self._begin(image, ["logits"])
+        return self.plan.profile(image)
+
+    def _begin(self, image: Array, wanted: list[str]) -> None:
+        """Have the other members begin with an image."""
         height, width, _ = image.shape
         if not self.plan.has_program(height, width):
             self._compile(height, width)
         np.copyto(self.seat.image(*image.shape), image)
         for member in range(1, self.seat.members):
             self._tell(member, (height, width, wanted))
-        return self.plan.run(image, wanted)
 
     def _compile(self, height: int, width: int) -> None:
         """Have all members compile the network for an input size, all at the same time."""

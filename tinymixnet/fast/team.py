@@ -60,13 +60,12 @@ def own_channels(architecture: Architecture, member: int, members: int) -> dict[
     of a MixNet does not expand, so its channels are those of the stem, and the stem is cut like
     them. A first block that expands reads the whole stem, and every member computes that.
     """
-    own = {}
+    own: dict[str, list[slice]] = {}
     for block, groups in kernel_groups(architecture).items():
-        starts = np.cumsum([0, *groups]).tolist()
-        own[block] = [
-            share_of(size, member, members, start)
-            for size, start in zip(groups, starts, strict=False)
-        ]
+        own[block], start = [], 0
+        for size in groups:
+            own[block].append(share_of(size, member, members, start))
+            start += size
     first = architecture.blocks[0]
     own["stem"] = [slice(0, architecture.stem)] if first.expand_groups else own[first.name]
     own["head"] = [share_of(architecture.head_filters, member, members)]
@@ -83,33 +82,32 @@ def part_of(
     """
     part = dict(constants)
 
-    def cut(name: str, rows: list[slice], axis: int = 0) -> None:
-        index = np.concatenate([np.arange(s.start, s.stop) for s in rows])
-        part[name] = np.ascontiguousarray(np.take(constants[name], index, axis))
+    def cut(name: str, channels: Array, axis: int = 0) -> None:
+        part[name] = np.take(constants[name], channels, axis)
 
-    def cut_groups(layer: str, rows: list[slice], axis: int) -> None:
-        """Cut the kernels of all groups; each gets those of the channels that lie in its group."""
+    def cut_groups(layer: str, channels: Array, axis: int) -> None:
+        """Cut the kernels of all groups. Each keeps those of the channels that are in its group."""
         start = 0
         for group, kernel in enumerate(group_kernels(layer, constants)):
             end = start + kernel.shape[axis]
-            inside = [slice(max(s.start, start), min(s.stop, end)) for s in rows]
-            local = [slice(s.start - start, s.stop - start) for s in inside if s.start < s.stop]
-            cut(f"{layer}/kernel_{group}", local or [slice(0, 0)], axis)
+            inside = channels[(start <= channels) & (channels < end)]
+            cut(f"{layer}/kernel_{group}", inside - start, axis)
             start = end
 
-    cut("stem/kernel_0", own["stem"])
+    mine = {name: np.r_[tuple(slices)] for name, slices in own.items()}
+    cut("stem/kernel_0", mine["stem"])
     for block in architecture.blocks:
-        name, rows = block.name, own[block.name]
-        cut_groups(f"{name}/expand", rows, axis=0)
-        cut_groups(f"{name}/depthwise", rows, axis=2)
-        cut(f"{name}/depthwise/bias", rows)
+        name, channels = block.name, mine[block.name]
+        cut_groups(f"{name}/expand", channels, axis=0)
+        cut_groups(f"{name}/depthwise", channels, axis=2)
+        cut(f"{name}/depthwise/bias", channels)
         if block.se_width:
-            cut(f"{name}/se_reduce/kernel", rows)
-            cut(f"{name}/se_expand/kernel", rows, axis=1)
-            cut(f"{name}/se_expand/bias", rows)
-        cut_groups(f"{name}/project", rows, axis=1)
-    cut("head/kernel_0", own["head"])
-    cut("logits/kernel", own["head"])
+            cut(f"{name}/se_reduce/kernel", channels)
+            cut(f"{name}/se_expand/kernel", channels, axis=1)
+            cut(f"{name}/se_expand/bias", channels)
+        cut_groups(f"{name}/project", channels, axis=1)
+    cut("head/kernel_0", mine["head"])
+    cut("logits/kernel", mine["head"])
     return part
 
 
