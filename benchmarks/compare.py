@@ -54,6 +54,7 @@ class Plan(NamedTuple):
     batch_rounds: int = 5  # for the throughput, where a turn takes longer
     calls: int = 5
     largest_batch: int = 64
+    most_seconds: float = 60  # for a table; a slow or busy machine gets fewer rounds
 
     def batches(self, peer: Peer) -> list[int]:
         """Return the batch sizes to try with a side."""
@@ -124,7 +125,7 @@ class Servers(NamedTuple):
             answer = self.by_side[peer, threads].ask("prepare", size=size, batch=batch)
             check_logits(peer.label, np.array(answer["logits"]), expected[:batch])
         jobs = [Job(self.by_side[p, threads], size, batch) for p, threads, batch in wanted]
-        timings = in_turns(jobs, rounds, self.plan.calls)
+        timings = in_turns(jobs, rounds, self.plan.calls, self.plan.most_seconds)
         return [Result(*side, timing) for side, timing in zip(wanted, timings, strict=True)]
 
 
@@ -220,7 +221,7 @@ def report(peers: Sequence[Peer], plan: Plan, as_set: bool, busy: bool) -> None:
     with started(present, plan, as_set) as servers, neighbour() if busy else nullcontext():
         results = servers.latency()
         print(latency_table(results, [s for s in skipped if s[0].latency]))
-        print(f"\n{cores_busy(results)}\n", flush=True)
+        print(f"\n{len(results[0].timing.seconds)} rounds. {cores_busy(results)}\n", flush=True)
         results = servers.throughput()
         print(throughput_table(results, [s for s in skipped if s[0].batches]), flush=True)
 
@@ -241,8 +242,9 @@ def main(arguments: Sequence[str] | None = None, peers: Sequence[Peer] = PEERS) 
     facts = {
         "network": f"{plan.variant}, {plan.size} px, float32, made-up weights",
         "threads": THREAD_SETTINGS,
-        "figures": f"medians of {plan.rounds} rounds ({plan.batch_rounds} for many images) in "
-        "which all sides take turns, and in brackets the quartiles; ratios are taken in each round",
+        "figures": f"medians of up to {plan.rounds} rounds ({plan.batch_rounds} for many images) "
+        "in which all sides take turns, and in brackets the quartiles; ratios are taken in each "
+        "round",
     }
     if options.busy:
         facts["beside it"] = "a process that uses up a core"

@@ -6,6 +6,7 @@ ratio compares two times of the same round. A process that is not being timed wa
 
 import ctypes
 import json
+import math
 import os
 import platform
 import random
@@ -17,13 +18,14 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from time import sleep
+from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTLE = 0.05  # seconds between turns: thread pools keep spinning for a moment after a task
+FEWEST_ROUNDS = 3  # a median of fewer says little
 TOLERANCE = 1e-4  # how far two sides' logits may differ, relative to the largest logit
 OWN_CHOICE = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # where unset, OpenBLAS chooses
 
@@ -126,12 +128,20 @@ class Timing(NamedTuple):
     busy: float  # the mean number of cores that were computing
 
 
-def in_turns(jobs: Sequence[Job], rounds: int, calls: int) -> list[Timing]:
-    """Time all jobs in every round, in random order, each for `calls` images in a row."""
+def in_turns(
+    jobs: Sequence[Job], rounds: int, calls: int, most_seconds: float = math.inf
+) -> list[Timing]:
+    """Time all jobs in every round, in random order, each for `calls` images in a row.
+
+    After `most_seconds` no round begins but the first FEWEST_ROUNDS.
+    """
     seconds: list[list[float]] = [[] for _ in jobs]
     busy: list[list[float]] = [[] for _ in jobs]
     order, shuffle = list(range(len(jobs))), random.Random(0).shuffle
+    end = perf_counter() + most_seconds
     for number in range(rounds):
+        if number >= FEWEST_ROUNDS and perf_counter() > end:
+            break
         progress(f"round {number + 1} of {rounds}")
         shuffle(order)
         for i in order:

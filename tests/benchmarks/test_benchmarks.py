@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import compare, layers, measure, peers, scaling
+from benchmarks import compare, layers, measure, peers, scaling, startup
 from benchmarks.measure import BenchmarkError, Job, Server, Timing, check_logits
 from benchmarks.peers import Peer
 from benchmarks.side import Ready, ready
@@ -174,6 +174,13 @@ def test_all_jobs_take_a_turn_in_every_round_in_changing_order(monkeypatch):
     assert [timing.seconds for timing in timings] == [[1] * 6, [2] * 6, [3] * 6, [16] * 6]
 
 
+def test_a_slow_machine_gets_fewer_rounds_but_never_less_than_three(monkeypatch):
+    monkeypatch.setattr(measure, "SETTLE", 0)
+    jobs = [Job(Recorder(1, []), 64, 1)]
+    assert len(measure.in_turns(jobs, rounds=9, calls=1, most_seconds=0)[0].seconds) == 3
+    assert len(measure.in_turns(jobs, rounds=2, calls=1, most_seconds=0)[0].seconds) == 2
+
+
 # -- numbers and tables ---------------------------------------------------------------------------
 
 
@@ -268,6 +275,22 @@ def test_the_command_prints_both_tables_and_skips_with_a_word(capsys):
     for step in ("readable: 1 at a time, 1 threads", "round 2 of 2"):
         assert step in progress
     assert children() == []
+
+
+# -- startup --------------------------------------------------------------------------------------
+
+
+def test_startup_prints_whole_processes_and_what_each_adds(capsys):
+    startup.main(["--quick"])
+    rows = cells(re.findall(r"(?:^\|.*\n)+", capsys.readouterr().out, re.MULTILINE)[0])[2:]
+    assert [row[0] for row in rows] == list(startup.STAGES)
+    assert all(float(row[1].split()[0]) > 0 and float(row[3].split()[0]) > 0 for row in rows)
+    runs = {stage: [startup.Run(wall, 0.1)] for stage, wall in (("a", 0.2), ("b", 0.5))}
+    _, _, *rows = cells(startup.table(runs))
+    assert [row[1:3] for row in rows] == [
+        ["200 (200-200)", "200 (200-200)"],
+        ["500 (500-500)", "300 (300-300)"],
+    ]
 
 
 # -- layers ---------------------------------------------------------------------------------------
