@@ -174,6 +174,21 @@ def test_every_legal_network_can_be_cut(architecture, h, w):
             assert_the_team_agrees(model, synthetic_image(1, h, w, seed=1)[0], members)
 
 
+@pytest.mark.parametrize("members", [2, 3])
+def test_what_the_budget_allows_a_team_it_allows_one_process(members):
+    """A model changes between the two. So it must not begin as a team, and then be refused."""
+    plan = Model(TINY, synthetic_tensors(TINY)).plan
+    with seats(TINY, members) as team:
+        asked = []
+        for seat in (None, *team):
+            part = part_of(plan.constants, TINY, seat.own) if seat else plan.constants
+            compiler = Compiler(TINY, part, plan.swish, seat)
+            compiler.program(70, 90)
+            asked.append(compiler.memory.bytes)
+    whole, first, *_ = asked
+    assert whole <= first
+
+
 # -- the exchanges and the barrier ----------------------------------------------------------------
 
 
