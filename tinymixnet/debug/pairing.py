@@ -199,7 +199,7 @@ def _confirmed(chain: Sequence[Hypothesis], every: Iterable[Step]) -> set[str]:
             elif later and reader == "probabilities":
                 follows = later.distance < FITS
             else:
-                follows = reader in confirmed
+                follows = reader in confirmed and (later is None or later.distance < FOLLOWS)
             if follows:
                 confirmed.add(hypothesis.layer)
     return confirmed
