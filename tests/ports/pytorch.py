@@ -14,7 +14,7 @@ from torch import nn
 
 from tinymixnet.engine.architecture import Architecture, Block
 from tinymixnet.engine.kernels import split_channels
-from weights_tools.convert import canonical_sources
+from weights_tools.timm_names import canonical_sources
 
 Tensors = Mapping[str, np.ndarray]
 EPSILON = 1e-3  # TensorFlow's; PyTorch's own is 1e-5
