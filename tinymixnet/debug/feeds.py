@@ -46,9 +46,10 @@ class Pixels(Feed):
 
 
 class Theirs(Feed):
-    """A tensor of the dump."""
+    """A tensor of the dump. fits: whether it is like what its layer should give."""
 
-    def __init__(self, stored: StoredTensors, view: View) -> None:
+    def __init__(self, stored: StoredTensors, view: View, fits: bool) -> None:
+        self.fits = fits
         self.key, self._stored, self.view = view, stored, view
 
     @cached_property

@@ -39,6 +39,7 @@ from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
 
 FIRST = 8  # layers of ours that are looked for to see whether all is mixed up
+FOLLOWS = 0.15  # distance at which a layer confirms the tensor that it is computed from
 ALIKE = 2e-3  # largest error, relative to the largest value, of a part of a layer
 
 
@@ -105,24 +106,23 @@ def _with_parts(model: Model, pixels: Array, dump: Dump, pairs: Sequence[Pair]) 
 def _answers(dump: Dump) -> Iterator[Pair]:
     """Yield pairs for the end of the network, where nothing follows that could confirm a pair.
 
-    A tensor that has one number for each class, and is the only one left, is the answer.
+    A tensor that has one number for each class, and is the only one left, may be the answer.
     """
-    left = [pair for pair in dump.pairs if not pair.layer]
-    left += [pair for pair in dump.pairs if (pair.layer, pair.part) == ("logits", BIAS_MISSING)]
-    places = {name: number for number, name in enumerate(dump.trace.names)}
-    last = places[dump.theirs["logits"]] if "logits" in dump.theirs else -1
+    left = [pair.name for pair in dump.pairs if not pair.layer]
+    left += [
+        pair.name for pair in dump.pairs if (pair.layer, pair.part) == ("logits", BIAS_MISSING)
+    ]
     for layer in ("logits", "probabilities"):
         if layer in dump.theirs or layer in dump.mismatched:
             continue
         found = []
-        for name, *_ in left:
+        for name in left:
             for layout in layouts_of(dump.headers[name].shape, dump.expected[layer])[:1]:
                 x = as_layer(dump.trace[name], layout, dump.expected[layer])
-                if _adds_up(x) == (layer == "probabilities") or (last >= 0 and places[name] > last):
+                if layer == "probabilities" or not _adds_up(x):
                     found.append(Pair(name, layer, "order", layout))
         if len(found) == 1:
-            last = places[found[0].name]
-            left = [pair for pair in left if pair.name != found[0].name]
+            left.remove(found[0].name)
             yield found[0]
 
 
@@ -195,11 +195,11 @@ def _confirmed(chain: Sequence[Hypothesis], every: Iterable[Step]) -> set[str]:
         for reader in readers.get(hypothesis.layer, []):
             later = options[reader]
             if later and later.telling:
-                follows = later.distance < UNLIKE
+                follows = later.distance < FOLLOWS
             elif later and reader == "probabilities":
                 follows = later.distance < FITS
             else:
-                follows = reader in confirmed
+                follows = reader in confirmed and (later is None or later.distance < FOLLOWS)
             if follows:
                 confirmed.add(hypothesis.layer)
     return confirmed

@@ -155,7 +155,7 @@ class Walk:
         if step.layer in self.bound_layers:
             return
         if step.identity:
-            again = _view(inputs[0])
+            again = inputs[0].view if isinstance(inputs[0], Theirs) else None
             yield self._next(hypothesis, step, inputs[0], 0.0, left_out=again, others=options)
         elif not exact:
             fitting = [option.points for option in options if option.distance < FITS]
@@ -212,7 +212,7 @@ class Walk:
     def _paired(
         self, hypothesis: Hypothesis, step: Step, option: Option, others: Sequence[Option] = ()
     ) -> Hypothesis:
-        feed: Feed = Theirs(self.stored, option.view)
+        feed: Feed = Theirs(self.stored, option.view, option.distance < UNLIKE)
         if step.layer == "image":
             feed = Pixels(self.pixels)
         following = self._next(hypothesis, step, feed, option.points, option=option)
@@ -273,7 +273,8 @@ def _plausible(options: Sequence[Option]) -> Sequence[Option]:
 
 
 def _view(feed: Feed) -> View | None:
-    return feed.view if isinstance(feed, Theirs) else None
+    """Return the tensor that may be taken once more, if a layer is left out."""
+    return feed.view if isinstance(feed, Theirs) and feed.fits else None
 
 
 def _equal(feed: Feed, other: Feed) -> bool:
