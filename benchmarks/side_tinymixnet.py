@@ -10,6 +10,7 @@ from tinymixnet.engine.weights import Weights
 from tinymixnet.fast import plan
 from tinymixnet.model import Model
 
+LEAST = 1e-35  # a probability that float32 still has exactly
 SETTLE = 12  # images until a team knows which of its ways is the faster one
 
 
@@ -62,7 +63,9 @@ def tinymixnet_map(weights: Weights, pixels: np.ndarray, threads: int) -> Ready:
                 raise answer
             for prediction in answer:
                 row[prediction.index] = prediction.probability
-        return np.log(probabilities)
+        probabilities[probabilities < LEAST] = 0
+        with np.errstate(divide="ignore"):
+            return np.log(probabilities)
 
     def seconds() -> float:
         answers = model.map((photos[i % n] for i in range(first + n)), workers=threads)

@@ -105,6 +105,13 @@ def test_logits_may_differ_by_a_constant_and_by_rounding_only():
     slightly[1, 7] += 0.3e-4 * largest
     with pytest.raises(BenchmarkError, match="computes something else"):
         check_logits("x", slightly, expected)
+    far = expected.copy()
+    far[:, 3] = far.max() - 100
+    lost = far.copy()
+    lost[:, 3] = -np.inf
+    check_logits("x", lost, far)
+    with pytest.raises(BenchmarkError, match="computes something else"):
+        check_logits("x", lost, expected)
     for bad in (expected[:, ::-1], np.full((2, 50), np.nan), expected[:1], expected[:, :49]):
         with pytest.raises(BenchmarkError, match="x"):
             check_logits("x", bad, expected)
