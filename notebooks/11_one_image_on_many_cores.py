@@ -78,6 +78,7 @@ def best(profile, rounds=8):
     return sums
 
 
+# %%
 def at_threads(count):
     """The best with this many BLAS threads; afterwards there are as many as before."""
     blas = openblas()
