@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from tinymixnet.engine.budget import budget
@@ -13,7 +14,7 @@ from weights_tools.extras import import_extra
 from weights_tools.graphs.from_tensorflow import import_tensorflow, read_keras_function
 from weights_tools.graphs.graph import Graph, Node
 
-WIDEST = 1 << 14  # the largest number in a config.json; MixNet's has 1,536
+WIDEST = 1 << 14  # the largest number in a description; MixNet's has 1,536
 NO_SIZES = ("shared_object_id", "seed")  # numbers in it that may be as large as they like
 OPERATIONS = {  # Keras's name of a layer's class -> ONNX's of its operation
     "Conv2D": "Conv",
@@ -56,12 +57,15 @@ def _check_sizes(path: Path) -> None:
     Keras allocates what the model's description asks for, before it looks at the weights.
     """
     budget.check("weights_file_bytes", path.stat().st_size, "the file")
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        size = sum(info.file_size for info in archive.infolist())
-        budget.check("weights_file_bytes", size, "what is packed in the file")
-        waiting = [json.loads(archive.read("config.json"))]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+            budget.check("weights_file_bytes", size, "what is packed in the file")
+            text = archive.read("config.json")
+    else:
+        with h5py.File(path, "r") as file:
+            text = file.attrs.get("model_config", "{}")
+    waiting = [json.loads(text)]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
@@ -69,7 +73,7 @@ def _check_sizes(path: Path) -> None:
         elif isinstance(value, list):
             waiting += value
         elif isinstance(value, int) and value > WIDEST:
-            raise CheckpointError(f"refused, its config.json has the size {str(value)[:40]}")
+            raise CheckpointError(f"refused, its description has the size {str(value)[:40]}")
 
 
 def _tensor(tensor: Any) -> str:
