@@ -24,7 +24,14 @@ OPERATIONS = {  # Keras's name of a layer's class -> ONNX's of its operation
     "Activation": "Activation",
     "ZeroPadding2D": "Pad",
     "Permute": "Transpose",
+    "Subtract": "Sub",
+    "Multiply": "Mul",
+    "TrueDivide": "Div",
+    "Divide": "Div",
+    "Take": "Gather",
+    "Flip": "Reverse",
 }
+WITH_CONSTANTS = ("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "Take")
 
 
 def read_keras(path: Path) -> Graph:
@@ -76,6 +83,12 @@ def _check_sizes(path: Path) -> None:
             raise CheckpointError(f"refused, its description has the size {str(value)[:40]}")
 
 
+def _turns_channels(key: Any) -> bool:
+    """Whether an index is that of x[..., ::-1]."""
+    last = key[-1] if isinstance(key, (list, tuple)) and key else None
+    return isinstance(last, slice) and last.step == -1
+
+
 def _tensor(tensor: Any) -> str:
     return f"tensor {id(tensor)}"
 
@@ -106,6 +119,15 @@ def _nodes(op: Any, constants: dict[str, np.ndarray]) -> list[Node]:
             Node("Mul", name, (*inputs, factor), (scaled,)),
             Node("Add", name, (scaled, offset), outputs),
         ]
+    given = op._inbound_nodes[0].arguments
+    arguments = [*given.args, *given.kwargs.values()]
+    if kind in WITH_CONSTANTS and len(inputs) == 1 and len(arguments) == 2:  # x / 255, say
+        inputs = tuple(
+            _tensor(value) if hasattr(value, "_keras_history") else constant(f"value_{i}", value)
+            for i, value in enumerate(arguments)
+        )
+    elif kind == "GetItem" and _turns_channels(arguments[-1]):
+        kind = "Flip"
     options: dict[str, Any] = {}
     if kind in ("Conv2D", "DepthwiseConv2D", "Dense"):
         kernel, *bias = op.get_weights()
