@@ -86,8 +86,8 @@ def find_preprocessing(
     bgr = bool(np.abs(mean[::-1] - usual).sum() < np.abs(mean - usual).sum())
     if bgr:
         mean, std = mean[::-1], std[::-1]
-    numbers = _rounded(mean), _rounded(std)
-    return Preprocessing(True, *numbers, unit, bgr, exchanged, tuple(unknown))
+    rounded = _rounded(mean), _rounded(std)
+    return Preprocessing(True, *rounded, unit, bgr, exchanged, tuple(unknown))
 
 
 def _origin(tensor: str, makers: Mapping[str, Node], graph: Graph) -> str:
