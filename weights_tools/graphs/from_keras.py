@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from tinymixnet.engine.budget import budget
@@ -13,7 +14,7 @@ from weights_tools.extras import import_extra
 from weights_tools.graphs.from_tensorflow import import_tensorflow, read_keras_function
 from weights_tools.graphs.graph import Graph, Node
 
-WIDEST = 1 << 14  # the largest number in a config.json; MixNet's has 1,536
+WIDEST = 1 << 14  # the largest number in a description; MixNet's has 1,536
 NO_SIZES = ("shared_object_id", "seed")  # numbers in it that may be as large as they like
 OPERATIONS = {  # Keras's name of a layer's class -> ONNX's of its operation
     "Conv2D": "Conv",
@@ -23,7 +24,14 @@ OPERATIONS = {  # Keras's name of a layer's class -> ONNX's of its operation
     "Activation": "Activation",
     "ZeroPadding2D": "Pad",
     "Permute": "Transpose",
+    "Subtract": "Sub",
+    "Multiply": "Mul",
+    "TrueDivide": "Div",
+    "Divide": "Div",
+    "Take": "Gather",
+    "Flip": "Reverse",
 }
+WITH_CONSTANTS = ("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "Take")
 
 
 def read_keras(path: Path) -> Graph:
@@ -56,12 +64,15 @@ def _check_sizes(path: Path) -> None:
     Keras allocates what the model's description asks for, before it looks at the weights.
     """
     budget.check("weights_file_bytes", path.stat().st_size, "the file")
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        size = sum(info.file_size for info in archive.infolist())
-        budget.check("weights_file_bytes", size, "what is packed in the file")
-        waiting = [json.loads(archive.read("config.json"))]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+            budget.check("weights_file_bytes", size, "what is packed in the file")
+            text = archive.read("config.json")
+    else:
+        with h5py.File(path, "r") as file:
+            text = file.attrs.get("model_config", "{}")
+    waiting = [json.loads(text)]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
@@ -69,7 +80,13 @@ def _check_sizes(path: Path) -> None:
         elif isinstance(value, list):
             waiting += value
         elif isinstance(value, int) and value > WIDEST:
-            raise CheckpointError(f"refused, its config.json has the size {str(value)[:40]}")
+            raise CheckpointError(f"refused, its description has the size {str(value)[:40]}")
+
+
+def _turns_channels(key: Any) -> bool:
+    """Whether an index is that of x[..., ::-1]."""
+    last = key[-1] if isinstance(key, (list, tuple)) and key else None
+    return isinstance(last, slice) and last.step == -1
 
 
 def _tensor(tensor: Any) -> str:
@@ -102,6 +119,15 @@ def _nodes(op: Any, constants: dict[str, np.ndarray]) -> list[Node]:
             Node("Mul", name, (*inputs, factor), (scaled,)),
             Node("Add", name, (scaled, offset), outputs),
         ]
+    given = op._inbound_nodes[0].arguments
+    arguments = [*given.args, *given.kwargs.values()]
+    if kind in WITH_CONSTANTS and len(inputs) == 1 and len(arguments) == 2:  # x / 255, say
+        inputs = tuple(
+            _tensor(value) if hasattr(value, "_keras_history") else constant(f"value_{i}", value)
+            for i, value in enumerate(arguments)
+        )
+    elif kind == "GetItem" and _turns_channels(arguments[-1]):
+        kind = "Flip"
     options: dict[str, Any] = {}
     if kind in ("Conv2D", "DepthwiseConv2D", "Dense"):
         kernel, *bias = op.get_weights()
