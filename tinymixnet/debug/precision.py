@@ -209,7 +209,7 @@ def judge(ours: Array, rounded: Array, theirs: Array, usual: float = 0.0) -> Jud
     """
     largest = float(np.abs(ours).max(initial=0)) or 1.0
     with np.errstate(all="ignore"):
-        due, added = (np.asarray(x, np.float64) - ours for x in (rounded, theirs))
+        due, added = rounded - ours, theirs - ours  # not in float64: that takes too much memory
         rounding = float(np.abs(due).max(initial=0)) / largest
     if not np.isfinite(added).all():
         return Judgement(rounding, 0.0, bool(np.isfinite(ours).all()))
@@ -221,11 +221,10 @@ def judge(ours: Array, rounded: Array, theirs: Array, usual: float = 0.0) -> Jud
     beyond = found > BEYOND * max(expected, floor)
     channels = added.shape[-1]
     if added.size >= FEW * channels:
-        axes = tuple(range(added.ndim - 1))
-        each_due, each = (np.sqrt(np.square(x).mean(axes)) for x in (due, added))
+        each_due, each = channel_rms(due), channel_rms(added)
         usual = np.maximum(each_due, max(expected, floor))
         beyond = beyond or bool((each > BEYOND_IN_CHANNEL * usual).any())
-    size, largest_due = rms(np.asarray(theirs, np.float64)), float(np.abs(due).max(initial=0))
+    size, largest_due = rms(theirs), rounding * largest
     return Judgement(
         rounding,
         explains,
@@ -261,4 +260,11 @@ def judgements(
 
 
 def rms(x: Array) -> float:
-    return float(np.sqrt(np.square(x).mean())) if x.size else 0.0
+    """Return the root mean square of all values, without a copy of them."""
+    return float(np.vdot(x, x) / x.size) ** 0.5 if x.size else 0.0
+
+
+def channel_rms(x: Array) -> Array:
+    """Return the root mean square of each channel: (..., C) -> (C,)."""
+    pixels = x.reshape(-1, x.shape[-1])
+    return np.sqrt(np.einsum("pc,pc->c", pixels, pixels) / len(pixels))

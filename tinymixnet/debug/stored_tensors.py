@@ -17,7 +17,7 @@ from tinymixnet.engine.kernels import Array
 MARKS = 2048  # values of a sample that are compared
 UNRELATED = 1.4  # distance of tensors that have nothing to do with each other
 PIXELS = 12  # of a map that are in its sample
-CACHE = 48 << 20  # bytes of whole tensors that stay in memory
+CACHE = 24 << 20  # bytes of whole tensors that stay in memory
 
 
 class View(NamedTuple):
