@@ -11,6 +11,7 @@ from tinymixnet.engine.weights import BUNDLED, Weights
 from tinymixnet.errors import CheckpointError
 from tinymixnet.model import Model
 from weights_tools.extras import import_extra
+from weights_tools.graphs.from_keras import load_model
 from weights_tools.graphs.from_tensorflow import graph_def, import_tensorflow
 from weights_tools.graphs.graph import Graph
 from weights_tools.sources import STATE_DICTS, Source, one_line, open_state_dict, read_graph
@@ -105,7 +106,7 @@ def _run_tensorflow(path: Path, x: Array) -> list[Array]:
 
 def _run_keras(path: Path, x: Array) -> list[Array]:
     import_tensorflow()
-    model = import_extra("keras", "keras").models.load_model(path, compile=False, safe_mode=True)
+    model = load_model(import_extra("keras", "keras"), path)
     answers = model(x, training=False)
     return [np.asarray(answer) for answer in (answers if isinstance(answers, list) else [answers])]
 

@@ -272,6 +272,7 @@ def keras_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tf, folder = needed("tensorflow"), tmp_path_factory.mktemp("keras")
     model = keras_model(WEIGHTS)
     model.save(folder / "model.keras")
+    model.save(folder / "model.h5")  # the old format
     model.save_weights(folder / "model.weights.h5")
     model.export(folder / "saved", verbose=False)
     shape = tf.TensorSpec([1, 64, 64, 3], tf.float32)
@@ -288,6 +289,7 @@ def keras_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "kind", "folded"),
     [
         ("model.keras", "keras", False),
+        ("model.h5", "keras", False),
         ("frozen.pb", "tensorflow", True),
         ("saved", "tensorflow", True),
         ("model.tflite", "tflite", True),
