@@ -236,6 +236,20 @@ def test_symmetric_padding_is_refused(tmp_path: Path) -> None:
         convert(path, tmp_path / "out.h5")
 
 
+def test_symmetric_padding_of_an_odd_size_is_right(tmp_path: Path) -> None:
+    """TensorFlow pads an image of 75 pixels a side alike on both sides, too."""
+
+    def change(model: Any) -> None:
+        stem = next(node for node in model.graph.node if node.op_type == "Conv")
+        stem.attribute.remove(next(a for a in stem.attribute if a.name == "auto_pad"))
+        stem.attribute.append(needed("onnx").helper.make_attribute("pads", [1, 1, 1, 1]))
+
+    convert(save_onnx(tmp_path / "odd.onnx", change, size=75), tmp_path / "out.h5", check=True)
+    path = save_onnx(tmp_path / "even.onnx", change, size=76)
+    with pytest.raises(CheckpointError, match="pads both sides alike"):
+        convert(path, tmp_path / "other.h5")
+
+
 def test_a_network_that_is_no_mixnet(tmp_path: Path) -> None:
     onnx = needed("onnx")
     model = onnx_model(WEIGHTS)
