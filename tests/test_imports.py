@@ -145,6 +145,7 @@ def test_no_import_hides_in_a_string() -> None:
     }
     # The package's face hands out the debugger's modules; the others import other frameworks.
     frameworks = {"extras", "record", "graphs.from_tensorflow", "graphs.from_tflite"}
+    frameworks |= {"graphs.from_keras", "graphs.tensorflow_safety"}
     assert dynamic <= {"tinymixnet", *(f"weights_tools.{name}" for name in frameworks)}
 
 
