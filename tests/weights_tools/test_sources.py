@@ -277,6 +277,24 @@ def test_check_finds_a_difference(tmp_path: Path) -> None:
     assert not (tmp_path / "out.h5").exists()
 
 
+def test_check_is_not_blinded_by_certain_probabilities(tmp_path: Path) -> None:
+    """Logits in the thousands make one class certain, and then wrong ones may look the same."""
+
+    def change(model: Any) -> None:
+        onnx = needed("onnx")
+        for tensor in model.graph.initializer:
+            if tensor.name == "logits/kernel":
+                large = 10_000 * onnx.numpy_helper.to_array(tensor)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(large, tensor.name))
+        for node in model.graph.node:
+            if node.op_type == "Sigmoid":
+                node.op_type = "HardSigmoid"
+
+    path = save_onnx(tmp_path / "model.onnx", change)
+    with pytest.raises(CheckpointError, match="other answers"):
+        convert(path, tmp_path / "out.h5", check=True)
+
+
 # -- TensorFlow, Keras, TensorFlow Lite, OpenVINO -------------------------------------------------
 
 

@@ -72,7 +72,7 @@ def load_model(keras: Any, path: Path) -> Any:
     Keras writes .h5 files that it cannot read again: it does not find its own operations that are
     no layers. So these are given to it. Operations with a layer's name (Add, say) stay layers.
     """
-    known = {}
+    known: dict[str, Any] = {}
     if not zipfile.is_zipfile(path):
         for module, names in OWN_OPERATIONS.items():
             there = vars(import_module(module))
