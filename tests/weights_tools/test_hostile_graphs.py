@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import resource
 import struct
 import sys
 import zipfile
 from collections.abc import Callable
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +153,16 @@ def test_a_wide_layer_in_an_old_keras_file(tmp_path: Path) -> None:
         file.attrs["model_config"] = json.dumps({"config": {"units": 1 << 40}})
     with pytest.raises(CheckpointError, match="refused, its description has the size"):
         convert(tmp_path / "model.h5", tmp_path / "out.h5")
+
+
+def test_every_extra_that_a_message_names_exists() -> None:
+    root = Path(__file__).resolve().parents[2]
+    settings = ConfigParser()
+    settings.read(root / "setup.cfg")
+    named = {
+        extra
+        for path in (root / "weights_tools").rglob("*.py")
+        for extra in re.findall(r'import_extra\("[^"]+", "([^"]+)"\)', path.read_text("utf-8"))
+    }
+    assert {"onnx", "openvino", "tensorflow", "keras", "timm"} <= named
+    assert named <= {*settings["options.extras_require"]}

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ OPERATIONS = {  # Keras's name of a layer's class -> ONNX's of its operation
     "Take": "Gather",
     "Flip": "Reverse",
 }
+OWN_OPERATIONS = {
+    "keras.src.ops.numpy": (
+        "Split", "TrueDivide", "Divide", "GetItem", "Flip", "Take", "Mean", "Squeeze", "ExpandDims",
+        "Transpose",
+    ),
+    "keras.src.ops.nn": ("Relu", "Sigmoid", "Silu"),
+}  # fmt: skip
 WITH_CONSTANTS = ("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "Take")
 
 
@@ -43,7 +51,7 @@ def read_keras(path: Path) -> Graph:
     _check_sizes(path)
     import_tensorflow()
     keras = import_extra("keras", "keras")
-    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    model = load_model(keras, path)
     if len(model.inputs) != 1:
         raise CheckpointError(f"expected a Keras model with one input, found {len(model.inputs)}")
     functional = isinstance(model, keras.Model) and hasattr(model, "operations")
@@ -56,6 +64,20 @@ def read_keras(path: Path) -> Graph:
             nodes += _nodes(op, constants)
     shape = tuple(side or 0 for side in model.inputs[0].shape)
     return Graph("Keras", tuple(nodes), constants, (_tensor(model.inputs[0]),), shape)
+
+
+def load_model(keras: Any, path: Path) -> Any:
+    """Return a Keras model that brings no code of its own.
+
+    Keras writes .h5 files that it cannot read again: it does not find its own operations that are
+    no layers. So these are given to it. Operations with a layer's name (Add, say) stay layers.
+    """
+    known: dict[str, Any] = {}
+    if not zipfile.is_zipfile(path):
+        for module, names in OWN_OPERATIONS.items():
+            there = vars(import_module(module))
+            known |= {name: there[name] for name in names if name in there}
+    return keras.models.load_model(path, custom_objects=known, compile=False, safe_mode=True)
 
 
 def _check_sizes(path: Path) -> None:
