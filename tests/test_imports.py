@@ -163,13 +163,9 @@ def test_no_import_hides_in_a_string() -> None:
         and any(word in path.read_text("utf-8") for word in ("import_module(", "__import__("))
     }
     # The package's face hands out the debugger's modules; the others import other frameworks.
-<<<<<<< HEAD
-    frameworks = {"extras", "graphs.from_tensorflow", "graphs.from_tflite"}
-    frameworks |= {f"recorders.{name}" for name in ("tensorflow_graphs", "tflite_files")}
-=======
-    frameworks = {"extras", "record", "graphs.from_tensorflow", "graphs.from_tflite"}
-    frameworks |= {"graphs.from_keras", "graphs.tensorflow_safety"}
->>>>>>> s13-q16
+    frameworks = {"extras", "recorders.tensorflow_graphs", "recorders.tflite_files"}
+    graphs = ("from_keras", "from_tensorflow", "from_tflite", "tensorflow_safety")
+    frameworks |= {f"graphs.{name}" for name in graphs}
     assert dynamic <= {"tinymixnet", *(f"weights_tools.{name}" for name in frameworks)}
 
 
