@@ -1,24 +1,25 @@
 """tinymixnet beside other frameworks on the same weights: python -m benchmarks.compare
 
-Prints the machine, then two tables for README.md: how long one image takes, on one thread and on
-all cores, and how many images a second each side manages at best. Before anything is timed, every
-side's logits are compared with tinymixnet's. Where environment variables choose the kernels of
-OpenBLAS, the tables are printed twice: with OpenBLAS's own choice, and with that of the machine.
+Prints the machine, then two tables for docs/speed.md: how long one image takes, on one thread and
+on all cores, and how many images a second each side manages at best. On all cores, tinymixnet is a
+team of processes (`cores=2`); what BLAS threads do instead is a row of its own. Before anything is
+timed, every side's logits are compared with tinymixnet's.
+
+--size 128 is the size of the bundled weights. --busy keeps one core busy with another process.
+Where environment variables choose the kernels of OpenBLAS, they count only with --as-set.
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.measure import (
-    OWN_CHOICE,
     BenchmarkError,
     Job,
     Server,
@@ -28,6 +29,8 @@ from benchmarks.measure import (
     in_turns,
     machine,
     markdown,
+    neighbour,
+    progress,
     ratio,
     spread,
     written,
@@ -48,9 +51,10 @@ class Plan(NamedTuple):
     variant: str = "mixnet-l"
     size: int = 224
     rounds: int = 15
-    batch_rounds: int = 7  # for the throughput, where a turn takes longer
+    batch_rounds: int = 5  # for the throughput, where a turn takes longer
     calls: int = 5
     largest_batch: int = 64
+    most_seconds: float = 60  # for a table; a slow or busy machine gets fewer rounds
 
     def batches(self, peer: Peer) -> list[int]:
         """Return the batch sizes to try with a side."""
@@ -81,7 +85,8 @@ def started(peers: Sequence[Peer], plan: Plan, as_set: bool) -> Iterator["Server
         weights = write_made_up_weights(folder / "weights.h5", mixnet(plan.variant), plan.size)
         servers = {}
         for peer in peers:
-            for threads in sorted({1, cores}) if peer.latency else [cores]:
+            on_one = peer.latency and peer.one_thread
+            for threads in sorted({1, cores}) if on_one else [cores]:
                 side = f"{peer.build.__module__}:{peer.build.__qualname__}"
                 server = Server(side, threads, folder / "weights.h5", as_set)
                 servers[peer, threads] = stack.enter_context(server)
@@ -116,10 +121,11 @@ class Servers(NamedTuple):
         largest = max(batch for _, _, batch in wanted)
         expected = self.model(pictures(largest, size))
         for peer, threads, batch in wanted:
+            progress(f"{peer.label}: {batch} at a time, {threads} threads")
             answer = self.by_side[peer, threads].ask("prepare", size=size, batch=batch)
             check_logits(peer.label, np.array(answer["logits"]), expected[:batch])
         jobs = [Job(self.by_side[p, threads], size, batch) for p, threads, batch in wanted]
-        timings = in_turns(jobs, rounds, self.plan.calls)
+        timings = in_turns(jobs, rounds, self.plan.calls, self.plan.most_seconds)
         return [Result(*side, timing) for side, timing in zip(wanted, timings, strict=True)]
 
 
@@ -148,10 +154,13 @@ def latency_table(results: Sequence[Result], skipped: Sequence[tuple[Peer, str]]
     for threads in counts:
         header += [f"ms on {threads} thread{'s' * (threads > 1)}", "tinymixnet takes"]
     for name in dict.fromkeys(name for name, _ in best):
-        ways = dict.fromkeys(best[name, threads].peer.how for threads in counts)
+        ways = dict.fromkeys(best[name, n].peer.how for n in counts if (name, n) in best)
         label = ", ".join(filter(None, [name, " / ".join(ways)]))
         row = [f"**{label}**" if name == BASE else label]
         for threads in counts:
+            if (name, threads) not in best:
+                row += ["", ""]
+                continue
             result, base = best[name, threads], best[BASE, threads]
             times = ratio(base.timing.seconds, result.timing.seconds)
             row.append(written(spread([1e3 * s for s in result.timing.seconds]), 1))
@@ -206,13 +215,13 @@ def cores_busy(results: Sequence[Result]) -> str:
 # -- the command ----------------------------------------------------------------------------------
 
 
-def report(peers: Sequence[Peer], plan: Plan, as_set: bool) -> None:
+def report(peers: Sequence[Peer], plan: Plan, as_set: bool, busy: bool) -> None:
     skipped = [(peer, why) for peer in peers if (why := why_skipped(peer))]
     present = [peer for peer in peers if not why_skipped(peer)]
-    with started(present, plan, as_set) as servers:
+    with started(present, plan, as_set) as servers, neighbour() if busy else nullcontext():
         results = servers.latency()
         print(latency_table(results, [s for s in skipped if s[0].latency]))
-        print(f"\n{cores_busy(results)}\n", flush=True)
+        print(f"\n{len(results[0].timing.seconds)} rounds. {cores_busy(results)}\n", flush=True)
         results = servers.throughput()
         print(throughput_table(results, [s for s in skipped if s[0].batches]), flush=True)
 
@@ -222,20 +231,28 @@ def main(arguments: Sequence[str] | None = None, peers: Sequence[Peer] = PEERS) 
         prog="python -m benchmarks.compare", description="tinymixnet beside others"
     )
     parser.add_argument("--quick", action="store_true", help="a small network, to try the command")
-    plan = QUICK if parser.parse_args(arguments).quick else Plan()
+    parser.add_argument("--size", type=int, metavar="PX", help="pixels a side of an image (224)")
+    parser.add_argument("--busy", action="store_true", help="beside a process that uses up a core")
+    parser.add_argument(
+        "--as-set", action="store_true", help="the BLAS kernels that this machine's variables set"
+    )
+    options = parser.parse_args(arguments)
+    plan = QUICK if options.quick else Plan()
+    plan = plan._replace(size=options.size or plan.size)
     facts = {
         "network": f"{plan.variant}, {plan.size} px, float32, made-up weights",
         "threads": THREAD_SETTINGS,
-        "figures": f"medians of {plan.rounds} rounds ({plan.batch_rounds} for many images) in "
-        "which all sides take turns, and in brackets the quartiles; ratios are taken in each round",
+        "figures": f"medians of up to {plan.rounds} rounds ({plan.batch_rounds} for many images) "
+        "in which all sides take turns, and in brackets the quartiles; ratios are taken in each "
+        "round",
     }
+    if options.busy:
+        facts["beside it"] = "a process that uses up a core"
     print(machine(usable_cores(), PACKAGES, facts))
-    settings = [False, True] if any(name in os.environ for name in OWN_CHOICE) else [False]
+    whose = "as this machine sets them" if options.as_set else "OpenBLAS's own choice"
+    print(f"- NumPy's BLAS kernels: {chosen_kernels(options.as_set)}, {whose}\n", flush=True)
     try:
-        for as_set in settings:
-            whose = "as this machine's environment has it" if as_set else "OpenBLAS's own choice"
-            print(f"\nNumPy's BLAS kernels: {chosen_kernels(as_set)}, {whose}.\n", flush=True)
-            report(peers, plan, as_set)
+        report(peers, plan, options.as_set, options.busy)
     except BenchmarkError as error:
         sys.exit(f"error: {error}")
 

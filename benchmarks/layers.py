@@ -189,8 +189,9 @@ REPLACES = {  # kernels of the fast path: the readable one whose result they giv
     ("depthwise_columns",): "mix_conv",
     ("depthwise_fourier",): "mix_conv",
     ("swish_of_half_to",): "swish",
+    ("negated_swish_to",): "swish",
     ("relu_to",): "relu",
-    ("squeeze_excite_gate", "multiply"): "squeeze_excite",
+    ("squeeze", "gate_of_squeezed", "multiply"): "squeeze_excite",
 }
 
 

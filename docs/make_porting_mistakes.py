@@ -60,7 +60,7 @@ def planted_runs(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Array], 
         their_pixels = pixels
         if bug.resize:
             their_pixels = bug.resize(read_image(PHOTO), pixels.shape[1])[np.newaxis]
-        layers = planted.planted_layers(bug, net, model.tensors, their_pixels, raw)
+        layers = planted.planted_layers(bug, net, model.tensors, their_pixels, raw, model.labels)
         if bug.mixed_up:
             layers = {layer: mixed_up(x) for layer, x in layers.items()}
         with tempfile.TemporaryDirectory() as folder:
@@ -70,6 +70,8 @@ def planted_runs(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Array], 
             diagnosis = diagnose(model, pixels, dump, photo=PHOTO, raw=raw_model)
         probabilities = layers["probabilities"][0]
         label = (*model.labels, "(none)")[probabilities.argmax()]
+        if not np.isfinite(probabilities).all():
+            label, probabilities = "not a number", np.zeros(1)
         first = next(row for row in comparison.rows if row.layer == comparison.first)
         cause = diagnosis.causes[0]
         row = [
@@ -168,7 +170,7 @@ def main(arguments: list[str]) -> int:
     model = load()
     right = dict(model.layers(model.pixels(PHOTO)))
     rows, problems = [], []
-    for name, layers, row in planted_runs(planted.BUGS):
+    for name, layers, row in planted_runs(planted.IN_MIXNET_L):
         print(" | ".join(row), flush=True)
         rows.append(row)
         if name in PICTURES:

@@ -52,14 +52,30 @@ def accuracy() -> str:
     return f"Measured with this engine: {noted}." if noted else ""
 
 
+def puzzle() -> str:
+    """What the command of README's puzzle prints."""
+    shown = README.read_text("utf-8").split("<!-- made: puzzle -->\n```text\n$ ")[1]
+    command, output = shown.split("\n")[0], io.StringIO()
+    with _beside_the_package(), contextlib.redirect_stdout(output):
+        tinymixnet(command.split()[1:])
+    return f"\n```text\n$ {command}\n{output.getvalue()}```\n\n"
+
+
+@contextlib.contextmanager
+def _beside_the_package() -> Iterator[None]:
+    """Work in a new folder with a link to the package, as if it were this one."""
+    with tempfile.TemporaryDirectory() as folder, _inside(folder):
+        os.symlink(ROOT / "tinymixnet", "tinymixnet")
+        yield
+
+
 def run_examples(page: str) -> str:
     """The page with what its Python examples print now."""
     start, end = page.index("```python\n") + len("```python\n"), page.index("\n```\n\nA user's")
     parts = doctest.DocTestParser().parse(page[start:end])
     names: dict[str, object] = {}
     text = ""
-    with tempfile.TemporaryDirectory() as folder, _inside(folder):
-        os.symlink(ROOT / "tinymixnet", "tinymixnet")
+    with _beside_the_package():
         for part in parts:
             if isinstance(part, str):
                 text += part
@@ -94,7 +110,7 @@ def make_picture() -> None:
 def main(arguments: list[str]) -> int:
     readme, use = README.read_text("utf-8"), USE.read_text("utf-8")
     new = {
-        README: fill(readme, {"answers": answers, "accuracy": accuracy}),
+        README: fill(readme, {"answers": answers, "accuracy": accuracy, "puzzle": puzzle}),
         USE: run_examples(use),
     }
     stale = [path for path, text in new.items() if path.read_text("utf-8") != text]

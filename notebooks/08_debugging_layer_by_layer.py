@@ -329,37 +329,45 @@ for what, values in curves.items():
 #
 # ### Exercise 1
 #
-# Here is another port, with one mistake in one layer: its activation is ReLU where it should be
-# swish. Which layer is it? The cell draws it at random, another one each time it runs, so only the
-# dump `opened("relu")` can tell. Give the layer's name.
+# Now somebody else plants the mistake: the game of `tinymixnet break`. It draws one from the
+# catalogue of `diagnose`, makes it in one layer of the network, and writes down what all layers
+# give then. It does not tell what it has drawn, and it draws another one each time this cell runs.
+# Only the dump `opened("puzzle")` can tell. What is the mistake called? The names are those of
+# [porting mistakes](../docs/porting_mistakes.md).
 
 # %%
-from tinymixnet.engine.kernels import relu
+from tinymixnet.debug.exercise import judge, make_exercise
 
-swish_layers = [
-    f"{block.name}/{part}_act"
-    for block in model.architecture.blocks
-    if block.swish
-    for part in ("expand", "depthwise", "se")
-]
-drawn = str(np.random.default_rng().choice(swish_layers))
-traces.write_dump(here / "relu", port({drawn: lambda x, _: relu(x)}), made_by="another port")
+secret = int(np.random.default_rng().integers(1_000_000))
+game = make_exercise(model, pixels, here / "puzzle", secret, level=2, photo=CAT)
+print(f"{game.mistakes} mistake, {game.layers} layers")
 
 # %% tags=["exercise"]
-answer = None  # "blocks_3/expand_act", for example
+answer = None  # "bgr", for example
 
 # %% jupyter={"source_hidden": true} tags=["check"]
-check(answer, drawn, hint="one mistake only, so the first layer that differs is the guilty one")
+from tinymixnet.errors import InputError
+
+hint = "which layer adds an error, what does it compute, and what do its values look like?"
+try:
+    found = answer is not None and judge(here / "puzzle", answer).right
+except InputError as error:  # no mistake has this name
+    found, hint = False, str(error)
+check(answer, answer if found else "the name of another mistake", hint)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
+# `isolated(model, pixels, opened("puzzle"))` has one guilty row, which says where. What it is
+# called, one can guess from the kind of the layer and from its maps, with `pictures.show_maps` as
+# above. Or one asks:
+#
 # ```python
-# answer = compare(model.layers(pixels), opened("relu")).first
+# answer = ",".join(diagnose(model, pixels, opened("puzzle"), photo=CAT).slugs)
 # ```
 #
-# With several mistakes you would need `isolated(model, pixels, opened("relu"))` and its `guilty`
-# rows; and `diagnose(model, pixels, opened("relu"))` names the mistake as well.
+# `make_exercise` takes five levels. At the last one there are three mistakes, in a dump that looks
+# as if it came from PyTorch and lacks many layers.
 #
 # </details>
 
@@ -408,13 +416,21 @@ check(answer, {side for side in range(100, 201) if is_hidden(side)}, hint)
 # %% [markdown]
 # ### Exercise 3
 #
-# Now two layers have a mistake, both drawn at random, and the second one hides behind the first.
-# Write `isolated` yourself: a function that takes the port's layers, a dictionary from name to
-# tensor, and returns the list of all names whose layers add an error larger than 1e-4 of their
-# own. You need `forward`, which takes a tensor by `send` (see `port` above), and
+# Now two layers have ReLU where swish should be, both drawn at random, and the second one hides
+# behind the first. Write `isolated` yourself: a function that takes the port's layers, a dictionary
+# from name to tensor, and returns the list of all names whose layers add an error larger than 1e-4
+# of their own. You need `forward`, which takes a tensor by `send` (see `port` above), and
 # `measure(name, ours, theirs, 0).error`.
 
 # %%
+from tinymixnet.engine.kernels import relu
+
+swish_layers = [
+    f"{block.name}/{part}_act"
+    for block in model.architecture.blocks
+    if block.swish
+    for part in ("expand", "depthwise", "se")
+]
 drawn_two = sorted(np.random.default_rng().choice(len(swish_layers), 2, replace=False))
 two = [swish_layers[i] for i in drawn_two]
 theirs = dict(port({name: lambda x, _: relu(x) for name in two}))
@@ -449,6 +465,7 @@ check(answer and (lambda layers: list(answer(layers)) == two), True, hint, given
 
 # %% [markdown]
 # On the command line all of this is three commands: `tinymixnet trace IMAGE -o DIR`, `tinymixnet
-# compare DIR OTHER` and `tinymixnet diagnose IMAGE OTHER`.
+# compare DIR OTHER` and `tinymixnet diagnose IMAGE OTHER`. And the game is a fourth: `tinymixnet
+# break -o OTHER`, then `tinymixnet break --answer OTHER NAME`.
 #
 # Next: [09, where the time goes](09_where_the_time_goes.ipynb): the same numbers, faster.

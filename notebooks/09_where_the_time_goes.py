@@ -298,9 +298,10 @@ pictures.show_times_of_ways(cases, "microseconds a channel")
 # readable one, and none of them is arithmetic that the network needs:
 #
 # - Batch norm goes over the whole tensor; folded into the kernel before it, it costs nothing.
-# - Swish in the readable form takes an `exp`, a division, and several passes. NumPy's `tanh` is
-#   vectorised, and x * sigmoid(x) = h * (1 + tanh(h)) with h = x / 2; the half is folded into the
-#   kernel as well.
+# - Swish in the readable form takes several passes over new arrays. The fast one takes three in
+#   place, in one of two ways. With h = x / 2, x * sigmoid(x) = h * (1 + tanh(h)). With y = -x,
+#   -x * sigmoid(x) = y / (1 + exp(y)). The half or the sign is folded into the kernels as well.
+#   Which way is faster depends on the processor, so a plan measures both, once.
 # - ReLU: the fast kernel compares with an array of zeros instead of the number 0, which sounds
 #   like more work. See below which is faster on the machine that made this page.
 # - Every new array is memory that the operating system has to find. The fast kernels write into
@@ -308,8 +309,10 @@ pictures.show_times_of_ways(cases, "microseconds a channel")
 
 # %%
 from tinymixnet.fast import kernels as fast
+from tinymixnet.fast.swish import fastest, negated_swish_to, swish_of_half_to
 
-show(fast.swish_of_half_to)
+show(swish_of_half_to)
+show(negated_swish_to)
 
 # %%
 from tinymixnet.engine.kernels import batch_norm, pointwise_conv2d, relu, swish
@@ -319,11 +322,13 @@ x, narrow = random(*shape), random(1, 1, c, c)
 planes = np.ascontiguousarray(x[0].reshape(-1, c).T)
 matrix, zeros = np.ascontiguousarray(narrow[0, 0].T), np.zeros(planes.size, np.float32)
 flat, out, scratch = planes.reshape(-1), np.empty(planes.size, np.float32), np.empty_like(zeros)
-half = flat / 2
+half, negated = flat / 2, -flat
 vectors = [random(c) for _ in range(3)] + [np.ones(c, np.float32)]
 
-fast.swish_of_half_to(half, scratch, out)
+swish_of_half_to(half, scratch, out)
 assert agree(out, swish(flat))
+negated_swish_to(negated, scratch, out)
+assert agree(-out, swish(flat))
 fast.relu_to(flat, zeros, out)
 assert np.array_equal(out, relu(flat))
 
@@ -334,7 +339,11 @@ pairs = {
         milliseconds(np.matmul, matrix, planes, out.reshape(c, -1)),
     ),
     "batch norm": (milliseconds(batch_norm, x, *vectors, 1e-3), 0.0),
-    "swish": (milliseconds(swish, x), milliseconds(fast.swish_of_half_to, half, scratch, out)),
+    "swish, by tanh": (milliseconds(swish, x), milliseconds(swish_of_half_to, half, scratch, out)),
+    "swish, by exp": (
+        milliseconds(swish, x),
+        milliseconds(negated_swish_to, negated, scratch, out),
+    ),
     "relu": (milliseconds(relu, x), milliseconds(fast.relu_to, flat, zeros, out)),
 }
 pictures.show_readable_and_fast(pairs, f"ms for {h} x {w} x {c}")
@@ -401,7 +410,7 @@ def best(run, rounds):
 # %% tags=["timing"]
 by_layers, by_steps = best(readable_run, 4), best(fast_run, 8)
 kernels = ["matmul", "depthwise_columns", "depthwise_fourier"]
-kernels += ["swish_of_half_to", "relu_to", "squeeze_excite_gate"]
+kernels += [fastest().activate.__name__, "relu_to", "squeeze"]
 pictures.show_profile(by_layers, by_steps, kernels)
 print(f"readable {sum(by_layers.values()):.0f} ms, fast {sum(by_steps.values()):.0f} ms")
 

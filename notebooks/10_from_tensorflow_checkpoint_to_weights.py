@@ -530,6 +530,5 @@ check(answer, stored_bytes, hint, given=(names,))
 # </details>
 
 # %% [markdown]
-# This was the last of the series. You have seen every number from the bytes of a file to the name
-# of an animal; now write MixNet from memory, and when your numbers differ, go back to
-# [08](08_debugging_layer_by_layer.ipynb). The [index](README.md) lists all notebooks.
+# Next: [11, one image on many cores](11_one_image_on_many_cores.ipynb): how an answer comes
+# sooner.

@@ -12,6 +12,7 @@ where they have a sign, and the palette of Okabe and Ito for lines and bars.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
@@ -1333,3 +1334,82 @@ def show_filters(filters: np.ndarray, count: int = 6) -> None:
     maps = [filters[:, :, i, o] for i in range(3) for o in loud]
     titles = [f"{colour}, filter {o}" for colour in colours for o in loud]
     show_maps(maps, titles, "weight", count, signs=True, height=6)
+
+
+# -- 11 --------------------------------------------------------------------------------------------
+
+
+def show_team(colours: Sequence[str] = (RIGHT, INHERITED)) -> None:
+    """Draw a block that two members share: a lane for each, and the two exchanges across them."""
+    axis = _canvas(4.2)
+    stations = (
+        (2.2, "expand", "rows of\nthe kernel"),
+        (4.1, "depthwise", "its\nchannels"),
+        (6.0, "squeeze", "rows"),
+        (7.3, "gate", "columns"),
+        (8.9, "project", "columns of\nthe kernel"),
+    )
+    for lane, colour in enumerate(colours):
+        y = 2.9 - 1.9 * lane
+        axis.text(0.1, y + 0.62, f"member {lane}", weight="bold")
+        _draw_part(axis, 0.7, y, "input\nwhole", "#dddddd")
+        for x, name, what in stations:
+            _draw_part(axis, x, y, f"{name}\n{what}", colour)
+        _draw_part(axis, 10.4, y, "output\nwhole", "#dddddd")
+        edges = (0.7, *(x for x, _, _ in stations), 10.4)
+        for start, end in pairwise(edges):
+            _draw_arrow(axis, (start + 0.56, y), (end - 0.58, y))
+    for x, name in (
+        (6.65, "first exchange:\na number a channel of SE"),
+        (9.65, "second exchange:\nplanes"),
+    ):
+        axis.annotate(
+            "",
+            (x, 1.05),
+            (x, 2.85),
+            arrowprops={"arrowstyle": "<->", "color": WRONG, "linewidth": 2},
+        )
+        axis.text(x, 0.15, name, ha="center", va="center", color=WRONG, fontsize=11)
+        axis.text(
+            x,
+            1.95,
+            "+",
+            ha="center",
+            va="center",
+            fontsize=20,
+            color=WRONG,
+            bbox={"color": "white", "pad": 2},
+        )
+
+
+def _draw_part(axis: Axes, x: float, y: float, text: str, colour: str) -> None:
+    axis.add_patch(Rectangle((x - 0.56, y - 0.42), 1.12, 0.84, facecolor=colour, linewidth=0))
+    axis.text(x, y, text, ha="center", va="center", fontsize=10)
+
+
+def show_threads(times: Mapping[str, Mapping[str, float]], label: str) -> None:
+    """Make a figure of one bar for each number of threads, stacked by kernel."""
+    _, axes = panels(height=1.4 + 0.5 * len(times))
+    kernels = list(dict.fromkeys(kernel for row in times.values() for kernel in row))
+    ends = np.zeros(len(times))
+    for kernel, colour in zip(kernels, (*COLOURS, "#999999"), strict=False):
+        widths = np.array([row.get(kernel, 0) for row in times.values()])
+        axes[0, 0].barh(list(times), widths, left=ends, label=kernel, color=colour)
+        ends += widths
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].set(xlabel=label)
+    axes[0, 0].legend(frameon=False, bbox_to_anchor=(1, 1))
+
+
+def show_amdahl(serial: Mapping[str, float], measured: tuple[int, float], most: int = 8) -> None:
+    """Make a figure of Amdahl's law: how many times as fast, over the number of cores.
+
+    serial: by name, the share of the time that is not divided. measured: (cores, times as fast).
+    """
+    cores = np.arange(1, most + 1)
+    _, axes = panels(height=3.8)
+    series = {"everything is divided": cores.astype(float)}
+    series |= {name: 1 / (share + (1 - share) / cores) for name, share in serial.items()}
+    draw_lines(axes[0, 0], cores, series, "cores", "times as fast", marker="o")
+    axes[0, 0].plot(*measured, "*", markersize=16, color="black", label="a team, measured")
+    axes[0, 0].legend(frameon=False)

@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 
 from tests.support import sweep
-from tests.support.planted import ONE_OF_EACH_CAUSE
+from tests.support.planted import ONE_OF_EACH_CAUSE, PAIRS
 
 # Each of pytest-xdist's processes works on one core. It has to be said before NumPy is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -19,7 +19,10 @@ LONGEST_EXAMPLE = 20_000  # milliseconds; hypothesis reports an example that tak
 # What a run without --whole leaves out of tests that check a large catalogue.
 MARKS = {
     ("debug/test_diagnose.py", "test_small"): [pytest.mark.sweep],
-    ("debug/test_diagnose.py", "test_large"): [pytest.mark.sweep(name=ONE_OF_EACH_CAUSE)],
+    ("debug/test_diagnose.py", "test_each_bug_of_a_pair_shows"): [
+        pytest.mark.sweep(name=[*PAIRS][::4])
+    ],
+    ("debug/test_diagnose.py", "test_large"): [pytest.mark.sweep(name=ONE_OF_EACH_CAUSE[::3])],
     ("debug/test_diagnose.py", "test_large_at_224"): [pytest.mark.sweep(name=["epsilon 1e-5"])],
     ("debug/test_diagnose.py", "test_nothing_is_wrong_with_a_correct_port"): [pytest.mark.sweep],
     ("debug/test_diagnose.py", "test_what_is_not_in_the_catalogue_is_unknown"): [pytest.mark.sweep],

@@ -14,6 +14,10 @@ def test_the_page_on_the_architecture_is_true() -> None:
     assert_made_by("docs.make_architecture")
 
 
+def test_the_list_of_mistakes_is_that_of_the_suspects() -> None:
+    assert_made_by("docs.make_mistakes")
+
+
 @pytest.mark.parametrize("module", ["make_readme", "make_weights_page", "make_diagram"])
 def test_what_depends_on_the_weights_is_what_they_give(module: str) -> None:
     assert_made_by(f"docs.{module}")

@@ -1,6 +1,5 @@
 """The model's contract: what goes in, what comes out, copies, and what an import costs."""
 
-import ast
 import copy
 import gc
 import io
@@ -11,7 +10,7 @@ import pickle
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -508,23 +507,3 @@ def test_import_takes_less_than_a_tenth_of_a_second_beyond_numpys() -> None:
         "print(json.dumps(time.process_time() - start))"
     )
     assert median(python(code) for _ in range(5)) < 0.1
-
-
-def imported(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it; a relative import is the package's own."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module or "tinymixnet" if node.level == 0 else "tinymixnet"
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
-def test_the_engine_imports_numpy_pillow_and_h5py_alone(path: Path) -> None:
-    allowed = {*sys.stdlib_module_names, "numpy", "PIL", "h5py", "tinymixnet"}
-    assert {name.partition(".")[0] for name in imported(path)} <= allowed
-
-
-def test_the_engines_files_were_found() -> None:
-    names = {path.name for path in PACKAGE.rglob("*.py")}
-    assert {"kernels.py", "architecture.py", "model.py", "weights.py", "images.py"} <= names

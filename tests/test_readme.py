@@ -30,6 +30,29 @@ def test_the_first_command_prints_what_is_shown():
     assert done.stderr == ""
 
 
+def test_the_puzzle_can_be_solved_as_it_is_shown(tmp_path):
+    """Its output, the two commands that it suggests, the page, and the solution."""
+    (tmp_path / "tinymixnet").symlink_to(ROOT / "tinymixnet")
+
+    def typed(line):
+        command = [sys.executable, "-m", *line.split()]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    [shown] = [block for block in blocks("text") if block.startswith("$ tinymixnet break")]
+    command, _, output = shown.removeprefix("$ ").partition("\n")
+    done = typed(command)
+    assert (done.stdout, done.stderr, done.returncode) == (output, "", 0)
+    compare, answer = (line.strip() for line in output.splitlines()[-2:])
+    assert "first layer that adds an error" in typed(compare).stdout
+    report, diagnose = re.findall("^`(tinymixnet (?:report|diagnose)[^`]+)`", README, re.MULTILINE)
+    assert typed(report).returncode == 0
+    assert (tmp_path / "puzzle.html").is_file()
+    cause = typed(diagnose).stdout.splitlines()[0].removeprefix("cause: ")
+    assert cause not in ("none", "unknown")
+    done = typed(answer.replace("GUESS", cause))
+    assert (done.stdout, done.returncode) == (f"right: {cause}\n", 0)
+
+
 def test_the_python_examples_print_what_is_shown(monkeypatch, tmp_path):
     (tmp_path / "tinymixnet").symlink_to(ROOT / "tinymixnet")  # what they write stays there
     monkeypatch.chdir(tmp_path)

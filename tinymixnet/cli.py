@@ -6,7 +6,8 @@ mistake or a failure becomes one line on standard error and an exit code, never 
 Exit codes, the same for all commands of `tinymixnet` and `weights_tools`:
 
     0    done; where two things were compared, they are alike
-    1    `compare` or `diagnose` found a difference; or standard input or output is closed or full
+    1    `compare` or `diagnose` found a difference, or a guess for `break` is wrong; or standard
+         input or output is closed or full
     2    something failed: a missing photo, an unknown option, a full disk. `classify` returns it
          also if only one of several photos failed
     130  stopped by Ctrl-C
@@ -25,12 +26,14 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from tinymixnet.debug import commands as debug_commands
+from tinymixnet.debug import exercise_commands
 from tinymixnet.debug.strict_json import write_json
 from tinymixnet.engine import __version__
 from tinymixnet.engine.budget import read_environment
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.weights import BUNDLED, find_weights
-from tinymixnet.errors import ImageError, TinyMixNetError, printable
+from tinymixnet.errors import ImageError, InputError, TinyMixNetError, printable
+from tinymixnet.evaluate import commands as evaluate_commands
 from tinymixnet.model import Model, Prediction, load
 from tinymixnet.report import commands as report_commands
 
@@ -153,7 +156,10 @@ def parser() -> Parser:
         exit_codes={FAILED: "failed, if only for one photo; standard error says why"},
     )
     classify.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="a photo, or - for standard input"
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="a photo, a folder of photos, or - for standard input",
     )
     classify.add_argument(
         "--preset", choices=PRESETS, help="how to crop and resize (as the weights want it)"
@@ -168,11 +174,24 @@ def parser() -> Parser:
     classify.add_argument(
         "--json", action="store_true", help="print one JSON object a line for each photo"
     )
-    classify.add_argument(
+    shared = classify.add_mutually_exclusive_group()
+    shared.add_argument(
         "--workers",
         type=debug_commands.positive,
         metavar="N",
         help="share the photos among N processes",
+    )
+    shared.add_argument(
+        "--cores",
+        type=lambda text: text if text == "auto" else debug_commands.positive(text),
+        default=1,
+        metavar="N",
+        help="share each photo among N processes, 2 to 8 or auto (1)",
+    )
+    classify.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="share the photos in a Dask cluster: tcp://HOST:PORT, or local",
     )
     classify.set_defaults(run=run_classify)
 
@@ -188,6 +207,8 @@ def parser() -> Parser:
     summary.set_defaults(run=run_summary)
     debug_commands.add_commands(commands, weights)
     report_commands.add_commands(commands, weights)
+    evaluate_commands.add_commands(commands, weights)
+    exercise_commands.add_commands(commands, weights)
     return top
 
 
@@ -219,9 +240,12 @@ def bundled_photos() -> list[Path]:
 
 
 def run_classify(arguments: argparse.Namespace) -> int:
-    model = load(arguments.weights)
+    if arguments.dask and arguments.cores != 1:
+        raise InputError("--cores and --dask: a cluster shares whole photos; say only one of them")
+    model = load(arguments.weights, arguments.cores)
     answered = failed = closed = 0
-    for name, answer in zip(arguments.images, _answers(model, arguments), strict=True):
+    names = [photo for name in arguments.images for photo in _photos_in(name)]
+    for name, answer in zip(names, _answers(model, names, arguments), strict=True):
         if isinstance(answer, TinyMixNetError):
             tell(_name_photo(name, str(answer)))
             failed += 1
@@ -245,14 +269,30 @@ def _print_answer(name: str, predictions: list[Prediction]) -> None:
     print("\n".join([printable(name), *lines]), flush=True)
 
 
+def _photos_in(name: str) -> list[str]:
+    """Return the photos in a folder and in all folders in it, or the name if it is none."""
+    if not os.path.isdir(name):
+        return [name]
+    from tinymixnet.evaluate.listing import list_folder
+
+    try:
+        return [os.path.join(name, photo) for photo in list_folder(Path(name)).photos()] or [name]
+    except TinyMixNetError:
+        return [name]  # what is wrong with it is told in its turn
+
+
 def _answers(
-    model: Model, arguments: argparse.Namespace
+    model: Model, names: Sequence[str], arguments: argparse.Namespace
 ) -> Iterator[list[Prediction] | TinyMixNetError]:
     """Yield for each photo what is in it or what is wrong with it."""
+    from tinymixnet.fast.workers import usable_cores  # not needed for a single photo
+
     stdin: Any = sys.stdin.buffer if sys.stdin else ClosedInput()
-    sources = [stdin if name == "-" else name for name in arguments.images]
-    if arguments.workers:
-        yield from model.map(sources, arguments.workers, arguments.top, arguments.preset)
+    sources = [stdin if name == "-" else name for name in names]
+    if arguments.workers or arguments.dask:
+        workers = arguments.workers or usable_cores()
+        options = arguments.top, arguments.preset, arguments.dask
+        yield from model.map(sources, workers, *options)
         return
     for source in sources:
         try:

@@ -5,12 +5,13 @@ the fast path to the same numbers (`fast/plan.py`).
 """
 
 import os
+import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from tinymixnet.engine.kernels import Array, softmax
 from tinymixnet.engine.metadata import Metadata, default_labels
 from tinymixnet.engine.network import Tensors, forward, network
 from tinymixnet.engine.pixels import check_pixels, read_pixels
-from tinymixnet.engine.weights import join_problems, read_wanted, shape_problems
+from tinymixnet.engine.weights import Weights, join_problems, read_wanted, shape_problems
 from tinymixnet.errors import (
     ImageError,
     InputError,
@@ -31,11 +32,17 @@ from tinymixnet.errors import (
     printable,
     short_repr,
 )
+from tinymixnet.fast import swish
 from tinymixnet.fast.constants import constants
 from tinymixnet.fast.plan import PROGRAMS_KEPT, Plan
 
-if TYPE_CHECKING:  # slow to import, and only needed for photos
+if TYPE_CHECKING:  # slow to import, and not always needed
     from PIL.Image import Image
+
+    from tinymixnet.evaluate.data import LabelledPhotos
+    from tinymixnet.evaluate.results import Results
+    from tinymixnet.evaluate.run import Progress as EvaluationProgress
+    from tinymixnet.fast.choice import TeamPlan
 
 __all__ = ["Model", "Prediction", "load", "network"]
 
@@ -54,7 +61,8 @@ Answer: TypeAlias = "list[Prediction] | TinyMixNetError"
 class Model:
     """A MixNet with its weights; `tinymixnet.load` makes one from a file.
 
-    Models can be pickled and copied, and threads may share one.
+    Models can be pickled and copied, and threads may share one. With `cores` above 1, processes
+    share the work on each image: docs/cores.md says how that goes.
 
     Wherever a method takes `pixels`: (N, H, W, 3) uint8 or float32, RGB, 0..255, at least 32 pixels
     a side. With layout="NCHW" it takes (N, 3, H, W), with channels="BGR" blue comes first (the
@@ -63,11 +71,16 @@ class Model:
     """
 
     def __init__(
-        self, architecture: Architecture, tensors: Tensors, metadata: Metadata | None = None
+        self,
+        architecture: Architecture,
+        tensors: Tensors,
+        metadata: Metadata | None = None,
+        cores: int | Literal["auto"] = 1,
     ) -> None:
         """tensors are float32, with the names and shapes of `architecture.tensor_shapes()`.
 
-        Raises InputError when architecture, tensors and metadata do not fit each other.
+        cores as for `load`. Raises InputError when architecture, tensors and metadata do not fit
+        each other.
         """
         metadata = Metadata() if metadata is None else metadata
         _check_parts(architecture, tensors, metadata)
@@ -75,17 +88,21 @@ class Model:
         self.tensors = tensors
         self.metadata = metadata
         self.labels = tuple(metadata.labels) or default_labels(architecture.classes)
+        self.cores: int | Literal["auto"] = _check_cores(cores)
         self._plan: Plan | None = None
+        self._team_plan: TeamPlan | None = None
         shapes = partial(_shapes_within_budget, architecture)
         self._layer_shapes = lru_cache(PROGRAMS_KEPT)(shapes)  # too slow to repeat for every image
 
     def __repr__(self) -> str:
         size, millions = self.metadata.input_size, self.architecture.parameters() / 1e6
         parts = f"{self.architecture.classes} classes, {size} px, {millions:.1f} M parameters"
+        parts += "" if self.cores == 1 else f", cores={self.cores!r}"
         return f"Model({self.architecture.variant}, {parts})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.architecture, dict(self.tensors), self.metadata)
+        parts = self.architecture, dict(self.tensors), self.metadata, self.cores
+        return type(self), parts
 
     @property
     def plan(self) -> Plan:
@@ -94,9 +111,22 @@ class Model:
         Raises WeightsError when the weights overflow float32.
         """
         if self._plan is None:  # two threads may both make one; they are equal, and one is kept
-            folded = constants(self.architecture, self.tensors, self.metadata)
-            self._plan = Plan(self.architecture, folded)
+            way = swish.fastest()
+            folded = constants(self.architecture, self.tensors, self.metadata, way)
+            self._plan = Plan(self.architecture, folded, way)
         return self._plan
+
+    @property
+    def _runner(self) -> "Plan | TeamPlan":
+        """What runs the network on single images: the plan, or a team of processes."""
+        if self.cores == 1 or sys.platform == "win32":
+            return self.plan
+        if self._team_plan is None:
+            from tinymixnet.fast.choice import TeamPlan  # not needed for a single process
+
+            plan = TeamPlan(self.plan, self.cores)
+            self._team_plan = self._team_plan or plan  # two threads may make one: keep the first
+        return self._team_plan
 
     def __call__(self, pixels: Array, layout: str = "NHWC", channels: str = "RGB") -> Array:
         """Return the logits, the network's answer before softmax: (N, classes) float32."""
@@ -157,7 +187,7 @@ class Model:
         image and preset as for `pixels`. Raises ImageError when the image cannot be read,
         InputError for an unusable top or preset, WeightsError when the network overflows.
         """
-        return self._classifier(top, preset)(image)
+        return self._classifier(top, preset, self._runner)(image)
 
     def explain(
         self,
@@ -188,13 +218,11 @@ class Model:
         else:  # `_prepare` would copy it, and there may not be memory for two
             pixels = _resize(photo, metadata, preset)
         if len(pixels) != 1:
-            raise ImageError(f"{image!r}: holds {len(pixels)} images, expected one")
+            raise ImageError(f"{short_repr(image)}: holds {len(pixels)} images, expected one")
         layers = {name: x[0] for name, x in self.layers(pixels) if name in ("image", "head/act")}
         box = None
         if photo is not None:
-            name = preset or metadata.preset
-            own = name == metadata.preset
-            parameters = metadata.preset_parameters if own else PRESETS[name][1]
+            name, parameters = metadata.chosen_preset(preset)
             box = seen_of_photo(name, parameters, *photo.size, metadata.input_size)
         return explain(
             layers["image"],
@@ -215,22 +243,66 @@ class Model:
         workers: int = 2,
         top: int = 5,
         preset: str | None = None,
+        cluster: str | None = None,
     ) -> Generator[Answer, None, None]:
         """`classify` many photos in `workers` processes; yield the answers in the photos' order.
 
         sources is any iterable of what `classify` takes. If `classify` raises a TinyMixNetError for
         a photo, that error is the answer, and the next photo follows. No more workers are started
         than there are photos or usable cores. `fast.workers.map_in_processes` says more.
+
+        cluster: the address of a Dask scheduler whose workers do it, see `evaluate.cluster`, or
+        "local" for `workers` of them on this machine.
         """
         from tinymixnet.fast.workers import map_in_processes  # not needed for a single photo
 
         _check_count("workers", workers, "the number of processes")
-        return map_in_processes(self._classifier(top, preset), sources, workers)
+        classifier = self._classifier(top, preset, self.plan)  # a process for each image
+        if cluster is not None:
+            from tinymixnet.evaluate.cluster import map_on_cluster
 
-    def _classifier(self, top: int, preset: str | None) -> "Classifier":
+            return map_on_cluster(classifier, sources, cluster, workers)
+        return map_in_processes(classifier, sources, workers)
+
+    def evaluate(
+        self,
+        data: "str | os.PathLike[str] | LabelledPhotos",
+        output: str | os.PathLike[str] | None = None,
+        preset: str | None = None,
+        limit: int | None = None,
+        workers: int | None = None,
+        labels: str | os.PathLike[str] | None = None,
+        cluster: str | None = None,
+        progress: "EvaluationProgress | None" = None,
+    ) -> "Results":
+        """Return how often the network is right on labelled photos.
+
+        data: a folder of class folders, a folder of photos with a table of their classes, a .tar of
+        either, or an .npz. labels: the table, if it has no usual name. output: a file in which the
+        results grow; the same call goes on where it stopped. limit: a fair sample of so many
+        photos. workers: processes, as many as there are cores. cluster: a Dask scheduler's address,
+        or "local". progress: such as `evaluate.progress.with_progress`. docs/evaluate.md and
+        `evaluate.results.Results` say more. Photos that cannot be read are in `Results.skipped`.
+        Raises InputError for unusable data and for an unusable output.
+        """
+        from tinymixnet.evaluate.data import LabelledPhotos, open_data  # not for a single photo
+        from tinymixnet.evaluate.run import evaluate, make_header
+
+        if workers is not None:
+            _check_count("workers", workers, "the number of processes")
+        if limit is not None:
+            _check_count("limit", limit, "the number of photos")
+        classifier = self._classifier(5, preset, self.plan)
+        if not isinstance(data, LabelledPhotos):
+            data = open_data(data, self.metadata, self.labels, labels)
+        weights = Weights(self.architecture, dict(self.tensors), self.metadata)
+        header = make_header(weights, self.labels, data, preset)
+        return evaluate(classifier, header, data, output, limit, workers, cluster, progress)
+
+    def _classifier(self, top: int, preset: str | None, plan: "Plan | TeamPlan") -> "Classifier":
         _check_count("top", top, "the number of answers wanted")
         _check_preset_name(preset)
-        return Classifier(self.plan, self.metadata, self.labels, top, preset)
+        return Classifier(plan, self.metadata, self.labels, top, preset)
 
     def _checked(self, pixels: Array, layout: str, channels: str) -> Array:
         """As `check_pixels`; also ask the budget, before anything is allocated."""
@@ -254,8 +326,9 @@ class Model:
             raise InputError(
                 "pixels: too many images for the memory there is; give fewer"
             ) from None
+        runner = self._runner
         for i, image in enumerate(images):
-            for name, output in zip(names, self.plan.run(image, names), strict=True):
+            for name, output in zip(names, runner.run(image, names), strict=True):
                 _check_finite(name, output, self.metadata)
                 outputs[name][i] = output
         return outputs
@@ -265,7 +338,7 @@ class Model:
 class Classifier:
     """All that is needed to name a photo. `Model.map` sends one to its worker processes."""
 
-    plan: Plan
+    plan: "Plan | TeamPlan"
     metadata: Metadata
     labels: tuple[str, ...]
     top: int
@@ -298,23 +371,24 @@ def _prepare(image: Source, metadata: Metadata, preset: str | None) -> Array:
 
 def _resize(photo: "Image", metadata: Metadata, preset: str | None) -> Array:
     """Return what the preset makes of a photo that is decoded already."""
-    parameters: Mapping[str, float] = {}
-    if preset is None or preset == metadata.preset:
-        preset, parameters = metadata.preset, metadata.preset_parameters
-    return preprocess(photo, preset, metadata.input_size, parameters)[np.newaxis]
+    name, parameters = metadata.chosen_preset(preset)
+    return preprocess(photo, name, metadata.input_size, parameters)[np.newaxis]
 
 
-def load(weights: str | os.PathLike[str] | None = None) -> Model:
+def load(weights: str | os.PathLike[str] | None = None, cores: int | Literal["auto"] = 1) -> Model:
     """Load a model: the bundled one, a weights file, or a fetched one by name ("mixnet-l").
 
     Without an argument, the environment variable TINYMIXNET_WEIGHTS names the weights if it is set.
+    cores: how many processes work on one image, 1 to 8, or "auto" for what is fastest with the
+    first one. They start with the first image, `docs/cores.md` says more; on Windows it stays one.
     Raises WeightsError for a file that is missing, damaged, unsafe or does not fit.
     """
     if not isinstance(weights, (str, os.PathLike, type(None))):
         raise InputError(f"weights: expected a path or a name, found {short_repr(weights)}")
+    _check_cores(cores)
     read_environment()
     architecture, tensors, metadata = read_wanted(weights)
-    return Model(architecture, tensors, metadata)
+    return Model(architecture, tensors, metadata, cores)
 
 
 # -- checks ---------------------------------------------------------------------------------------
@@ -324,6 +398,23 @@ def _check_count(name: str, value: object, meaning: str) -> None:
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or value < 1:  # type: ignore[operator]
         raise InputError(f"{name}={short_repr(value)}: expected {meaning}, a whole number from 1")
+
+
+def _check_cores(cores: Any) -> Any:
+    """Return a number of cores as a plain int, or "auto"; raise InputError for anything else."""
+    if isinstance(cores, str) and cores == "auto":
+        return cores
+    if type(cores) is int and cores == 1:
+        return cores
+    from tinymixnet.fast.choice import MOST_CORES  # not needed for a single process
+
+    whole = isinstance(cores, (int, np.integer)) and not isinstance(cores, bool)
+    if not whole or not 1 <= cores <= MOST_CORES:
+        raise InputError(
+            f"cores={short_repr(cores)}: expected how many processes work on one image, a whole "
+            f'number from 1 to {MOST_CORES}, or "auto"'
+        )
+    return int(cores)
 
 
 def _check_preset_name(preset: object) -> None:

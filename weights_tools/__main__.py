@@ -140,14 +140,16 @@ def parser() -> Parser:
     evaluating = commands.add_parser(
         "evaluate",
         help="measure accuracy on labelled photos",
-        description="Measure how often weights are right on labelled photos.",
-        example="python -m weights_tools evaluate mixnet-l.h5 photos.npz",
+        description="Measure how often weights are right on labelled photos, and note it in their "
+        "file. `tinymixnet evaluate` does more: it goes on where it stopped.",
+        example="python -m weights_tools evaluate mixnet-l.h5 photos.npz --write",
     )
     evaluating.add_argument("weights", metavar="WEIGHTS.h5", help="a weights file")
     evaluating.add_argument(
         "photos",
-        metavar="PHOTOS.npz",
-        help="labels (N,) and images (N, H, W, 3), or labels, jpeg and offsets",
+        metavar="PHOTOS",
+        help="an .npz with labels (N,) and images (N, H, W, 3), or labels, jpeg and offsets; or "
+        "what else `tinymixnet evaluate` takes",
     )
     evaluating.add_argument(
         "--write", action="store_true", help="write the result into the weights file"
@@ -163,7 +165,9 @@ def parser() -> Parser:
         example="python -m weights_tools record model.onnx input.npy -o DUMP",
     )
     recording.add_argument(
-        "model", metavar="MODEL", help="a .onnx, .keras, .h5, frozen .pb or SavedModel folder"
+        "model",
+        metavar="MODEL",
+        help="a .onnx, .keras, .h5, .tflite, OpenVINO .xml, frozen .pb or SavedModel folder",
     )
     recording.add_argument("input", metavar="INPUT.npy", help="the input, as the model takes it")
     recording.add_argument(

@@ -12,8 +12,6 @@ from weights_tools.assemble import check_weights_output, content_hash_of, find_l
 from weights_tools.check_original import check_original
 from weights_tools.sources import read_source
 
-LARGEST_DIFFERENCE = 1e-4  # of the logits between the original and ours, to their largest value
-
 
 def convert(
     source: str | os.PathLike[str],
@@ -49,13 +47,15 @@ def convert(
         **metadata,
     }
     weights = Weights(found.architecture, found.tensors, Metadata(**fields))
+    if found.preprocessing and (found.preprocessing.unknown or not found.preprocessing.inside):
+        print(f"{path}: {found.preprocessing.sentence}")
     if check:
-        difference = check_original(path, found, weights)
-        if difference > LARGEST_DIFFERENCE:
+        difference, largest = check_original(path, found, weights)
+        if not difference <= largest:  # it may be no number
             raise CheckpointError(
                 f"{path}: its own framework gives other answers than the converted weights "
                 f"(largest difference at the logits {difference:.1e}, at most "
-                f"{LARGEST_DIFFERENCE:g}); nothing is written"
+                f"{largest:g}); nothing is written"
             )
         print(f"{path}: largest difference to the original at the logits: {difference:.1e}")
     write_weights(output, weights, float16)

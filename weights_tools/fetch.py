@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from tinymixnet.engine.weights import cache_dir, read_weights
 from tinymixnet.errors import FetchError, TinyMixNetError, WeightsError, printable, short_repr
+from tinymixnet.evaluate.imagenet import PUBLISHED as PUBLISHED_SHARES
 from weights_tools.assemble import content_hash
 from weights_tools.cache_files import (
     is_there,
@@ -53,6 +54,11 @@ class Archive(NamedTuple):
     accuracy: str = ""
 
 
+def _accuracy(name: str) -> str:
+    top1, top5 = PUBLISHED_SHARES[name]["tf"]
+    return f"top-1 {top1:.5f}, top-5 {top5:.5f}"
+
+
 # The first URLs are those of the README in the TensorFlow TPU repository (models/official/mnasnet/
 # mixnet). Size, SHA-384 and the second URL of mixnet-l are those of the Open Model Zoo's entry;
 # the size of mixnet-s is that of the file on the authors' server.
@@ -64,19 +70,19 @@ ARCHIVES = {
         size=54_302_843,
         sha384="6207ab87851c7e2c8f3dafe716a596b2f52dd88c6c5db0d5"
         "1795e312f3cad62c715a35c1f03311084f43566660ac691b",
-        accuracy="top-1 0.78846, top-5 0.94212",
+        accuracy=_accuracy("mixnet-l"),
     ),
     "mixnet-m": Archive(
         urls=(OFFICIAL + "mixnet-m.tar.gz",),
         size=None,
         sha384=None,
-        accuracy="top-1 0.77072, top-5 0.93368",
+        accuracy=_accuracy("mixnet-m"),
     ),
     "mixnet-s": Archive(
         urls=(OFFICIAL + "mixnet-s.tar.gz",),
         size=30_633_801,
         sha384=None,
-        accuracy="top-1 0.75800, top-5 0.92788",
+        accuracy=_accuracy("mixnet-s"),
     ),
 }
 LICENCE = "Apache-2.0, from the TensorFlow TPU repository"

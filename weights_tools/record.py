@@ -12,176 +12,93 @@ behind.
 """
 
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from tinymixnet.debug.arrays import NpyFiles, reading
-from tinymixnet.errors import InputError, TinyMixNetError, TraceError, short_repr
-from weights_tools.recording import open_recording
+from tinymixnet.engine.hdf5 import SIGNATURE
+from tinymixnet.errors import TraceError
+from weights_tools.recorders.keras_models import record_keras
+from weights_tools.recorders.onnx_files import record_onnx
+from weights_tools.recorders.openvino_files import record_openvino
+from weights_tools.recorders.shared import StrPath, import_package, one_line
+from weights_tools.recorders.tensorflow_graphs import record_tensorflow
+from weights_tools.recorders.tflite_files import record_tflite
+from weights_tools.recorders.torch_modules import record_torch
 
-StrPath = str | os.PathLike[str]
-Feeds = np.ndarray | Mapping[str, np.ndarray]  # the only input, or each by its name
-Nodes = Iterable[tuple[Iterable[str], Iterable[str]]]  # (inputs, outputs), in order
+__all__ = [
+    "read_input", "record_file", "record_keras", "record_onnx", "record_openvino",
+    "record_tensorflow", "record_tflite", "record_torch",
+]  # fmt: skip
 
-ALL = ("*",)
-# Names of the copies that TensorFlow adds at the inputs and outputs of functions.
-_COPY = re.compile(r"Func/.*|(\w*PartitionedCall/)*Identity(_\d+)?")
-
-
-def record_torch(module: Any, inputs: Any, path: StrPath, layers: Sequence[str] = ALL) -> int:
-    """Run a torch.nn.Module and record the output of every submodule by name (`blocks.1.0.bn1`).
-
-    inputs is what the module takes, a tensor or array; it is converted to the type and device of
-    the weights. The module runs in eval mode without gradients and is left as it was. If a
-    submodule is called again, that call's name gets the suffix #1, #2, ... Outputs that are no
-    tensors are left out.
-    """
-    torch = _import("torch", "record-torch")
-    if not isinstance(module, torch.nn.Module):
-        raise TraceError(f"expected a torch.nn.Module, found a {type(module).__name__}")
-    modes = {part: part.training for part in module.modules()}
-    weight = next((p for p in module.parameters() if p.is_floating_point()), None)
-    try:
-        tensor = torch.as_tensor(inputs)
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"inputs: expected a tensor, found {short_repr(inputs)}") from None
-    hooks = []
-    with open_recording(path, layers) as recording:
-        try:
-            for name, part in module.named_modules():
-                if name and recording.wants(name):
-                    hooks.append(part.register_forward_hook(recording.hook(name)))
-            module.eval()
-            with torch.inference_mode():
-                module(tensor if weight is None else tensor.to(weight))
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for part, training in modes.items():
-                part.training = training
-    return len(recording.names)
-
-
-def record_keras(model: Any, inputs: Any, path: StrPath, layers: Sequence[str] = ALL) -> int:
-    """Run a Keras model, functional or subclassed, and record the output of every layer in it.
-
-    A layer inside another is called `outer/inner`; everything else is as in `record_torch`. Every
-    call of a layer goes through one method of Keras, which is replaced during the run: do not run
-    another model at the same time.
-    """
-    bases = {base.__name__: base for base in type(model).__mro__}
-    base: Any = bases.get("Operation", bases.get("Layer"))  # of Keras 3, of earlier ones
-    if base is None:
-        raise TraceError(f"expected a Keras model, found a {type(model).__name__}")
-    call = base.__call__
-    inside: list[str] = []  # the names of the layers being called, the model's own first
-    with open_recording(path, layers) as recording:
-
-        def recorded(layer: Any, *args: Any, **kwargs: Any) -> Any:
-            inside.append(layer.name)
-            try:
-                output = call(layer, *args, **kwargs)
-                name = "/".join(inside[1:])
-                if name and recording.wants(name):
-                    recording.write(name, output)
-                return output
-            finally:
-                inside.pop()
-
-        base.__call__ = recorded
-        try:
-            model(inputs, training=False)
-        finally:
-            base.__call__ = call
-    return len(recording.names)
-
-
-def record_onnx(file: StrPath, feeds: Feeds, path: StrPath, layers: Sequence[str] = ALL) -> int:
-    """Run an .onnx file in ONNX Runtime, unoptimised, and record every intermediate and output.
-
-    A copy of the graph has all of them as outputs. One run computes them, and all are in memory
-    until they are written: if that is too much, record some `layers` at a time. Constants (the
-    initialisers, and what is computed only from them) are left out. Quantised values are recorded
-    as the integers they are.
-    """
-    onnx = _import("onnx", "record-onnx")
-    runtime = _import("onnxruntime", "record-onnx")
-    with open_recording(path, layers) as recording, _one_line(file):
-        model = onnx.load(os.fspath(file))
-        graph = model.graph
-        constants = {constant.name for constant in graph.initializer}
-        fed = _feeds(feeds, [i.name for i in graph.input if i.name not in constants])
-        nodes = [(node.input, [name for name in node.output if name]) for node in graph.node]
-        names = [name for name in _computed(nodes, fed) if recording.wants(name)]
-        del graph.output[:]
-        graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        options = runtime.SessionOptions()
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4  # only fatal ones: errors are raised, too
-        session = runtime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        for name, value in zip(names, session.run(names, fed) if names else [], strict=True):
-            recording.write(name, value)
-    return len(recording.names)
-
-
-def record_tensorflow(graph: Any, feeds: Feeds, path: StrPath, layers: Sequence[str] = ALL) -> int:
-    """Run a TensorFlow graph and record every tensor of floats with two axes or more.
-
-    graph is a frozen .pb, the folder of a SavedModel (its serving_default) or a GraphDef. The names
-    are TensorFlow's without :0. The graph runs once, as it is: TensorFlow's optimizer is off. For
-    the memory see `record_onnx`.
-    """
-    tf = _import("tensorflow", "record-tensorflow")
-    with open_recording(path, layers) as recording, _one_line(graph):
-        definition, loaded = _graph_def(tf, graph), tf.Graph()
-        with loaded.as_default():
-            tf.import_graph_def(definition, name="")
-        operations = loaded.get_operations()
-        fed = _feeds(feeds, [op.name for op in operations if op.type == "Placeholder"])
-        tensors = {_name(t): t for op in operations for t in op.outputs}
-        nodes = [([*map(_name, op.inputs)], [*map(_name, op.outputs)]) for op in operations]
-        floats = [n for n in _computed(nodes, fed) if tensors[n].dtype.is_floating]
-        wanted = {name: tensors[name] for name in floats if recording.wants(name)}
-        options = tf.compat.v1.ConfigProto()
-        options.graph_options.rewrite_options.disable_meta_optimizer = True
-        with tf.compat.v1.Session(graph=loaded, config=options) as session:
-            values = session.run(wanted, {tensors[name]: value for name, value in fed.items()})
-        for name, value in values.items():
-            # Vectors are left out: they are the statistics that a fused batch norm returns as well.
-            if value.ndim >= 2 and not _COPY.fullmatch(name):
-                recording.write(name, value)
-    return len(recording.names)
+KINDS = ".onnx, .keras, .h5, .tflite, OpenVINO's .xml, a frozen .pb or a SavedModel's folder"
+_BY_SUFFIX = {
+    ".onnx": "onnx",
+    ".keras": "keras",
+    ".h5": "keras",
+    ".hdf5": "keras",
+    ".pb": "tensorflow",
+    ".tflite": "tflite",
+    ".xml": "openvino",
+    ".pt": "torch",
+    ".pth": "torch",
+}
 
 
 def record_file(file: StrPath, inputs: np.ndarray, path: StrPath, layers: Sequence[str]) -> int:
-    """Record an .onnx, .keras, .h5 or .pb file or a SavedModel's folder that takes one input."""
+    """Record a file of any kind in `KINDS` that takes one input."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow logs a lot when it starts
-    suffix = Path(file).suffix.lower()
     if not os.path.exists(file):
         raise TraceError(f"{file}: no such file or folder")
     if not os.path.isdir(file) and not os.path.isfile(file):  # reading a pipe would wait for ever
         raise TraceError(f"{file}: neither a file nor a folder")
-    if suffix == ".onnx":
-        return record_onnx(file, inputs, path, layers)
-    if suffix in (".keras", ".h5", ".hdf5"):
-        keras = _import("keras", "record-tensorflow")
-        with _one_line(file):  # safe_mode: the file must not bring its own code
+    kind = kind_of_file(Path(file))
+    if kind == "keras":
+        keras = import_package("keras", "record-tensorflow")
+        with one_line(file):  # safe_mode: the file must not bring its own code
             model = keras.models.load_model(file, compile=False, safe_mode=True)
             return record_keras(model, inputs, path, layers)
-    if suffix == ".pb" or os.path.isdir(file):
-        return record_tensorflow(file, inputs, path, layers)
+    recorders = {
+        "onnx": record_onnx,
+        "tensorflow": record_tensorflow,
+        "tflite": record_tflite,
+        "openvino": record_openvino,
+    }
+    if kind in recorders:
+        return recorders[kind](file, inputs, path, layers)
     raise TraceError(
-        f"{file}: expected .onnx, .keras, .h5, .pb or a SavedModel's folder; no file of a PyTorch "
-        "module is safe to load: call weights_tools.record.record_torch from Python"
+        f"{file}: expected {KINDS}; no file of a PyTorch module is safe to load: call "
+        "weights_tools.record.record_torch from Python"
     )
+
+
+def kind_of_file(path: Path) -> str:
+    """Return what a file or folder is: by its first bytes, or else by the end of its name.
+
+    ONNX files and frozen graphs begin with nothing of their own. "" for what nothing tells.
+    """
+    with reading(path):
+        if path.is_dir():
+            return "tensorflow" if (path / "saved_model.pb").exists() else ""
+        with open(path, "rb") as stream:
+            start = stream.read(4096)
+        if start[4:8] == b"TFL3":
+            return "tflite"
+        if start[:8] == SIGNATURE:
+            return "keras"
+        if start.lstrip()[:1] == b"<" and b"<net" in start:
+            return "openvino"
+        if start[:4] == b"PK\x03\x04":
+            with zipfile.ZipFile(path) as archive:
+                members = {member.rpartition("/")[2] for member in archive.namelist()}
+            if "data.pkl" in members:
+                return "torch"
+        return _BY_SUFFIX.get(path.suffix.lower(), "")
 
 
 def read_input(path: StrPath) -> np.ndarray:
@@ -202,60 +119,3 @@ def _what_is_at(path: StrPath) -> str:
     if not os.path.exists(path):
         return "no such file"
     return "a folder" if os.path.isdir(path) else "neither a file nor a folder"
-
-
-# -- graphs ---------------------------------------------------------------------------------------
-
-
-def _feeds(feeds: Feeds, names: list[str]) -> dict[str, np.ndarray]:
-    """Return the inputs by name; an array alone is the only input."""
-    given = feeds if isinstance(feeds, Mapping) else dict.fromkeys(names[:1], feeds)
-    if set(given) != set(names):
-        raise TraceError(f"takes the inputs {names}, found {list(given)}: give a dict, from Python")
-    return dict(given)
-
-
-def _computed(nodes: Nodes, fed: Iterable[str]) -> Iterator[str]:
-    """Yield the outputs that depend on what is fed; all others are constants."""
-    depend = set(fed)
-    for inputs, outputs in nodes:
-        if not depend.isdisjoint(inputs):
-            depend.update(outputs)
-            yield from outputs
-
-
-def _name(tensor: Any) -> str:
-    return tensor.name.removesuffix(":0")
-
-
-def _graph_def(tf: Any, graph: Any) -> Any:
-    if not isinstance(graph, (str, os.PathLike)):
-        return graph
-    if os.path.isdir(graph):
-        constants = import_module("tensorflow.python.framework.convert_to_constants")
-        saved = tf.saved_model.load(os.fspath(graph))  # keeps the variables alive
-        serving = saved.signatures["serving_default"]
-        return constants.convert_variables_to_constants_v2(serving).graph.as_graph_def()
-    return tf.compat.v1.GraphDef.FromString(Path(graph).read_bytes())
-
-
-@contextmanager
-def _one_line(file: Any) -> Iterator[None]:
-    """Turn whatever a runtime raises about a file into a TraceError of one line."""
-    name = file if isinstance(file, (str, os.PathLike)) else "the graph"
-    try:
-        yield
-    except TinyMixNetError:
-        raise
-    except Exception as error:
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise TraceError(f"{name}: cannot be recorded ({why})") from error
-
-
-def _import(module: str, extra: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError:
-        raise TraceError(
-            f"recording this needs {module}: pip install 'tinymixnet[{extra}]'"
-        ) from None

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import compare, layers, measure, peers, scaling
+from benchmarks import compare, layers, measure, peers, scaling, startup
 from benchmarks.measure import BenchmarkError, Job, Server, Timing, check_logits
-from benchmarks.peers import Peer, Ready, ready
+from benchmarks.peers import Peer
+from benchmarks.side import Ready, ready
+from benchmarks.soak import children
 from benchmarks.weights import made_up_weights, pictures, write_made_up_weights
 from tests.support.synthetic import TINY
 from tinymixnet.engine.architecture import mixnet
@@ -103,6 +105,13 @@ def test_logits_may_differ_by_a_constant_and_by_rounding_only():
     slightly[1, 7] += 0.3e-4 * largest
     with pytest.raises(BenchmarkError, match="computes something else"):
         check_logits("x", slightly, expected)
+    far = expected.copy()
+    far[:, 3] = far.max() - 100
+    lost = far.copy()
+    lost[:, 3] = -np.inf
+    check_logits("x", lost, far)
+    with pytest.raises(BenchmarkError, match="computes something else"):
+        check_logits("x", lost, expected)
     for bad in (expected[:, ::-1], np.full((2, 50), np.nan), expected[:1], expected[:, :49]):
         with pytest.raises(BenchmarkError, match="x"):
             check_logits("x", bad, expected)
@@ -172,6 +181,13 @@ def test_all_jobs_take_a_turn_in_every_round_in_changing_order(monkeypatch):
     assert [timing.seconds for timing in timings] == [[1] * 6, [2] * 6, [3] * 6, [16] * 6]
 
 
+def test_a_slow_machine_gets_fewer_rounds_but_never_less_than_three(monkeypatch):
+    monkeypatch.setattr(measure, "SETTLE", 0)
+    jobs = [Job(Recorder(1, []), 64, 1)]
+    assert len(measure.in_turns(jobs, rounds=9, calls=1, most_seconds=0)[0].seconds) == 3
+    assert len(measure.in_turns(jobs, rounds=2, calls=1, most_seconds=0)[0].seconds) == 2
+
+
 # -- numbers and tables ---------------------------------------------------------------------------
 
 
@@ -197,6 +213,7 @@ def test_latency_table():
         result("Peer", [0.500, 0.500, 0.500], how="second"),
         result("Peer", [0.300, 0.300, 0.300], threads=2, how="first"),
         result("Peer", [0.012, 0.012, 0.012], threads=2, how="second"),
+        result("tinymixnet with BLAS threads", [0.012, 0.012, 0.012], threads=2),
     ]
     absent = Peer("Absent", ready, needs=("no_such_module",))
     assert peers.why_skipped(absent) == "no_such_module not installed"
@@ -213,6 +230,7 @@ def test_latency_table():
             "12.0 (12.0-12.0)",
             "0.50 (0.50-0.50) of it",
         ],
+        ["tinymixnet with BLAS threads", "", "", "12.0 (12.0-12.0)", "0.50 (0.50-0.50) of it"],
         ["Absent", "skipped: no_such_module not installed", "", "", ""],
     ]
 
@@ -236,13 +254,20 @@ def test_cores_busy():
     assert "a 1.0 / 1.9" in compare.cores_busy(results)
 
 
-def test_the_command_prints_both_tables_and_skips_with_a_word(capsys, monkeypatch):
-    for name in measure.OWN_CHOICE:
-        monkeypatch.delenv(name, raising=False)
+def test_a_busy_neighbour_takes_a_core_and_is_gone_afterwards():
+    with measure.neighbour():
+        [pid] = children()
+        before = processor_seconds(pid)
+        time.sleep(0.5)
+        assert processor_seconds(pid) - before > 0.05
+    assert children() == []
+
+
+def test_the_command_prints_both_tables_and_skips_with_a_word(capsys):
     readable = Peer("readable", peers.tinymixnet_readable, batches=())
     absent = Peer("Absent", peers.openvino, needs=("no_such_module",))
-    compare.main(["--quick"], [OURS, readable, absent])
-    out = capsys.readouterr().out
+    compare.main(["--quick", "--size", "48", "--busy"], [OURS, readable, absent])
+    out, progress = capsys.readouterr()
     latency, throughput = re.findall(r"(?:^\|.*\n)+", out, re.MULTILINE)
     counts = len({1, usable_cores()})
     rows = cells(latency)[2:]
@@ -251,8 +276,28 @@ def test_the_command_prints_both_tables_and_skips_with_a_word(capsys, monkeypatc
     assert all(float(row[i].split()[0]) > 0 for row in rows[:2] for i in range(1, 2 * counts, 2))
     assert rows[2][1] == "skipped: no_such_module not installed"
     assert [row[0] for row in cells(throughput)[2:]] == ["**tinymixnet**", "Absent"]
-    for fact in ("numpy " + np.__version__, "OPENBLAS_NUM_THREADS", "BLAS kernels: ", "caches"):
+    facts = "numpy " + np.__version__, "OPENBLAS_NUM_THREADS", "BLAS kernels: ", "caches", " 48 px"
+    for fact in (*facts, "beside it: a process that uses up a core"):
         assert fact in out
+    for step in ("readable: 1 at a time, 1 threads", "round 2 of 2"):
+        assert step in progress
+    assert children() == []
+
+
+# -- startup --------------------------------------------------------------------------------------
+
+
+def test_startup_prints_whole_processes_and_what_each_adds(capsys):
+    startup.main(["--quick"])
+    rows = cells(re.findall(r"(?:^\|.*\n)+", capsys.readouterr().out, re.MULTILINE)[0])[2:]
+    assert [row[0] for row in rows] == list(startup.STAGES)
+    assert all(float(row[1].split()[0]) > 0 and float(row[3].split()[0]) > 0 for row in rows)
+    runs = {stage: [startup.Run(wall, 0.1)] for stage, wall in (("a", 0.2), ("b", 0.5))}
+    _, _, *rows = cells(startup.table(runs))
+    assert [row[1:3] for row in rows] == [
+        ["200 (200-200)", "200 (200-200)"],
+        ["500 (500-500)", "300 (300-300)"],
+    ]
 
 
 # -- layers ---------------------------------------------------------------------------------------

@@ -49,9 +49,12 @@ SMALL = reference.Network(
 )
 
 
+LABELS = ("tench", "Egyptian cat", "zebra", "ant", "llama", "yawl", "boat", "quilt", "dome", "pug")
+
+
 def distance(reference: np.ndarray, other: np.ndarray) -> float:
-    """The largest difference against the largest value; infinite where shapes differ."""
-    if reference.shape != other.shape:
+    """The largest difference against the largest value; infinite where shapes or NaN differ."""
+    if reference.shape != other.shape or not np.isfinite(other).all():
         return np.inf
     return float(np.abs(reference - other).max() / np.abs(reference).max())
 
@@ -87,7 +90,8 @@ class Subject:
         if bug.resize is not None:
             assert self.photo
             pixels = bug.resize(read_image(self.photo), pixels.shape[1])[None]
-        return planted_layers(bug, self.net, self.model.tensors, pixels, self.raw.tensors)
+        labels = self.model.metadata.labels
+        return planted_layers(bug, self.net, self.model.tensors, pixels, self.raw.tensors, labels)
 
     def diagnose(self, path: Path, raw: Model | None = None) -> Any:
         n, h, w, _ = self.pixels.shape
@@ -96,9 +100,11 @@ class Subject:
 
 
 def small_model() -> Model:
-    tensors = reference.calibrated_tensors(SMALL, synthetic_image(4, 128, 128, seed=9), seed=2)
+    louder = {"stem/bn/gamma": [6.0]}  # else nothing in the stem is above 6, where ReLU6 ends
+    pictures = synthetic_image(4, 128, 128, seed=9)
+    tensors = reference.calibrated_tensors(SMALL, pictures, seed=2, factors=louder)
     architecture = Architecture("small", SMALL.stages, SMALL.stem, SMALL.head, 1.0, SMALL.classes)
-    return Model(architecture, tensors, Metadata(input_size=64))
+    return Model(architecture, tensors, Metadata(labels=LABELS, input_size=64))
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +148,7 @@ def only_blocks(layers: Layers, answer: bool = False) -> Layers:
         name: x
         for name, x in layers.items()
         if (name.startswith("blocks_") and name.endswith("/output"))
-        or (answer and name == "logits")
+        or (answer and name in ("logits", "probabilities"))
     }
 
 
@@ -182,6 +188,8 @@ UNLIKE = {
     "picture padded": {"normalize"},
     "se half as wide": {f"blocks_{i}/se_{part}" for i in range(2, 7) for part in ("reduce", "act")},
     "background class": {"logits", "probabilities"},
+    "se before depthwise": {"blocks_4/se_scale"},  # as large as the block's input
+    "symmetric padding + se before depthwise": {"blocks_4/se_scale"},
 }
 
 
@@ -202,7 +210,8 @@ def test_a_planted_bug_shows(request: pytest.FixtureRequest, name: str) -> None:
     layers = dumped(subject.planted(name), "blocks", bug)
     assert list(layers) == list(only_blocks(subject.clean, bug.answer))
     assert max(changes(subject.clean, layers).values()) > SEEN
-    assert all(np.isfinite(x).all() for x in layers.values())
+    if "fp16-overflow" not in bug.causes:
+        assert all(np.isfinite(x).all() for x in layers.values())
     every = subject.planted(name)
     unlike = {layer for layer, x in every.items() if x.shape != subject.clean[layer].shape}
     assert unlike == UNLIKE.get(name, set())
@@ -243,15 +252,16 @@ def check(found: Any, causes: tuple[str, ...], subject: Subject, layers: Layers)
     errors = changes(subject.clean, layers)
     assert places[0] <= min(order.index(name) for name, error in errors.items() if error > SEEN)
     for cause in found.causes:
-        assert 0 <= cause.after < cause.before
+        assert 0 <= cause.after < cause.before or cause.slug == "unknown"
         assert len(cause.sentence) > 20
         assert cause.sentence in found.text()
 
 
 def begins(subject: Subject, layers: Layers) -> int:
-    """Where in the network's order the run with a bug first differs at all."""
-    errors = changes(subject.clean, layers)
-    return min(list(subject.clean).index(name) for name, error in errors.items() if error > 1e-6)
+    """The first place, in the network's order, where the bug can be: what is before is right."""
+    errors, order = changes(subject.clean, layers), list(subject.clean)
+    differs = min(order.index(name) for name, error in errors.items() if error > 1e-6)
+    return max((order.index(n) for n in layers if order.index(n) < differs), default=-1) + 1
 
 
 def look(subject: Subject, name: str, mode: str, folder: Path) -> None:
@@ -266,13 +276,15 @@ def look(subject: Subject, name: str, mode: str, folder: Path) -> None:
         shown = dumped(shown, "full", bug)
     assert max(changes(subject.clean, shown).values()) > SEEN  # or naming it would be luck
     causes = bug.causes
+    if mode.startswith("blocks") and bug.blocks:
+        causes = bug.blocks
     if mode.startswith("blocks") and sorted(found.slugs) == sorted(causes):
         causes = tuple(found.slugs)  # both may first show in the same block: then in either order
     check(found, causes, subject, shown)
     if not (mode.startswith("blocks") or bug.mixed_up):  # where all can be seen
         place = list(subject.clean).index(found.causes[0].place)
         assert place >= begins(subject, layers)
-    if "low-precision" not in causes:
+    if not {"low-precision", "unknown"} & set(causes):
         assert found.causes[-1].after < found.causes[0].before / 2
 
 
@@ -282,8 +294,14 @@ def test_small(request: pytest.FixtureRequest, name: str, mode: str, tmp_path: P
     look(subject_of(request, "small", name), name, mode, tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["full", "blocks nchw"])
-@pytest.mark.parametrize("name", EVERY)
+# On MixNet-L each mistake comes in one of the two kinds of dumps, in turns: both take too long.
+LARGE = [
+    (name, ("full", "blocks nchw")[number % 2])
+    for number, name in enumerate([*planted.IN_MIXNET_L, *PAIRS])
+]
+
+
+@pytest.mark.parametrize(("name", "mode"), LARGE)
 def test_large(large: Subject, name: str, mode: str, tmp_path: Path) -> None:
     look(large, name, mode, tmp_path)
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.debug.dumps import Dump, open_dump
-from tinymixnet.debug.names.candidates import layouts_of
 from tinymixnet.debug.names.canonical import nearest
+from tinymixnet.debug.names.layouts import layouts_of
 from tinymixnet.debug.names.timm import timm_blocks
 from tinymixnet.debug.traces import write_dump
 from tinymixnet.engine.architecture import Architecture, mixnet, parse_block_string
@@ -152,8 +152,8 @@ def test_layouts_of_shapes() -> None:
 
 
 def test_bad_layout_and_bad_name(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match="layout='CHWN'"):
-        opened(tmp_path, {"logits": np.zeros((1, 6))}, layout="CHWN")
+    with pytest.raises(TraceError, match="layout='NWHC'"):
+        opened(tmp_path, {"logits": np.zeros((1, 6))}, layout="NWHC")
     dump = opened(tmp_path, {"logits": np.zeros((1, 6))})
     for ask in (dump.__getitem__, dump.raw):
         with pytest.raises(TraceError, match="stem/conv"):

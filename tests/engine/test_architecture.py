@@ -2,7 +2,9 @@
 
 import re
 from math import prod
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -248,6 +250,27 @@ def test_block_strings_that_do_not_parse(text: str) -> None:
 def test_block_strings_with_zeros(text: str) -> None:
     with pytest.raises(InputError, match="may be 0"):
         parse_block_string(text)
+
+
+@pytest.mark.parametrize("value", [np.zeros((99, 99)), "x" * 9999, ["r1"] * 999, None, 1.5])
+@pytest.mark.parametrize("function", [parse_block_string, mixnet])
+def test_the_message_of_a_wrong_argument_is_short(function: Any, value: Any) -> None:
+    with pytest.raises(InputError) as caught:
+        function(value)
+    assert len(str(caught.value)) < 250
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"classes": np.zeros(9999)}, {"stem_filters": [1] * 9999}, {"multiplier": np.zeros(9999)}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_the_message_of_a_wrong_number_is_short(wrong: dict[str, Any]) -> None:
+    right = {"variant": "x" * 9999, "block_strings": (BLOCK,), "stem_filters": 16}
+    with pytest.raises(InputError) as caught:
+        Architecture(**(right | wrong))
+    assert len(str(caught.value)) < 250
 
 
 @given(st.text("rkapseiow_.0123456789", max_size=40))

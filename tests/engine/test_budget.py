@@ -5,6 +5,7 @@ import sys
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +44,12 @@ def test_limits_are_set_from_text() -> None:
 )
 def test_text_that_sets_nothing_is_an_error(text: str) -> None:
     with pytest.raises(InputError, match="TINYMIXNET_BUDGET: expected limits such as"):
+        Budget().set(text)
+
+
+@pytest.mark.parametrize("text", [None, 3, b"photo_pixels=1", ["photo_pixels=1"]])
+def test_what_is_no_text_is_refused(text: Any) -> None:
+    with pytest.raises(InputError, match="TINYMIXNET_BUDGET: expected text, found"):
         Budget().set(text)
 
 

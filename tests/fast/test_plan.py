@@ -17,14 +17,18 @@ from tinymixnet.engine.kernels import (
     im2col,
     relu,
     same_padding,
+    sigmoid,
     squeeze_excite,
     swish,
 )
 from tinymixnet.errors import InputError
-from tinymixnet.fast import compiler, depthwise, kernels
-from tinymixnet.fast.compiler import aligned
+from tinymixnet.fast import compiler, depthwise, kernels, products
+from tinymixnet.fast import swish as swish_module
+from tinymixnet.fast.constants import constants
 from tinymixnet.fast.layout import Layout, same_pixels
-from tinymixnet.fast.plan import PROGRAMS_KEPT
+from tinymixnet.fast.memory import aligned
+from tinymixnet.fast.plan import PROGRAMS_KEPT, Plan
+from tinymixnet.fast.swish import BY_EXP, BY_TANH
 
 KERNEL_SIZE = st.one_of(st.integers(1, 12), st.integers(13, 31))
 STRIDE = st.integers(1, 9)
@@ -117,12 +121,47 @@ def test_activations_equal_relu_and_swish():
     out, zeros = np.empty_like(x), np.zeros_like(x)
     kernels.relu_to(x, zeros, out)
     assert np.array_equal(out, relu(x))
-    kernels.swish_of_half_to(x / 2, np.empty_like(x), out)
-    assert np.allclose(out, swish(x), rtol=1e-6, atol=1e-5)
+    for way in (BY_TANH, BY_EXP):
+        before, after = np.float32(way.before), np.float32(way.after)
+        with np.errstate(all="ignore"):  # as in `Plan.run`
+            way.activate(x * before, np.empty_like(x), out)
+            assert np.allclose(out, swish(x) * after, rtol=1e-6, atol=1e-5)
+            way.sigmoid(x * before, out)
+            assert np.allclose(out, sigmoid(x), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("way", [BY_TANH, BY_EXP], ids=["tanh", "exp"])
+def test_an_overflow_shows_after_either_way_of_swish(way):
+    """Infinity and NaN must reach the logits, where the model looks for them."""
+    x = np.float32([np.inf, -np.inf, np.nan, 3e38, -3e38])
+    out = np.empty_like(x)
+    with np.errstate(all="ignore"):
+        way.activate(x * np.float32(way.before), np.empty_like(x), out)
+    assert out[0] * way.after == np.inf
+    assert np.isnan(out[1:3]).all()
+    assert np.array_equal(out[3:] * np.float32(way.after), np.float32([3e38, 0]))
+
+
+def test_the_faster_swish_is_chosen_once_and_quickly(monkeypatch):
+    swish_module.fastest.cache_clear()
+    start = time.perf_counter()
+    assert swish_module.fastest() in (BY_TANH, BY_EXP)
+    assert time.perf_counter() - start < 0.02  # about 0.2 ms, on a machine that has other work
+    for slow, quick in ((BY_TANH, BY_EXP), (BY_EXP, BY_TANH)):
+        delayed = slow._replace(activate=lambda *_: time.sleep(0.001))
+        names = {"BY_TANH": delayed, "BY_EXP": quick}
+        monkeypatch.setattr(swish_module, "BY_TANH", names["BY_TANH"])
+        monkeypatch.setattr(swish_module, "BY_EXP", names["BY_EXP"])
+        swish_module.fastest.cache_clear()
+        assert swish_module.fastest() is quick
+        assert swish_module.fastest() is quick
+    monkeypatch.undo()
+    swish_module.fastest.cache_clear()
+
+
+@pytest.mark.parametrize("way", [BY_TANH, BY_EXP], ids=["tanh", "exp"])
 @pytest.mark.parametrize("is_swish", [False, True])
-def test_squeeze_excite_gate_equals_that_of_squeeze_excite(is_swish):
+def test_the_gate_equals_that_of_squeeze_excite(is_swish, way):
     x, reduce, expand = random(1, 4, 6, 8), random(1, 1, 8, 3, seed=1), random(1, 1, 3, 8, seed=2)
     reduce_bias, expand_bias = random(3, seed=3), random(8, seed=4)
     expected = squeeze_excite(
@@ -131,10 +170,14 @@ def test_squeeze_excite_gate_equals_that_of_squeeze_excite(is_swish):
     layout = Layout(4, 6, 4)
     planes = laid_out(x, layout)
     planes[:, layout.ones() == 0] = 7  # the padding must not count
-    half = np.float32(0.5 if is_swish else 1)
-    weights = reduce[0, 0] * half, reduce_bias * half, expand[0, 0] / 2, expand_bias / 2
-    gate = np.empty(8, np.float32)
-    kernels.squeeze_excite_gate(planes, layout.ones() / np.float32(24), *weights, is_swish, gate)
+    before, after = np.float32(way.before), np.float32(way.after)
+    inner = before if is_swish else np.float32(1)
+    read = after if is_swish else np.float32(1)
+    weights = reduce_bias * inner, expand[0, 0] * read * before, expand_bias * before
+    gate, mean = np.empty(8, np.float32), layout.ones() / np.float32(24)
+    squeezed = np.empty(3, np.float32)
+    kernels.squeeze(planes * read, mean, reduce[0, 0] * read * inner, squeezed)
+    kernels.gate_of_squeezed(squeezed, *weights, is_swish, way, gate)
     assert_equal(x * gate, expected)
 
 
@@ -145,14 +188,42 @@ def test_aligned_arrays_begin_with_a_line_of_the_cache():
         assert not array.any()
 
 
+@pytest.mark.parametrize("pay", [False, True])
+@pytest.mark.parametrize("pixels", [49, 3136, 12544, 4096, 10007, 16])
+def test_a_product_in_tiles_is_the_same_product(pixels, pay, monkeypatch):
+    monkeypatch.setattr(products, "tiles_pay", lambda: pay)
+    kernel, x = random(96, 17), random(17, pixels, seed=1)
+    out = np.empty((96, pixels), np.float32)
+    parts, places = products.tiles(kernel, x, out)
+    np.matmul(kernel, parts, out=places)
+    assert_equal(out, kernel @ x, tolerance=1e-6)
+    assert (len(parts) > 1) == (pay and pixels in (12544, 3136, 4096))
+    assert products.tiles_pay() is pay
+
+
+def test_whether_tiles_pay_is_measured_once_and_quickly():
+    products.tiles_pay.cache_clear()
+    start = time.perf_counter()
+    assert products.tiles_pay() in (False, True)
+    assert time.perf_counter() - start < 0.05  # under 1 ms, on a machine that has other work
+
+
 SIZES = [(224, 224), (192, 192), (160, 160), (97, 131), (32, 32)]
 BIG = [(variant, size) for variant in VARIANTS for size in SIZES]
 
 
-@pytest.fixture(scope="module")
-def models():
-    made = {name: Model(mixnet(name), synthetic_tensors(mixnet(name))) for name in VARIANTS}
-    return {**made, "tiny": Model(TINY, synthetic_tensors(TINY))}
+def model_by(way, architecture, tensors=None):
+    """Return a model that computes swish in this way, on every processor."""
+    model = Model(architecture, tensors or synthetic_tensors(architecture))
+    folded = constants(architecture, model.tensors, model.metadata, way)
+    model._plan = Plan(architecture, folded, way)
+    return model
+
+
+@pytest.fixture(scope="module", params=[BY_TANH, BY_EXP], ids=["tanh", "exp"])
+def models(request):
+    made = {name: model_by(request.param, mixnet(name)) for name in VARIANTS}
+    return {**made, "tiny": model_by(request.param, TINY)}
 
 
 @pytest.mark.parametrize(("variant", "size"), [*BIG, ("tiny", (33, 47)), ("tiny", (150, 61))])
@@ -206,22 +277,27 @@ def one_block(text, stem):
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-@given(architecture=architectures(), h=st.integers(32, 90), w=st.integers(32, 90))
-@example(architecture=one_block("r1_k3_a1_p1_s99_e1_i2_o5_sw", 2), h=224, w=224)
-@example(architecture=one_block("r2_k31.1_a1.1_p1_s11_e3_i5_o5_se0.5", 5), h=131, w=32)
-@example(architecture=one_block("r1_k30.2_a1_p1.1_s77_e2_i3_o4", 3), h=33, w=257)
-@example(architecture=one_block("r1_k99.1_a1_p1_s22_e1_i2_o3", 2), h=67, w=45)
-@example(architecture=one_block("r1_k98_a1_p1_s55_e2_i2_o2", 2), h=35, w=120)
-def test_every_legal_network_is_the_same_in_both_paths(architecture, h, w):
-    model = Model(architecture, synthetic_tensors(architecture))
-    assert_paths_agree(model, synthetic_image(1, h, w, seed=1))
+@given(
+    architecture=architectures(),
+    h=st.integers(32, 90),
+    w=st.integers(32, 90),
+    way=st.sampled_from([BY_TANH, BY_EXP]),
+)
+@example(architecture=one_block("r1_k3_a1_p1_s99_e1_i2_o5_sw", 2), h=224, w=224, way=BY_TANH)
+@example(architecture=one_block("r1_k3_a1_p1_s11_e1_i2_o2_se1_sw", 2), h=50, w=50, way=BY_EXP)
+@example(architecture=one_block("r2_k31.1_a1.1_p1_s11_e3_i5_o5_se0.5", 5), h=131, w=32, way=BY_EXP)
+@example(architecture=one_block("r1_k30.2_a1_p1.1_s77_e2_i3_o4", 3), h=33, w=257, way=BY_EXP)
+@example(architecture=one_block("r1_k99.1_a1_p1_s22_e1_i2_o3", 2), h=67, w=45, way=BY_EXP)
+@example(architecture=one_block("r1_k98_a1_p1_s55_e2_i2_o2", 2), h=35, w=120, way=BY_EXP)
+def test_every_legal_network_is_the_same_in_both_paths(architecture, h, w, way):
+    assert_paths_agree(model_by(way, architecture), synthetic_image(1, h, w, seed=1))
 
 
 def test_the_memory_of_a_large_kernel_on_a_large_plane_is_bounded():
     """For 31 x 31 at 512 x 512 pixels: some tens of planes, not 961 of them."""
     architecture = one_block("r1_k31_a1_p1_s11_e1_i2_o2", 2)
-    constants = Model(architecture, synthetic_tensors(architecture)).plan.constants
-    program = compiler.Compiler(architecture, constants)
+    plan = model_by(BY_TANH, architecture).plan
+    program = compiler.Compiler(architecture, plan.constants, plan.swish)
     program.program(1024, 1024)
     plane = 512 * 512
     assert program.within_step.largest.size <= 20 * plane
@@ -244,7 +320,7 @@ def test_a_batch_equals_its_images_and_sizes_may_alternate(models, variant):
 
 def test_the_order_of_the_tensors_does_not_matter(models):
     model, pixels = models["tiny"], synthetic_image(1, 40, 40)
-    backwards = Model(TINY, dict(reversed(model.tensors.items())))
+    backwards = model_by(model.plan.swish, TINY, dict(reversed(model.tensors.items())))
     assert np.array_equal(backwards(pixels), model(pixels))
 
 

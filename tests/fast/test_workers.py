@@ -8,6 +8,7 @@ import io
 import itertools
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -31,8 +32,12 @@ from tinymixnet.engine.weights import BUNDLED, Weights
 from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import ImageError, InputError, TinyMixNetError, WeightsError
 from tinymixnet.fast import workers as workers_module
+from tinymixnet.fast.constants import constants
+from tinymixnet.fast.plan import Plan
+from tinymixnet.fast.processes import ONE_THREAD
 from tinymixnet.fast.shared_memory import attach, share
-from tinymixnet.fast.workers import ONE_THREAD, WINDOW, map_in_processes
+from tinymixnet.fast.swish import BY_EXP, BY_TANH
+from tinymixnet.fast.workers import WINDOW, map_in_processes
 from tinymixnet.model import Model
 
 PROC = Path("/proc")
@@ -300,7 +305,7 @@ def test_there_are_never_more_workers_than_usable_cores(model, monkeypatch, core
 
 def test_usable_cores_are_those_of_this_process():
     code = (
-        "import os; from tinymixnet.fast.workers import usable_cores;"
+        "import os; from tinymixnet.fast.processes import usable_cores;"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(usable_cores())"
     )
     command = [sys.executable, "-c", code]
@@ -448,6 +453,16 @@ def test_an_overflow_is_the_answer_and_standard_error_stays_empty(model, capfd):
     assert [type(answer) for answer in answers] == [WeightsError] * 3
     assert "logits has NaN or infinity" in str(answers[0])
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("way", [BY_TANH, BY_EXP], ids=["tanh", "exp"])
+def test_workers_compute_swish_in_the_way_that_the_weights_were_folded_for(way):
+    """Whatever they would choose themselves."""
+    model = Model(TINY, synthetic_tensors(TINY), METADATA)
+    model._plan = Plan(TINY, constants(TINY, model.tensors, METADATA, way), way)
+    assert pickle.loads(pickle.dumps(model.plan)).swish == way
+    answers = list(model.map(IMAGES[:3], workers=2))
+    assert_same(answers, [model.classify(image) for image in IMAGES[:3]])
 
 
 def test_an_abandoned_iteration_ends_its_workers(model):

@@ -17,6 +17,7 @@ SERIES = (
     "08_debugging_layer_by_layer",
     "09_where_the_time_goes",
     "10_from_tensorflow_checkpoint_to_weights",
+    "11_one_image_on_many_cores",
 )
 HALF = 6  # notebooks of the first half: the two halves take about as long
 EXERCISES = 3  # in each notebook

@@ -48,6 +48,24 @@ def open_calmly(
     browser.open(page.as_uri() + place, width, height, prefers_reduced_motion="reduce")
 
 
+def open_and_find_nothing_wrong(
+    browser: Browser, page: Path, width: int = 1280, **media: str
+) -> None:
+    """Open a page; it fetches nothing, all its pictures show, and the browser has no complaint."""
+    browser.open(page.as_uri(), width, **media)
+    pictures = "[...document.images].filter((i) => !i.complete || !i.naturalWidth).length"
+    assert browser.js(pictures) == 0
+    settle(browser)
+    urls = [
+        event["params"]["request"]["url"]
+        for event in browser.events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
+    assert [url for url in urls if not url.startswith("data:")] == [page.as_uri()]
+    bad = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
+    assert [event for event in browser.events if event["method"] in bad] == []
+
+
 def middle(browser: Browser, selector: str) -> tuple[float, float]:
     """Scroll to an element, and say where its middle is then."""
     find = f"document.querySelector({selector!r})"
@@ -295,20 +313,7 @@ def test_the_keyboard_names_and_enlarges_maps(browser: Browser, folder: Path) ->
 def test_nothing_is_fetched_and_nothing_goes_wrong(
     browser: Browser, folder: Path, name: str
 ) -> None:
-    browser.open((folder / f"{name}.html").as_uri())
-    pictures = "[...document.images].filter((i) => !i.complete || !i.naturalWidth).length"
-    assert browser.js(pictures) == 0
-    settle(browser)
-    urls = [
-        event["params"]["request"]["url"]
-        for event in browser.events
-        if event["method"] == "Network.requestWillBeSent"
-    ]
-    assert [url for url in urls if not url.startswith("data:")] == [
-        (folder / f"{name}.html").as_uri()
-    ]
-    bad = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
-    assert [event for event in browser.events if event["method"] in bad] == []
+    open_and_find_nothing_wrong(browser, folder / f"{name}.html")
 
 
 @pytest.mark.parametrize("name", ["plain", "other"])

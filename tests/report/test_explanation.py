@@ -5,7 +5,6 @@ import doctest
 import io
 import json
 import re
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,6 @@ from tinymixnet.engine.weights import Weights
 from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import InputError
 from tinymixnet.report import explanation_words
-from tinymixnet.report.commands import _with_progress
 from tinymixnet.report.explanation import (
     fragment,
     is_own_page,
@@ -356,26 +354,6 @@ def test_command_tells_draws_and_counts(
     assert main(["explain", red_photo, "--weights", weights, "--label", "blue"]) == 0
     assert "% blue, after red" in capsys.readouterr().out
     assert main(["explain", red_photo, "--weights", weights, "--size", "64"]) == 0
-
-
-def test_progress_only_on_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    assert list(_with_progress(range(3))) == [0, 1, 2]
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(sys, "stderr", None)  # as in a program without a console
-    assert list(_with_progress(range(3))) == [0, 1, 2]
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    assert list(_with_progress(range(3))) == [0, 1, 2]
-    shown = terminal.getvalue().split("\r")
-    assert "2/3 parts hidden" in shown[-3]
-    assert len(shown[-2]) > len(shown[-3])  # written over with spaces
-    assert not shown[-2].strip() + shown[-1]
 
 
 def test_command_mistakes_are_one_line(

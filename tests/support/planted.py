@@ -10,101 +10,33 @@ The bugs are those that people make; they were written without looking at how `d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from tests.support import planted_more as more
 from tests.support import tensorflow_reference as reference
+from tests.support.planted_run import (
+    Planted,
+    Scope,
+    blocks,
+    both,
+    depthwise,
+    early,
+    everywhere,
+    expand,
+    first_blocks,
+    head,
+    late,
+    project,
+    se_act,
+    stem,
+    variant,
+)
 from tests.support.tensorflow_reference import EPSILON, MEAN, STD, Block, Layers, Network
-
-Scope = Callable[["Planted", str], bool]
-
-
-class Planted(reference._Run):
-    """A run without a bug; a subclass overrides `plant` to change the weights, or an operation.
-
-    Some bugs are in one block only: `early` and `late` name two blocks that have a residual,
-    several kernel sizes and squeeze-excite.
-    """
-
-    def __init__(self, tf: Any, weights: dict[str, Any], table: list[Block]) -> None:
-        super().__init__(tf, weights, EPSILON)
-        rich = [
-            i
-            for i, block in enumerate(table)
-            if block.stride == 1 and block.inputs == block.outputs
-            if len(block.kernels) > 1 and block.se
-        ]
-        self.early, self.late = f"blocks_{rich[1]}/", f"blocks_{rich[(len(rich) + 1) // 2]}/"
-        self.plant()
-
-    def plant(self) -> None:
-        pass
-
-    def change(self, change: Callable[[Any], Any], where: Callable[[str], bool]) -> None:
-        """Replace each tensor whose name `where` accepts by what `change` makes of it."""
-        for name in filter(where, list(self.weights)):
-            self.weights[name] = change(self.weights[name])
-
-
-# -- where a bug is: each says whether a layer has it ----------------------------------------------
-
-
-def everywhere(run: Planted, scope: str) -> bool:
-    return True
-
-
-def early(run: Planted, scope: str) -> bool:
-    return scope.startswith(run.early)
-
-
-def late(run: Planted, scope: str) -> bool:
-    return scope.startswith(run.late)
-
-
-def stem(run: Planted, scope: str) -> bool:
-    return scope.startswith("stem/")
-
-
-def blocks(run: Planted, scope: str) -> bool:
-    return scope.startswith("blocks_")
-
-
-def head(run: Planted, scope: str) -> bool:
-    return scope.startswith("head/")
-
-
-def first_blocks(run: Planted, scope: str) -> bool:
-    return scope.startswith(("blocks_0/", "blocks_1/"))
-
-
-def depthwise(run: Planted, scope: str) -> bool:
-    return scope.endswith("/depthwise_conv")
-
-
-def expand(run: Planted, scope: str) -> bool:
-    return scope.endswith("/expand_conv")
-
-
-def project(run: Planted, scope: str) -> bool:
-    return scope.endswith("/project_conv")
-
-
-def se_act(run: Planted, scope: str) -> bool:
-    return scope.endswith("/se_act")
-
-
-def variant(bug: type[Planted], **choices: Any) -> type[Planted]:
-    """The same bug in another place or of another kind."""
-    return type(bug.__name__, (bug,), choices)
-
-
-def both(*bugs: type[Planted]) -> type[Planted]:
-    return type("Both", tuple(bug for bug in bugs if bug is not Planted), {})
-
 
 # -- what goes in ----------------------------------------------------------------------------------
 
@@ -633,7 +565,8 @@ class Bug:
     causes  the slugs that diagnose must give, in the order in which they first show
     run     the network with the faults planted
     answer  whether only the network's answer shows it, and no block's output
-    raw     whether it runs on the raw weights, or only has their batch norm statistics
+    blocks  the slugs for a dump of the blocks' outputs alone, where that cannot show the fault
+    raw     which of its weights are raw ones, if any: a key of RAW
     resize  how it makes pixels of a photo, where that is the fault: (PIL image, size) -> pixels
     mixed_up  whether its layers were reshaped where they had to be transposed when written
     dtype   what it computes in
@@ -643,6 +576,7 @@ class Bug:
     causes: tuple[str, ...]
     run: type[Planted] = Planted
     answer: bool = False
+    blocks: tuple[str, ...] | None = None
     raw: str = ""
     resize: Callable[[Any, int], np.ndarray] | None = None
     mixed_up: bool = False
@@ -652,6 +586,21 @@ class Bug:
 
 def one(slug: str, bug: type[Planted], answer: bool = False, **choices: Any) -> Bug:
     return Bug((slug,), variant(bug, **choices), answer)
+
+
+RAW: dict[str, Callable[[str], bool]] = {
+    "all": lambda name: True,
+    "statistics": lambda name: "/moving_" in name,
+    "gamma and beta": lambda name: name.endswith(("/gamma", "/beta")),
+    "every other block": lambda name: any(f"blocks_{i}/" in name for i in range(1, 20, 2)),
+}
+
+
+def _aligned_corners(photo: Any, size: int) -> np.ndarray:
+    tf = reference.import_tensorflow()
+    image = np.asarray(photo, np.float32)[None]
+    resize = tf.compat.v1.image.resize_bilinear
+    return resize(image, (size, size), align_corners=True).numpy()[0]
 
 
 def _preset(name: str) -> Callable[[Any, int], np.ndarray]:
@@ -690,6 +639,7 @@ BUGS: dict[str, Bug] = {
     "timm's resize": Bug(("other-resize",), resize=_preset("timm")),
     "omz's resize": Bug(("other-resize",), resize=_preset("omz")),
     "squashed": Bug(("other-resize",), resize=_squashed),
+    "aligned corners": Bug(("other-resize",), resize=_aligned_corners),
     "planes as pixels": one("transposed-layout", PlanesAsPixels),
     "pixels as planes": one("transposed-layout", PixelsAsPlanes),
     "rows as columns": one("transposed-layout", RowsAsColumns),
@@ -718,6 +668,10 @@ BUGS: dict[str, Bug] = {
     # weights
     "raw weights": Bug(("raw-weights",), raw="all"),
     "raw statistics": Bug(("raw-weights",), raw="statistics"),
+    "averages in every other block": Bug(("raw-weights",), raw="every other block"),
+    "averages but for gamma and beta": Bug(("raw-weights",), raw="gamma and beta"),
+    # from the blocks' outputs alone nobody can tell that each layer is right with other weights
+    "other weights": replace(one("other-weights", more.OtherWeights), blocks=("unknown",)),
     "depthwise flipped": one("flipped-kernel", ChangedKernels, turned=flipped),
     "depthwise transposed": one("flipped-kernel", ChangedKernels, turned=transposed),
     "depthwise flipped, one block": one("flipped-kernel", ChangedKernels, turned=flipped, at=early),
@@ -761,6 +715,80 @@ BUGS: dict[str, Bug] = {
     "int8 weights": one("low-precision", Int8Weights, rounded=int8),
     "int8 weights, per channel": one("low-precision", Int8Weights, rounded=int8_per_channel),
     # what comes out
+    "no batch norm": one("missing-bn", more.NoNorm),
+    "no batch norm, one block": one("missing-bn", more.NoNorm, without=early),
+    "no activation, one block": one("missing-activation", more.NoActivation, without=early),
+    "no activation in the head": one(
+        "missing-activation", more.NoActivation, answer=True, without=head
+    ),
+    "no se": one("missing-se", more.NoSe),
+    "epsilon outside the root": one("bn-epsilon-outside-root", more.EpsilonOutside),
+    "bn1 and bn2 exchanged": one(
+        "bn-exchanged", more.Exchanged, names=("expand_bn", "depthwise_bn")
+    ),
+    "gamma and beta exchanged": one(
+        "gamma-beta-exchanged", more.Exchanged, names=("/gamma", "/beta"), exchanged=early
+    ),
+    "neighbour's weights": one("neighbour-weights", more.NeighbourWeights),
+    "gelu": one("gelu", more.OtherActivation, function=more.gelu),
+    "gelu by tanh": one("gelu", more.OtherActivation, function=more.gelu_by_tanh),
+    "gelu for relu": one("gelu", more.OtherActivation, function=more.gelu, swishes=False),
+    "mish": one("mish", more.OtherActivation, function=more.mish),
+    "quick gelu": one("quick-gelu", more.OtherActivation, function=more.quick_gelu),
+    "relu6 in the stem": one(
+        "relu6", more.OtherActivation, function=more.relu6, swishes=False, at=stem
+    ),
+    "relu6 for relu": one("relu6", more.OtherActivation, function=more.relu6, swishes=False),
+    "relu6 for swish": one("relu6", more.OtherActivation, function=more.relu6),
+    "clipped everywhere": one("relu6", more.Clipped),
+    "se sums": one("se-sum", more.SeSum),
+    "gate added": one("se-gate-added", more.GateAdded),
+    "gate twice": one("se-gate-twice", more.GateTwice),
+    "sigmoid twice": one("se-gate-twice", more.SigmoidTwice),
+    "se before depthwise": one("se-before-depthwise", more.SeBeforeDepthwise),
+    # blocks
+    "residual twice": one("residual-twice", more.ResidualTwice),
+    "block skipped": one("block-skipped", more.Skipped),
+    "block run twice": one("block-twice", more.RunTwice),
+    "block run twice, first shown": one("block-twice", more.RunTwice, keep_first=True),
+    "drop-connect": one("drop-connect", more.DropConnect),
+    "drop-connect's scaling": one("drop-connect", more.DropConnectScaling),
+    # filters
+    "average after stride 1": one("stride-by-pooling", more.OtherFilter, filter=more.average_after),
+    "largest after stride 1": one("stride-by-pooling", more.OtherFilter, filter=more.largest_after),
+    "average before stride 1": one(
+        "stride-by-pooling", more.OtherFilter, filter=more.average_before
+    ),
+    "slice before stride 1": one("stride-by-slicing", more.OtherFilter, filter=more.slice_before),
+    "slice after stride 1": one("symmetric-padding", more.OtherFilter, filter=more.slice_after),
+    "replicate padding": one(
+        "replicate-padding", more.OtherFilter, filter=more.replicate, strided=False
+    ),
+    "replicate padding, one block": one(
+        "replicate-padding", more.OtherFilter, filter=more.replicate, strided=False, at=early
+    ),
+    "reflect padding": one("reflect-padding", more.OtherFilter, filter=more.reflect, strided=False),
+    "dilated": one("dilation", more.OtherFilter, filter=more.dilated, strided=False),
+    "dilated, one block": one(
+        "dilation", more.OtherFilter, filter=more.dilated, strided=False, at=early
+    ),
+    # after the overflow, a block is NaN or infinite in whole channels, for whatever reason
+    "overflow": replace(one("fp16-overflow", more.Overflow), blocks=("unknown",)),
+    # what comes out
+    "pool before activation": one("pool-before-activation", more.PoolFirst, answer=True),
+    # a random choice among 1536 values cannot be read from the logits that it leads to
+    "dropout": replace(one("dropout", more.Dropout, answer=True), blocks=("unknown",)),
+    "dropout's scaling": one("dropout", more.DropoutScaling, answer=True),
+    "classes permuted": one("classes-permuted", more.Answer, answer=True, change=more.permuted),
+    "classes sorted by name": one(
+        "classes-sorted", more.Answer, answer=True, change=more.sorted_by_name
+    ),
+    "softmax twice": one("softmax-twice", more.Probabilities, answer=True, end=more.softmax_twice),
+    "softmax in the logits": one("softmax-twice", more.Answer, answer=True, change=more.softmax),
+    "log-softmax": one("log-softmax", more.Probabilities, answer=True, end=more.log_softmax_of),
+    "log-softmax in the logits": one(
+        "log-softmax", more.Answer, answer=True, change=more.log_softmax
+    ),
     "background class": one("label-offset", Background, answer=True),
     "labels from 1": one("label-offset", Rolled, answer=True),
 }
@@ -791,7 +819,54 @@ PAIRS: dict[str, Bug] = {
     "squashed + bgr": _together("squashed", "bgr", resize=_squashed),
     "bgr + float16": _together("bgr", "float16", dtype="float16"),
     "three": _together("bgr", "symmetric padding", "epsilon 1e-5"),
+    "gelu + gate added": _together("gelu", "gate added"),
+    "epsilon outside the root + mish": _together("epsilon outside the root", "mish"),
+    "residual twice + quick gelu": _together("residual twice", "quick gelu"),
+    "symmetric padding + se before depthwise": _together(
+        "symmetric padding", "se before depthwise"
+    ),
+    "se sums + replicate padding": _together("se sums", "replicate padding, one block"),
+    "gate twice + dilated": _together("gate twice", "dilated, one block"),
+    "sigmoid twice + softmax twice": _together("sigmoid twice", "softmax twice", answer=True),
+    "bn1 and bn2 exchanged + no se": _together("bn1 and bn2 exchanged", "no se"),
+    "gamma and beta exchanged + labels from 1": _together(
+        "gamma and beta exchanged", "labels from 1", answer=True
+    ),
+    "neighbour's weights + classes permuted": _together(
+        "neighbour's weights", "classes permuted", answer=True
+    ),
+    "epsilon + block skipped": _together("epsilon 1e-5", "block skipped"),
+    "bgr + block run twice": _together("bgr", "block run twice"),
+    "hard sigmoid + drop-connect's scaling": _together("drop-connect's scaling", "hard sigmoid"),
+    "drop-connect + dropout": _together(
+        "drop-connect", "dropout", answer=True, blocks=("drop-connect", "unknown")
+    ),
+    "average after stride 1 + relu6 for swish": _together(
+        "average after stride 1", "relu6 for swish"
+    ),
+    "slice before stride 1 + classes sorted by name": _together(
+        "slice before stride 1", "classes sorted by name", answer=True
+    ),
+    "slice after stride 1 + log-softmax": _together(
+        "slice after stride 1", "log-softmax", answer=True
+    ),
+    "reflect padding + gelu for relu": _together("reflect padding", "gelu for relu"),
+    "clipped everywhere + no beta": _together("clipped everywhere", "no beta, one block"),
+    "pool before activation + dropout's scaling": _together(
+        "pool before activation", "dropout's scaling", answer=True
+    ),
+    "no batch norm + mish": _together("mish", "no batch norm, one block"),
+    "aligned corners + bgr": _together("aligned corners", "bgr", resize=_aligned_corners),
+    "averages in every other block + gelu": _together(
+        "averages in every other block", "gelu", raw="every other block"
+    ),
+    "gelu + overflow": _together("gelu", "overflow", blocks=("gelu", "unknown")),
+    "bgr + other weights": _together("bgr", "other weights", blocks=("unknown",)),
+    "float16 + gelu": _together("float16", "gelu", dtype="float16"),
 }
+
+# In the stem of the bundled network no value is above 6, so that ReLU6 changes nothing there.
+IN_MIXNET_L = [name for name in BUGS if name != "relu6 in the stem"]
 
 # For runs that have no time for all: the first bug with each cause, and one of several.
 ONE_OF_EACH_CAUSE = (*{bug.causes: name for name, bug in reversed(BUGS.items())}.values(), "three")
@@ -833,21 +908,21 @@ def planted_layers(
     tensors: Mapping[str, np.ndarray],
     pixels: np.ndarray,
     raw: Mapping[str, np.ndarray] | None = None,
+    labels: Sequence[str] = (),
 ) -> Layers:
     """Return every layer of one run with the bug in it, in order; pixels (n, h, w, 3), RGB, 0..255.
 
     Layers are float64 where the bug computes in float64, else float32. A bug that takes raw weights
-    needs `raw`.
+    needs `raw`. labels: the names of the classes, for a bug that sorts by them.
     """
     tf = reference.import_tensorflow()
     chosen = dict(tensors)
     if bug.raw:
         assert raw is not None
-        statistics = ("moving_mean", "moving_variance")
-        chosen.update({k: x for k, x in raw.items() if bug.raw == "all" or k.endswith(statistics)})
+        chosen.update({name: x for name, x in raw.items() if RAW[bug.raw](name)})
     weights = {name: np.array(tensor, bug.dtype) for name, tensor in chosen.items()}
     table = reference.blocks(net)
     image, mean, std = (np.asarray(x, bug.dtype) for x in (pixels, MEAN, STD))
-    layers = bug.run(tf, weights, table).network(table, tf.constant(image), mean, std)
+    layers = bug.run(tf, weights, table, labels).network(table, tf.constant(image), mean, std)
     wanted = np.float64 if bug.dtype == "float64" else np.float32
     return {name: np.asarray(x).astype(wanted) for name, x in layers.items()}

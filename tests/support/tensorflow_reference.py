@@ -334,14 +334,20 @@ class _Calibrating(_Run):
         return super().norm(scope, x)
 
 
-def calibrated_tensors(net: str | Network, image: np.ndarray, seed: int) -> Layers:
+def calibrated_tensors(
+    net: str | Network, image: np.ndarray, seed: int, factors: Mapping[str, Sequence[float]] = {}
+) -> Layers:
     """Return random_tensors with batch norm statistics of these pictures, (n, h, w, 3), 0..255.
+
+    factors: multiplied with the first values of some tensors, before the statistics are taken.
 
     A deep random network needs this, and many pixels for it. Otherwise its values grow from layer
     to layer, squeeze-excite gates are stuck at 0 or 1, or a norm divides by the spread of a few
     values; then even TensorFlow's own float32 and float64 runs drift apart.
     """
     tensors = random_tensors(net, seed)
+    for name, values in factors.items():
+        tensors[name][: len(values)] *= np.array(values, np.float32)
     pixels, mean, std = (np.asarray(x, np.float32) for x in (image, MEAN, STD))
     _Calibrating(import_tensorflow(), tensors, EPSILON).network(blocks(net), pixels, mean, std)
     return tensors

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinymixnet.errors import CheckpointError
+from tinymixnet.errors import CheckpointError, InputError
 from weights_tools.formats.labels import read_classes, read_labels
 
 THREE = ("cat", "Café au lait", "犬 🐕")
@@ -166,3 +166,12 @@ def test_a_table_that_is_wrong(text, message, tmp_path):
     path.write_text(text)
     with pytest.raises(CheckpointError, match=message):
         read_classes(path, 2)
+
+
+@pytest.mark.parametrize("classes", [1.5, "3", None, True, 0, -1, [3]])
+@pytest.mark.parametrize("read", [read_labels, read_classes])
+def test_classes_are_a_whole_number(read, classes, tmp_path):
+    (tmp_path / "labels.txt").write_text("a\nb\nc")
+    for path in (None, tmp_path / "labels.txt"):
+        with pytest.raises(InputError, match="classes: expected a whole number from 1 on, found"):
+            read(path, classes)

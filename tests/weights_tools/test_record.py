@@ -1,6 +1,5 @@
 """Recorders: a live network in each framework, recorded, must come out equal to ours by layer."""
 
-import importlib
 import os
 import re
 import sys
@@ -8,14 +7,24 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.peers import TensorFlowOperations, network, onnx_model
-from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
+from benchmarks.side_network import network
+from benchmarks.side_tensorflow import TensorFlowOperations
+from tests.support.synthetic import TINY
+from tests.weights_tools.recorded import (
+    ABOUT,
+    NORMALISED,
+    PIXELS,
+    TENSORS,
+    assert_same,
+    layers,
+    left_behind,
+    needed,
+    to_nchw,
+    write_onnx,
+)
 from tinymixnet.cli import run
-from tinymixnet.debug.dumps import open_dump
 from tinymixnet.debug.traces import open_trace
-from tinymixnet.engine.kernels import normalize, same_padding, split_channels
-from tinymixnet.engine.metadata import Metadata
-from tinymixnet.engine.network import forward
+from tinymixnet.engine.kernels import same_padding, split_channels
 from tinymixnet.engine.weights import Weights
 from tinymixnet.errors import InputError, TraceError
 from weights_tools.__main__ import parser
@@ -27,39 +36,7 @@ from weights_tools.record import (
     record_torch,
 )
 
-ABOUT = Metadata()
-TENSORS = synthetic_tensors(TINY)
-PIXELS = synthetic_image(2, 64, 96).astype(np.float32)  # sides that tell NHWC from NCHW
-NORMALISED = normalize(PIXELS, ABOUT.mean, ABOUT.std)
-OURS = dict(forward(PIXELS, TINY, TENSORS, ABOUT))
 STAGES = ["0.0", "1.0", "1.1", "2.0", "3.0", "3.1"]  # TINY's blocks as timm counts them
-
-
-def needed(name):
-    """A package that a recorder takes: CI has them all, elsewhere one may be missing."""
-    return importlib.import_module(name) if os.environ.get("CI") else pytest.importorskip(name)
-
-
-def assert_same(path, least, names=None):
-    """Every layer that finds a place equals ours; at least so many do, and they are these."""
-    dump = open_dump(path, TINY, *PIXELS.shape[:3], names)
-    assert not dump.mismatched
-    errors = {
-        name: np.abs(dump[name] - OURS[name]).max() / np.abs(OURS[name]).max()
-        for name in dump.names
-    }
-    assert {name: error for name, error in errors.items() if not error < 1e-4} == {}
-    assert set(dump.names) >= set(least)
-    return dump
-
-
-def layers(*kinds):
-    """Our layers whose last parts are these."""
-    return {name for name in OURS if name.rsplit("/")[-1] in kinds}
-
-
-def left_behind(folder):
-    return sorted(p.name for p in folder.iterdir())
 
 
 # -- PyTorch --------------------------------------------------------------------------------------
@@ -175,10 +152,6 @@ def torch_mixnet():
     return torch, MixNet()
 
 
-def to_nchw(x):
-    return x.transpose(0, 3, 1, 2).copy()
-
-
 def test_torch_with_timms_names(tmp_path):
     torch, model = torch_mixnet()
     count = record_torch(model, to_nchw(NORMALISED), tmp_path / "dump")
@@ -257,9 +230,9 @@ def test_wrong_types_are_refused_in_one_line(tmp_path):
     for inputs in (None, "x", [[1], [1, 2]]):
         with pytest.raises(InputError, match="inputs: expected a tensor"):
             record_torch(model, inputs, tmp_path / "dump")
-    for layers in (None, b"x", "x", [3]):
+    for wrong in (None, b"x", "x", [3]):
         with pytest.raises(InputError, match="layers: expected a list of names"):
-            record_torch(model, x, tmp_path / "dump", layers)
+            record_torch(model, x, tmp_path / "dump", wrong)
     assert not (tmp_path / "dump").exists()
 
 
@@ -288,19 +261,7 @@ def test_nothing_else_is_overwritten_and_a_full_disk_leaves_nothing(tmp_path, mo
 
 @pytest.fixture
 def onnx_file(tmp_path):
-    needed("onnxruntime")
-    onnx = needed("onnx")
-    model = onnx.load_from_string(onnx_model(Weights(TINY, TENSORS, ABOUT), PIXELS.shape))
-    centring, scaling = model.graph.node[:2]
-    del model.graph.node[:2]  # it takes what is normalised already, as PyTorch's models do
-    names = {scaling.output[0]: "image"}  # and has names as PyTorch's exporter makes them
-    for i, node in enumerate(model.graph.node):
-        names |= {old: f"/m.{i}/{node.op_type}_output_{j}" for j, old in enumerate(node.output)}
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names[name] for name in node.output]
-    model.graph.output[0].name = names[model.graph.output[0].name]
-    onnx.save(model, tmp_path / "tiny.onnx")
-    return tmp_path / "tiny.onnx"
+    return write_onnx(tmp_path / "tiny.onnx")
 
 
 def test_onnx_every_intermediate(tmp_path, onnx_file):
@@ -552,6 +513,9 @@ def test_command(tmp_path, keras, onnx_file, graphs, capsys):
         ("bad.keras", b"nonsense", "cannot be recorded"),
         ("bad.pb", b"nonsense", "cannot be recorded"),
         ("module.pt", b"nonsense", "record_torch"),
+        ("model.tflite", b"nonsense", "cannot be recorded"),
+        ("model.xml", b"nonsense", "cannot be recorded"),
+        ("notes.txt", b"nonsense", ".tflite, OpenVINO's .xml, a frozen .pb"),
     ],
 )
 def test_command_says_in_one_line_what_is_wrong(
@@ -605,5 +569,5 @@ def test_command_does_not_wait_for_pipes(tmp_path, onnx_file, capsys):
 
 def test_missing_packages_name_their_extra(tmp_path, onnx_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(TraceError, match=r"onnxruntime: pip install 'tinymixnet\[record-onnx\]'"):
+    with pytest.raises(TraceError, match=r"onnxruntime, .*pip install 'tinymixnet\[record-onnx\]'"):
         record_file(onnx_file, PIXELS, tmp_path / "dump", ["*"])

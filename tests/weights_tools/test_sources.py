@@ -236,6 +236,20 @@ def test_symmetric_padding_is_refused(tmp_path: Path) -> None:
         convert(path, tmp_path / "out.h5")
 
 
+def test_symmetric_padding_of_an_odd_size_is_right(tmp_path: Path) -> None:
+    """TensorFlow pads an image of 75 pixels a side alike on both sides, too."""
+
+    def change(model: Any) -> None:
+        stem = next(node for node in model.graph.node if node.op_type == "Conv")
+        stem.attribute.remove(next(a for a in stem.attribute if a.name == "auto_pad"))
+        stem.attribute.append(needed("onnx").helper.make_attribute("pads", [1, 1, 1, 1]))
+
+    convert(save_onnx(tmp_path / "odd.onnx", change, size=75), tmp_path / "out.h5", check=True)
+    path = save_onnx(tmp_path / "even.onnx", change, size=76)
+    with pytest.raises(CheckpointError, match="pads both sides alike"):
+        convert(path, tmp_path / "other.h5")
+
+
 def test_a_network_that_is_no_mixnet(tmp_path: Path) -> None:
     onnx = needed("onnx")
     model = onnx_model(WEIGHTS)
@@ -263,6 +277,24 @@ def test_check_finds_a_difference(tmp_path: Path) -> None:
     assert not (tmp_path / "out.h5").exists()
 
 
+def test_check_is_not_blinded_by_certain_probabilities(tmp_path: Path) -> None:
+    """Logits in the thousands make one class certain, and then wrong ones may look the same."""
+
+    def change(model: Any) -> None:
+        onnx = needed("onnx")
+        for tensor in model.graph.initializer:
+            if tensor.name == "logits/kernel":
+                large = 10_000 * onnx.numpy_helper.to_array(tensor)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(large, tensor.name))
+        for node in model.graph.node:
+            if node.op_type == "Sigmoid":
+                node.op_type = "HardSigmoid"
+
+    path = save_onnx(tmp_path / "model.onnx", change)
+    with pytest.raises(CheckpointError, match="other answers"):
+        convert(path, tmp_path / "out.h5", check=True)
+
+
 # -- TensorFlow, Keras, TensorFlow Lite, OpenVINO -------------------------------------------------
 
 
@@ -272,6 +304,7 @@ def keras_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tf, folder = needed("tensorflow"), tmp_path_factory.mktemp("keras")
     model = keras_model(WEIGHTS)
     model.save(folder / "model.keras")
+    model.save(folder / "model.h5")  # the old format
     model.save_weights(folder / "model.weights.h5")
     model.export(folder / "saved", verbose=False)
     shape = tf.TensorSpec([1, 64, 64, 3], tf.float32)
@@ -288,6 +321,7 @@ def keras_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "kind", "folded"),
     [
         ("model.keras", "keras", False),
+        ("model.h5", "keras", False),
         ("frozen.pb", "tensorflow", True),
         ("saved", "tensorflow", True),
         ("model.tflite", "tflite", True),

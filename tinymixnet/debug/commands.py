@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tinymixnet.debug.names.layouts import LAYOUTS
 from tinymixnet.debug.strict_json import write_json
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.pixels import check_pixels
@@ -20,9 +21,13 @@ from tinymixnet.model import Model, load
 if TYPE_CHECKING:
     from tinymixnet.debug.compare import Comparison
     from tinymixnet.debug.dumps import Dump
+    from tinymixnet.debug.manifest import Manifest
 
 IMAGE = "a photo, or a .npy file of pixels (N, H, W, 3), 0..255, which are used as they are"
+PRECISIONS = ("float16", "bfloat16", "int8")  # as in precision.py, which takes time to import
 DUMP = "what another implementation's layers give: a folder of .npy files, a .npz or a .h5"
+
+PAIRS = "print only which tensor is which layer, as JSON; correct it and give it to --names"
 
 
 def add_commands(
@@ -81,7 +86,13 @@ def add_commands(
         action="store_true",
         help="give each layer of ours the input that theirs had, so that only its own error shows",
     )
+    compare.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="judge each layer by what rounding to this format leaves: is it broken, or coarse?",
+    )
     compare.add_argument("--json", action="store_true", help="one JSON object")
+    compare.add_argument("--pairs", action="store_true", help=PAIRS)
     compare.set_defaults(run=run_compare)
 
     diagnose = commands.add_parser(
@@ -104,6 +115,7 @@ def add_commands(
         help="weights made with `extract --raw`: tells whether theirs are not the moving averages",
     )
     diagnose.add_argument("--json", action="store_true", help="print one JSON object")
+    diagnose.add_argument("--pairs", action="store_true", help=PAIRS)
     diagnose.set_defaults(run=run_diagnose)
 
 
@@ -127,8 +139,10 @@ def dump_options() -> argparse.ArgumentParser:
     )
     foreign.add_argument(
         "--layout",
-        choices=("NHWC", "NCHW"),
-        help="the order of axes in OTHER (mostly, the shapes tell)",
+        metavar="LAYOUT",
+        choices=LAYOUTS,
+        help="the order of the values in OTHER: NHWC, NCHW, batch last (HWCN, CHWN, HWNC), or "
+        "channels in blocks (NC4HW4, nChw8c, nChw16c, nChw32c); mostly, the shapes or values tell",
     )
     return foreign
 
@@ -156,12 +170,35 @@ def picture_of(model: Model, arguments: argparse.Namespace, image: str) -> np.nd
 
 
 def dump_of(model: Model, pixels: np.ndarray, arguments: argparse.Namespace) -> "Dump":
-    """Open OTHER as layers of this network for these pixels."""
+    """Open OTHER as layers of this network, paired by value where the names leave doubt."""
+    always = getattr(arguments, "pairs", False)
+    return by_value(model, pixels, opened_dump(model, pixels, arguments), always)
+
+
+def opened_dump(model: Model, pixels: np.ndarray, arguments: argparse.Namespace) -> "Dump":
+    """Open OTHER as layers of this network, as names and order say."""
     from tinymixnet.debug.dumps import open_dump
 
     n, h, w, _ = pixels.shape
     names, layout = arguments.names, arguments.layout
     return open_dump(arguments.other, model.architecture, n, h, w, names, layout)
+
+
+def by_value(model: Model, pixels: np.ndarray, dump: "Dump", always: bool = False) -> "Dump":
+    """Pair the tensors of a dump by value; not where the names are certain, unless `always`."""
+    from tinymixnet.debug.pairing import pair
+
+    return pair(model, pixels, dump, progress=True) if always or not dump.certain else dump
+
+
+def _print_pairs(dump: "Dump") -> int:
+    """Print which tensor is which layer, as --names takes it back: one a line."""
+    from tinymixnet.debug.pairs import pairs_json
+
+    entries = pairs_json(dump.pairs).items()
+    lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries]
+    print("{\n" + ",\n".join(lines) + "\n}")
+    return 0
 
 
 def _origin(model: Model, arguments: argparse.Namespace, image: str) -> tuple[str, str]:
@@ -228,7 +265,9 @@ def run_compare(
     from tinymixnet.debug import tables
 
     reference = arguments.reference
-    if os.path.isdir(reference) or reference.endswith((".npz", ".h5", ".hdf5")):
+    if arguments.pairs:
+        return _pairs_of(arguments, reference)
+    if _is_trace(reference):
         comparison = _compare_trace(arguments, reference, show)
     else:
         comparison = _compare_image(arguments, reference, show)
@@ -240,7 +279,7 @@ def _compare_trace(
     arguments: argparse.Namespace, path: str, show: Callable[[Compared], object] | None
 ) -> "Comparison":
     """Compare with a trace of ours. Only --isolated and a page run the network, on its image."""
-    from tinymixnet.debug.compare import compare, isolated
+    from tinymixnet.debug.compare import compare
     from tinymixnet.debug.dumps import open_dump
     from tinymixnet.debug.manifest import weights_hash
     from tinymixnet.debug.traces import open_trace
@@ -260,9 +299,10 @@ def _compare_trace(
         layers = ((name, trace[name]) for name in trace.names)
         return compare(layers, dump, arguments.tolerance, manifest)
 
-    if not arguments.isolated and not show:
+    feeds = arguments.isolated or arguments.precision
+    if not feeds and not show:
         return recorded()
-    option = "--isolated" if arguments.isolated else "--html"
+    option = "--precision" if arguments.precision else "--isolated" if feeds else "--html"
     model = load(arguments.weights)
     if weights_hash(model) != manifest.weights_sha256:
         wanted = manifest.weights_name or "others"
@@ -270,35 +310,67 @@ def _compare_trace(
     if "image" not in trace.names:
         raise TraceError(f"{path}: {option} needs its layer `image`; or name the image itself")
     pixels = trace["image"]
-    if arguments.isolated:
-        comparison = isolated(model, pixels, dump, arguments.tolerance, manifest)
-    else:
-        comparison = recorded()
+    comparison = _fed(arguments, model, pixels, dump, manifest) if feeds else recorded()
     if show:
         show(Compared(comparison, model, manifest.image_name or path, pixels, dump))
     return comparison
+
+
+def _pairs_of(arguments: argparse.Namespace, image: str) -> int:
+    """Print the pairs that a comparison would use."""
+    if _is_trace(image):
+        raise TraceError(f"{image}: --pairs needs the image itself, as values decide")
+    model = load(arguments.weights)
+    return _print_pairs(dump_of(model, picture_of(model, arguments, image), arguments))
+
+
+def _is_trace(path: str) -> bool:
+    return os.path.isdir(path) or path.endswith((".npz", ".h5", ".hdf5"))
 
 
 def _compare_image(
     arguments: argparse.Namespace, image: str, show: Callable[[Compared], object] | None
 ) -> "Comparison":
     """Compare with a run of ours on the image."""
-    from tinymixnet.debug.compare import compare, isolated
-    from tinymixnet.debug.manifest import manifest_of
+    from tinymixnet.debug.compare import compare
 
     model = load(arguments.weights)
     pixels = picture_of(model, arguments, image)
     dump = dump_of(model, pixels, arguments)
-    manifest = None
-    if dump.trace.manifest:  # a trace of ours: then pixels and weights can be compared
-        manifest = manifest_of(model, pixels, *_origin(model, arguments, image))
-    if arguments.isolated:
-        comparison = isolated(model, pixels, dump, arguments.tolerance, manifest)
+    manifest = _manifest(model, pixels, dump, arguments, image)
+    if arguments.isolated or arguments.precision:
+        comparison = _fed(arguments, model, pixels, dump, manifest)
     else:
         comparison = compare(model.layers(pixels), dump, arguments.tolerance, manifest)
     if show:
         show(Compared(comparison, model, image, pixels, dump))
     return comparison
+
+
+def _fed(
+    arguments: argparse.Namespace,
+    model: Model,
+    pixels: np.ndarray,
+    dump: "Dump",
+    manifest: "Manifest | None",
+) -> "Comparison":
+    """Compare with our layers fed with their inputs, as --isolated and --precision do."""
+    from tinymixnet.debug.compare import isolated, judged
+
+    if arguments.precision:
+        return judged(model, pixels, dump, arguments.precision, arguments.tolerance, manifest)
+    return isolated(model, pixels, dump, arguments.tolerance, manifest)
+
+
+def _manifest(
+    model: Model, pixels: np.ndarray, dump: "Dump", arguments: argparse.Namespace, image: str
+) -> "Manifest | None":
+    """Return the manifest of a run of ours, if the dump says from which pixels it was made."""
+    from tinymixnet.debug.manifest import manifest_of
+
+    if not dump.trace.manifest and not dump.trace.exercise:
+        return None
+    return manifest_of(model, pixels, *_origin(model, arguments, image))
 
 
 def run_diagnose(arguments: argparse.Namespace) -> int:
@@ -308,7 +380,10 @@ def run_diagnose(arguments: argparse.Namespace) -> int:
     raw = load(arguments.raw_weights) if arguments.raw_weights else None
     pixels = picture_of(model, arguments, arguments.image)
     dump = dump_of(model, pixels, arguments)
+    if arguments.pairs:
+        return _print_pairs(dump)
     photo = None if arguments.image.endswith(".npy") else arguments.image
-    diagnosis = diagnose(model, pixels, dump, photo=photo, raw=raw, progress=True)
+    manifest = _manifest(model, pixels, dump, arguments, arguments.image)
+    diagnosis = diagnose(model, pixels, dump, photo, raw, True, manifest)
     print(json.dumps(diagnosis.as_json()) if arguments.json else diagnosis.text())
     return 0 if diagnosis.alike else 1

@@ -1,11 +1,12 @@
 """Compare two runs of the network layer by layer and name the first layer that differs.
 
 `compare` holds one layer of each side in memory. `isolated` also feeds each of our layers with
-*their* inputs, to separate the error that a layer adds from the error that it inherits.
+*their* inputs, to separate the error that a layer adds from the error that it inherits. `judged`
+also rounds our layers as a port with fewer digits does, to tell broken layers from coarse ones.
 """
 
-from collections.abc import Iterable, Iterator
-from math import inf, isfinite, nan
+from collections.abc import Iterable, Iterator, Mapping
+from math import inf, isfinite, isnan, nan
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ from tinymixnet.debug.comparison_warnings import (
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.manifest import Manifest
 from tinymixnet.debug.measure import Row, format_shape, join_names, measure
+from tinymixnet.debug.precision import FORMATS, judgements
+from tinymixnet.debug.rounding import Scale
 from tinymixnet.engine.kernels import Array
 from tinymixnet.engine.network import forward
 from tinymixnet.engine.pixels import check_pixels
@@ -42,6 +45,7 @@ class Comparison(NamedTuple):
     tolerance: float
     missing: list[str]  # layers of the reference that the dump lacks
     unmatched: dict[str, str | None]  # names in the dump that are no layer -> the nearest layer
+    precision: str = ""  # the format that theirs was judged by, or ""
 
     def __repr__(self) -> str:
         answer = "alike" if self.alike else f"first difference in {self.first}"
@@ -49,8 +53,9 @@ class Comparison(NamedTuple):
 
     @property
     def first(self) -> str | None:
-        """The first layer beyond the tolerance or of another shape."""
-        return next((row.layer for row in self.rows if row.status != "ok"), None)
+        """The first layer beyond the tolerance, or beyond its precision, or of another shape."""
+        alike = ("ok", "coarse")
+        return next((row.layer for row in self.rows if row.status not in alike), None)
 
     @property
     def guilty(self) -> str | None:
@@ -93,6 +98,7 @@ def compare(
     reordered, known = [], set(dump.names)
     with np.errstate(all="ignore"):  # NaN and infinity in a dump are results, not accidents
         for name, ours in _pairs(reference):
+            dump.guess_scales([(name, ours)])
             if name in dump.mismatched:
                 rows.append(_unlike(name, ours.shape, dump.mismatched[name][0], tolerance))
             elif name not in known or not ours.size:  # an empty batch compares to nothing
@@ -111,7 +117,7 @@ def compare(
         if not seen:
             raise TraceError(_nothing(dump, rows))
         warnings = [
-            *manifest_warnings(reference_manifest, dump.trace.manifest),
+            *manifest_warnings(reference_manifest, dump.trace),
             *value_warnings(rows, seen, reordered),
             *name_warnings(rows, seen),
             *storage_warnings(rows, dump),
@@ -136,6 +142,7 @@ def isolated(
     images = check_pixels(pixels).astype(np.float32)
     expect(dump, Dump, "dump")
     settings = images, model.architecture, model.tensors, model.metadata
+    dump.guess_scales(forward(*settings))
     own, fed = forward(*settings), forward(*settings)
     known, added = set(dump.names), dict[str, float]()
 
@@ -155,6 +162,68 @@ def isolated(
     comparison = compare(lockstep(), dump, tolerance, reference_manifest)
     rows = [row._replace(added=added.get(row.layer)) for row in comparison.rows]
     return comparison._replace(rows=rows)
+
+
+def judged(
+    model: Model,
+    pixels: Array,
+    dump: Dump,
+    precision: str,
+    tolerance: float = 1e-4,
+    reference_manifest: Manifest | None = None,
+) -> Comparison:
+    """Compare as `isolated` does, and judge each layer by the precision that theirs has.
+
+    precision: float16, bfloat16 or int8. Ours runs once more, fed with their inputs, with weights
+    and outputs rounded as such a port rounds them. A layer that adds more than that is "BEYOND"; a
+    layer that differs and adds no more is "coarse".
+    """
+    if precision not in FORMATS:
+        expected = ", ".join(FORMATS)
+        raise InputError(f"precision: expected one of {expected}, found {short_repr(precision)}")
+    comparison = isolated(model, pixels, dump, tolerance, reference_manifest)
+    images, theirs = check_pixels(pixels).astype(np.float32), TheirLayers(dump)
+    verdicts = judgements(model, images, theirs, precision, _scales(dump))
+    rows = []
+    for row in comparison.rows:
+        verdict = verdicts.get(row.layer)
+        if verdict is not None and row.status != "shape":
+            status = "BEYOND" if verdict.beyond else "coarse" if row.status != "ok" else "ok"
+            explained = None if row.added is None or isnan(row.added) else verdict.explains
+            row = row._replace(status=status, rounding=verdict.rounding, explained=explained)
+        rows.append(row)
+    return comparison._replace(rows=rows, precision=precision)
+
+
+def _scales(dump: Dump) -> dict[str, Scale]:
+    """Return layer -> scale, of the layers that are integers with one scale for all channels."""
+    scales = {}
+    for layer, stored in dump.theirs.items():
+        quantization, dtype = dump.trace.quantization.get(stored), dump.headers[stored].dtype
+        if quantization is not None and quantization.scale.size == 1 and dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            scale, zero_point = quantization.scale.item(), quantization.zero_point.item()
+            scales[layer] = Scale(scale, zero_point, limits.min, limits.max)
+    return scales
+
+
+class TheirLayers(Mapping[str, Array]):
+    """The layers of a dump as float32, read anew each time: all may not fit into memory."""
+
+    def __init__(self, dump: Dump) -> None:
+        self.dump, self.known = dump, frozenset(dump.names)
+
+    def __getitem__(self, layer: str) -> Array:
+        return np.ascontiguousarray(self.dump[layer], np.float32)
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self.known
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.dump.names)
+
+    def __len__(self) -> int:
+        return len(self.known)
 
 
 def _pairs(reference: Iterable[tuple[str, Array]]) -> Iterator[tuple[str, Array]]:

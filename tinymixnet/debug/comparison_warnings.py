@@ -10,6 +10,7 @@ import numpy as np
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.manifest import Manifest
 from tinymixnet.debug.measure import Row, join_names
+from tinymixnet.debug.traces import Trace
 from tinymixnet.engine.kernels import Array
 
 SAMPLE = 1024  # values of a layer that are kept, to recognise it under another name
@@ -45,9 +46,14 @@ def same_values(ours: Array, theirs: Array, tolerance: float) -> bool:
     return float(np.abs(np.sort(a) - np.sort(b)).max()) <= within
 
 
-def manifest_warnings(ours: Manifest | None, theirs: Manifest | None) -> Iterator[str]:
-    """Warn if two traces of ours are of different pixels or weights."""
-    if ours is None or theirs is None:
+def manifest_warnings(ours: Manifest | None, trace: Trace) -> Iterator[str]:
+    """Warn if two traces of ours, or an exercise, are of different pixels or weights."""
+    if ours is None:
+        return
+    if trace.exercise and trace.exercise.get("image_sha256") != ours.image_sha256:
+        yield f"this exercise was made from other pixels, of {trace.exercise.get('image')}"
+    theirs = trace.manifest
+    if theirs is None:
         return
     if ours.image_sha256 != theirs.image_sha256:
         images = (
@@ -133,6 +139,16 @@ def storage_warnings(rows: list[Row], dump: Dump) -> Iterator[str]:
     ]:
         within = compared[half[0]].tolerance
         yield f"stored as float16, so compared within {within:g}: {join_names(half)}"
+    if guessed := [name for name in compared if name in dump.guessed]:
+        yield (
+            "8-bit integers without scale, so scale and zero point are guessed from ours: "
+            f"{join_names(guessed)}; a JSON file beside OTHER can say them (docs/traces.md)"
+        )
+    if unscaled := [name for name in compared if name in dump.unscaled]:
+        yield (
+            "8-bit integers without scale, and too unlike ours to guess one: "
+            f"{join_names(unscaled)}; a JSON file beside OTHER can say it (docs/traces.md)"
+        )
     status = {name: row.status for name, row in compared.items()}
     if unclear := [name for name in dump.ambiguous if status.get(name) == "DIFFERENT"]:
         yield f"as NHWC and as NCHW these fit: {join_names(unclear)}; --layout says which it is"

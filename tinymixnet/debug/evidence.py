@@ -1,29 +1,50 @@
 """Their tensors, which are the evidence. Mistakes of the dump itself are corrected first."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
 from tinymixnet.debug.causes import Cause
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.measure import cosine, error
+from tinymixnet.debug.rounding import to_bfloat16, to_float16, to_int8
+from tinymixnet.debug.stored_tensors import Kept
 from tinymixnet.debug.suspects.input import (
     memory_as_nchw,
     memory_as_nhwc,
     rows_and_columns_exchanged,
 )
-from tinymixnet.debug.suspects.precision import to_bfloat16, to_float16, to_int8
 from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
 
 FINE = 1e-5  # largest error of one layer or block that rounding makes
-KEPT = 30  # tensors in memory
+MANY, MANY_OF = 3, 0.2  # layers, or a share of them, that are not of one format by accident
 ROUNDING = {  # format -> (function that rounds to it, largest error that it makes in a block)
     "float16": (to_float16, 4e-3),
     "bfloat16": (to_bfloat16, 3e-2),
     "8-bit integers": (to_int8, 5e-2),
 }
+# How a dump's values may be in another order than their shapes say -> what corrects it.
+MIXED_UP = {
+    "tensors in NHWC order are dumped as NCHW": memory_as_nhwc,
+    "tensors in NCHW order are dumped as NHWC": memory_as_nchw,
+    "rows and columns are exchanged in what is dumped": rows_and_columns_exchanged,
+}
+FORMAT = {
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "8-bit integers": "int8",
+}  # for `judgements`
+
+
+class FewDigits(NamedTuple):
+    """What `TheirTensors.rounding` returns."""
+
+    how: str  # a key of ROUNDING
+    places: list[str]  # layers all of whose values are of this format
+    others: frozenset[str]  # layers that have other values, too
 
 
 class TheirTensors(Mapping[str, Array]):
@@ -40,7 +61,7 @@ class TheirTensors(Mapping[str, Array]):
         self.extra: dict[str, Array] = {}  # corrected layers, used instead of those of the dump
         self.names = list(dump.names)  # with those in `extra`
         self._known = set(self.names)
-        self._kept: dict[str, Array] = {}
+        self._kept = Kept()
 
     def __contains__(self, name: object) -> bool:
         return name in self._known
@@ -52,15 +73,19 @@ class TheirTensors(Mapping[str, Array]):
         return len(self.names)
 
     def __getitem__(self, name: str) -> Array:
-        if name not in self._kept:
-            x = self.extra[name] if name in self.extra else self.dump[name]
-            if x.ndim == 4 and min(x.shape[1:]) > 1:
-                x = self.view(x)
-            while len(self._kept) > KEPT:
-                del self._kept[next(iter(self._kept))]
-            with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
-                self._kept[name] = np.ascontiguousarray(x, np.float32)
-        return self._kept[name]
+        return self._kept.get(name, lambda: self._read(name))
+
+    def _read(self, name: str) -> Array:
+        x = self.extra[name] if name in self.extra else self.dump[name]
+        if x.ndim == 4 and min(x.shape[1:]) > 1:
+            x = self.view(x)
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
+            return np.ascontiguousarray(x, np.float32)
+
+    def without(self, doubtful: Iterable[str]) -> None:
+        """Go on as if the dump did not have these layers."""
+        self._known -= set(doubtful)
+        self.names = [name for name in self.names if name in self._known]
 
     def correct_dump_errors(self, model: Model, pixels: Array) -> list[Cause]:
         """Correct mistakes of the dump itself, which would hide all others, and return them."""
@@ -93,12 +118,7 @@ class TheirTensors(Mapping[str, Array]):
 
     def _order(self, model: Model, pixels: Array) -> Cause | None:
         """Correct tensors whose values are in another order than their shape says."""
-        views = {
-            "tensors in NHWC order are dumped as NCHW": memory_as_nhwc,
-            "tensors in NCHW order are dumped as NHWC": memory_as_nchw,
-            "rows and columns are exchanged in what is dumped": rows_and_columns_exchanged,
-        }
-        votes = dict.fromkeys(views, 0)
+        votes = dict.fromkeys(MIXED_UP, 0)
         seen: list[str] = []
         for name, ours in model.layers(pixels):
             spatial = ours.ndim == 4 and min(ours.shape[1:3]) > 1
@@ -108,7 +128,7 @@ class TheirTensors(Mapping[str, Array]):
             if cosine(ours, theirs) > 0.9 or len(seen) == 3:
                 break
             seen.append(name)
-            for how, view in views.items():
+            for how, view in MIXED_UP.items():
                 turned = view(theirs)
                 votes[how] += turned is not None and cosine(ours, turned) > 0.98
         best = max(votes, key=lambda how: votes[how])
@@ -116,39 +136,39 @@ class TheirTensors(Mapping[str, Array]):
             return None
         ours = _layer(model, pixels, seen[0])
         before = error(ours, self[seen[0]]).max_error
-        self.view = views[best]
-        self._kept.clear()
+        self.view = MIXED_UP[best]
+        self._kept = Kept()
         after = error(ours, self[seen[0]]).max_error
         sentence = f"{best}: transpose where you reshape"
         shapes = model.architecture.layer_shapes(*pixels.shape[1:3])
         places = [name for name in self.names if len(shapes[name]) == 3 and shapes[name][0] > 1]
         return Cause("transposed-layout", places[0], tuple(places), before, after, sentence)
 
-    def rounding(self) -> tuple[str, list[str]] | None:
-        """Return a format with few digits, and the layers whose values are all of that format.
+    def rounding(self) -> "FewDigits | None":
+        """Return the format with few digits that many layers have; None if they have not.
 
-        None if they are less than half of the layers. Otherwise `fine` becomes the error that such
-        rounding makes.
+        A layer has a format if all its values are of it. A few layers may be so by accident.
         """
         kinds: dict[str, list[str]] = {name: [] for name in ROUNDING}
-        examined = 0
+        examined: list[str] = []
         for name in self.names:
             x = self[name].ravel()[:20_000]
             values = np.unique(x[x != 0])
             if name in ("image", "normalize") or values.size < 16 or not np.isfinite(x).all():
                 continue
-            examined += 1
             if x.size > 2000 and values.size < 256:
                 kinds["8-bit integers"].append(name)
             elif np.array_equal(to_bfloat16(values), values):
                 kinds["bfloat16"].append(name)
             elif not self.half and np.array_equal(to_float16(values), values):
                 kinds["float16"].append(name)
+            elif x.size <= 2000:
+                continue  # too few values to say that they are no 8-bit integers
+            examined.append(name)
         how = max(kinds, key=lambda kind: len(kinds[kind]))
-        if 2 * len(kinds[how]) <= examined or not examined:
+        if len(kinds[how]) < max(MANY, MANY_OF * len(examined)):
             return None
-        self.fine = ROUNDING[how][1]
-        return how, kinds[how]
+        return FewDigits(how, kinds[how], frozenset(examined).difference(kinds[how]))
 
 
 def _layer(model: Model, pixels: Array, name: str) -> Array:

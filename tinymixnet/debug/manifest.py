@@ -18,6 +18,7 @@ from tinymixnet.debug.strict_json import read_json
 from tinymixnet.engine import __version__
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.budget import budget
+from tinymixnet.engine.weights import tensors_hash
 from tinymixnet.errors import InputError, TraceError, printable, short_repr
 from tinymixnet.model import Model
 
@@ -64,7 +65,7 @@ def read_manifest(data: bytes) -> dict[str, Any]:
 
 def manifest_layers(fields: dict[str, Any]) -> list[Layer]:
     """Return the layers of a manifest as (name, file, shape, dtype)."""
-    entries = _typed(fields, "layers", list)
+    entries = typed_field(fields, "layers", list)
     budget.check("dump_layers", len(entries), "a manifest")
     layers = [check_layer(entry) for entry in entries]
     if len({name for name, *_ in layers}) < len(layers):
@@ -74,16 +75,16 @@ def manifest_layers(fields: dict[str, Any]) -> list[Layer]:
 
 def our_manifest(fields: dict[str, Any], layers: list[Layer]) -> Manifest:
     """Return the manifest of one of our own traces, with every value checked."""
-    architecture = _typed(fields, "architecture", dict)
+    architecture = typed_field(fields, "architecture", dict)
     network = Architecture(
-        variant=_typed(architecture, "variant", str),
-        block_strings=tuple(_list(architecture, "block_strings", str)),
-        stem_filters=_typed(architecture, "stem_filters", int),
-        head_filters=_typed(architecture, "head_filters", int),
-        multiplier=_typed(architecture, "multiplier", float),
-        classes=_typed(architecture, "classes", int),
+        variant=typed_field(architecture, "variant", str),
+        block_strings=tuple(typed_list(architecture, "block_strings", str)),
+        stem_filters=typed_field(architecture, "stem_filters", int),
+        head_filters=typed_field(architecture, "head_filters", int),
+        multiplier=typed_field(architecture, "multiplier", float),
+        classes=typed_field(architecture, "classes", int),
     )
-    image_shape = tuple(_list(fields, "image_shape", int, 4))
+    image_shape = tuple(typed_list(fields, "image_shape", int, 4))
     if min(image_shape) < 1 or max(image_shape) > CHUNK:
         raise TraceError(f"image_shape: expected [N, H, W, 3], found {image_shape}")
     texts = "image_sha256 weights_sha256 weights_name image_name preprocessing made_by layout"
@@ -92,10 +93,10 @@ def our_manifest(fields: dict[str, Any], layers: list[Layer]) -> Manifest:
     return Manifest(
         architecture=network,
         image_shape=image_shape,
-        mean=tuple(_list(fields, "mean", float, 3)),
-        std=tuple(_list(fields, "std", float, 3)),
-        epsilon=_typed(fields, "epsilon", float),
-        **{name: _typed(fields, name, str) for name in texts.split()},
+        mean=tuple(typed_list(fields, "mean", float, 3)),
+        std=tuple(typed_list(fields, "std", float, 3)),
+        epsilon=typed_field(fields, "epsilon", float),
+        **{name: typed_field(fields, name, str) for name in texts.split()},
         layers=tuple((name, shape, dtype) for name, _, shape, dtype in layers),
     )
 
@@ -104,16 +105,16 @@ def check_layer(entry: Any) -> Layer:
     """Return an entry of `layers`, once its file is known to lie inside the trace."""
     if not isinstance(entry, dict):
         raise TraceError("layers: expected objects with name, shape and dtype")
-    name, dtype = _typed(entry, "name", str), _typed(entry, "dtype", str)
-    file = _typed({"file": f"{name}.npy", **entry}, "file", str)
+    name, dtype = typed_field(entry, "name", str), typed_field(entry, "dtype", str)
+    file = typed_field({"file": f"{name}.npy", **entry}, "file", str)
     parts = file.split("/")
     outside = any(part[:1] in ("", ".") for part in parts) or re.search(r"[\\:\0]", file)
     if outside or not file.endswith(".npy"):
         raise TraceError(f"refused, the file {file[:80]!r} may lie outside the trace")
-    return name, file, tuple(_list(entry, "shape", int)), dtype
+    return name, file, tuple(typed_list(entry, "shape", int)), dtype
 
 
-def _typed(fields: Mapping[str, Any], key: str, kind: type) -> Any:
+def typed_field(fields: Mapping[str, Any], key: str, kind: type) -> Any:
     """Return fields[key] if it is of a type and no huge number; an int may stand for a float."""
     value = fields.get(key)
     if kind is float and type(value) is int and abs(value) < CHUNK:
@@ -124,11 +125,13 @@ def _typed(fields: Mapping[str, Any], key: str, kind: type) -> Any:
     return value
 
 
-def _list(fields: Mapping[str, Any], key: str, kind: type, length: int | None = None) -> list[Any]:
-    values = _typed(fields, key, list)
+def typed_list(
+    fields: Mapping[str, Any], key: str, kind: type, length: int | None = None
+) -> list[Any]:
+    values = typed_field(fields, key, list)
     if length not in (None, len(values)):
         raise TraceError(f"{key}: expected {length} values, found {len(values)}")
-    return [_typed({key: value}, key, kind) for value in values]
+    return [typed_field({key: value}, key, kind) for value in values]
 
 
 # -- writing --------------------------------------------------------------------------------------
@@ -170,8 +173,4 @@ def image_hash(pixels: np.ndarray) -> str:
 
 def weights_hash(model: Model) -> str:
     """Return the SHA-256 of all tensors by name, shape and values, whatever file they came in."""
-    digest = sha256()
-    for name, tensor in sorted(expect(model, Model, "model").tensors.items()):
-        digest.update(f"{name} {tensor.shape}\n".encode())
-        digest.update(np.ascontiguousarray(tensor, "<f4").data)
-    return digest.hexdigest()
+    return tensors_hash(expect(model, Model, "model").tensors)

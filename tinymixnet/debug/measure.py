@@ -29,11 +29,15 @@ class Row(NamedTuple):
     zeros: int  # how many zeros theirs has
     worst: tuple[int, ...]  # where the difference is largest
     channel: int  # the one with the largest RMS difference
-    status: str  # "ok", "DIFFERENT", or "shape" if theirs does not have our shape
+    status: str  # "ok", "DIFFERENT", "shape" if theirs does not have our shape, or see below
     tolerance: float  # the largest error that is "ok"
     values: tuple[float, float] = (nan, nan)  # ours and theirs at `worst`
     added: float | None = None  # the error if our layer is computed from their inputs
     found: tuple[int, ...] = ()  # the shape of theirs if the status is "shape"
+    # Only `judged` knows these. Then a layer that is not "ok" is "coarse" if rounding explains the
+    # error that it adds, and "BEYOND" if not.
+    rounding: float | None = None  # the error that rounding makes in this layer, from their input
+    explained: float | None = None  # its share in the error that theirs adds, 0 to 1
 
     @property
     def guilty(self) -> bool:

@@ -1,11 +1,11 @@
-"""Run parts of our network on their tensors, with a suspected mistake made in some layers."""
+"""Run our network, or parts of it on their tensors, with suspected mistakes made in some layers."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
 
-from tinymixnet.debug.evidence import TheirTensors
 from tinymixnet.debug.measure import Error, error
 from tinymixnet.debug.suspects.context import LayerContext, Suspect
 from tinymixnet.engine.architecture import Part
@@ -21,10 +21,20 @@ class Change(NamedTuple):
     layers: tuple[str, ...]
 
 
+def run_with(model: Model, pixels: Array, changes: Sequence[Change]) -> Iterator[tuple[str, Array]]:
+    """Run our whole network with these mistakes and yield every layer as (name, tensor), in order.
+
+    pixels (N, H, W, 3) float32, 0..255. A mistake may give NaN or infinity: run it inside
+    `np.errstate(all="ignore")`.
+    """
+    runner = PartRunner(model, pixels, {})
+    return runner.run(0, runner.order[-1], changes)
+
+
 class PartRunner:
     """Runs parts of our network (the stem, a block, the head) on their tensors."""
 
-    def __init__(self, model: Model, pixels: Array, theirs: TheirTensors) -> None:
+    def __init__(self, model: Model, pixels: Array, theirs: Mapping[str, Array]) -> None:
         self.model = model
         self.pixels = pixels
         self.theirs = theirs
@@ -52,43 +62,62 @@ class PartRunner:
         Each layer that is in the dump is replaced by their tensor before the next layer runs, so
         errors do not add up. The image is the exception: ports keep it in different forms.
         """
-        tensors = dict(self.model.tensors)
-        for suspect, layers in changes:
-            if suspect.weights:
-                for layer in layers:
-                    for name in self.tensors_of.get(layer, []):
-                        tensors[name] = suspect.weights(name, tensors[name])
+        tensors = self._changed_tensors(changes)
         x = self.pixels if start == 0 else self.theirs[self._last_of(start - 1)]
-        for part in self.parts[start:]:
+        for number, part in enumerate(self.parts[start:], start):
+            names = list(part.layers)
             entry, seen = x, dict[str, Array]()
             steps = self._steps(part, x, tensors)
-            layer, value = next(steps)
-            for _ in part.layers:
-                kind = layer.split("/")[1] if part.block else layer
+            _, value = next(steps)
+
+            def context(layer: str, x: Array, value: Array) -> LayerContext:
+                return LayerContext(
+                    layer=layer,
+                    kind=layer.split("/")[1] if part.block else layer,  # noqa: B023
+                    x=x,
+                    value=value,
+                    entry=entry,  # noqa: B023
+                    seen=seen,  # noqa: B023
+                    block=part.block,  # noqa: B023
+                    tensors=tensors,
+                    metadata=self.model.metadata,
+                    previous=self.parts[number - 1].block if number else None,  # noqa: B023
+                    theirs=self._theirs(layer),
+                )
+
+            for layer, following in zip(names, [*names[1:], ""], strict=True):
                 for suspect, layers in changes:
                     if suspect.output and layer in layers:
-                        context = LayerContext(
-                            layer=layer,
-                            kind=kind,
-                            x=x,
-                            value=value,
-                            entry=entry,
-                            seen=seen,
-                            block=part.block,
-                            tensors=tensors,
-                            metadata=self.model.metadata,
-                        )
-                        changed = suspect.output(context)
+                        changed = suspect.output(context(layer, x, value))
                         value = value if changed is None else changed
                 yield layer, value
                 if layer == last:
                     return
                 x = self.theirs[layer] if layer in self.theirs and layer != "image" else value
-                seen[kind] = x
-                try:
-                    layer, value = steps.send(x)
-                except StopIteration:
-                    break
+                seen[layer.split("/")[1] if part.block else layer] = x
+                for suspect, layers in changes:
+                    if suspect.input and following in layers:
+                        changed = suspect.input(context(following, x, x))
+                        x = x if changed is None else changed
+                if following:
+                    _, value = steps.send(x)
+
+    def _theirs(self, layer: str) -> Array | None:
+        return self.theirs[layer] if layer in self.theirs else None  # noqa: SIM401
+
+    def _changed_tensors(self, changes: Sequence[Change]) -> dict[str, Array]:
+        """Return all weights of the network, with the changes in those of some layers."""
+        own = self.model.tensors
+        tensors = dict(own)
+        for suspect, layers in changes:
+            for name in (name for layer in layers for name in self.tensors_of.get(layer, ())):
+                if suspect.weights:
+                    tensors[name] = suspect.weights(name, tensors[name])
+                if suspect.other:
+                    instead = own.get(suspect.other(name))
+                    if instead is not None and instead.shape == own[name].shape:
+                        tensors[name] = instead
+        return tensors
 
     def _steps(self, part: Part, x: Array, tensors: Mapping[str, Array]) -> Layers:
         metadata = self.model.metadata
@@ -111,4 +140,5 @@ class PartRunner:
         Trials are ranked by this. Relative to ours, a trial that makes our values huge would look
         good whatever theirs are.
         """
-        return error(self.theirs[layer], self.result(start, layer, changes))
+        ours, theirs = self.result(start, layer, changes), self.theirs[layer]
+        return error(theirs, ours) if ours.shape == theirs.shape else Error(inf, inf)

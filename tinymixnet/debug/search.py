@@ -1,26 +1,36 @@
 """The search behind a diagnosis: for each wrong layer, find the mistakes that explain it."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import combinations, islice, product
+from math import inf
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 
 from tinymixnet.debug.causes import Cause
-from tinymixnet.debug.evidence import ROUNDING
+from tinymixnet.debug.evidence import FINE, ROUNDING
+from tinymixnet.debug.last_resorts import other_weights, overflow
+from tinymixnet.debug.limits import Limits
 from tinymixnet.debug.measure import Error, error, mean_error
-from tinymixnet.debug.patterns import SPREAD, pattern
+from tinymixnet.debug.patterns import pattern
+from tinymixnet.debug.precision import UNROUNDED, Judgement, judgements
+from tinymixnet.debug.rounding import to_float16
 from tinymixnet.debug.runner import Change, PartRunner
 from tinymixnet.debug.suspects.context import Suspect
-from tinymixnet.debug.suspects.precision import to_float16
 from tinymixnet.engine.kernels import Array
+from tinymixnet.engine.progress import with_progress
 
 PARTLY = 10  # a resize is named if it divides the error by this: decoders differ a little
 MOST_SEARCHES = 2  # failed searches, after which only mistakes that explained others are tried
-ENOUGH = 6  # noisy layers before we speak of rounding
+NEAREST = 8  # trials to which other mistakes are added
 MOST_AT_ONCE = 3  # new mistakes that are tried together in one place
-MOST_TRIALS = 400  # combinations of mistakes that are tried for one layer
+MOST_TRIALS = 900  # combinations of mistakes that are tried for one layer
+OUR_WEIGHTS = (
+    "as much noise as rounding weights to float16 makes, and no more in any channel. Our weights "
+    "are float16 values, theirs probably not: give both sides the same weights"
+)
 
 
 class Trial(NamedTuple):
@@ -43,16 +53,17 @@ class Search:
     """Looks for the mistake behind each wrong layer of the dump."""
 
     def __init__(
-        self, runner: PartRunner, suspects: Sequence[Suspect], fine: float, progress: bool
+        self, runner: PartRunner, suspects: Sequence[Suspect], limits: Limits, progress: bool
     ) -> None:
         self.runner = runner
         self.suspects = list(suspects)
-        self.fine = fine  # the error that rounding makes
+        self.limits = limits
         self.progress = progress
         self.guilty: list[Suspect] = []  # suspects that explained a layer
         self.causes: dict[str, Cause] = {}  # slug -> cause
         self.errors: dict[str, Error] = {}  # layer -> error when ours is fed their input
         self.unexplained: list[Unexplained] = []
+        self.noisy: list[Unexplained] = []  # as far off as if our weights were rounded ones
 
     def run(self) -> list[Cause]:
         """Search all layers and return the causes."""
@@ -60,25 +71,72 @@ class Search:
         last = next(name for name in reversed(self.runner.order) if name in theirs)
         names = [name for name in self.runner.order if name in theirs and name != "image"]
         harmless = self._harmless()
-        for number, (layer, ours) in enumerate(self._layers(last)):
-            self._draw(number, len(names), layer)
+        pairs = self._layers(last)
+        for layer, ours in with_progress(pairs, len(names), itemgetter(0), self.progress):
             before = error(ours, theirs[layer])
             self.errors[layer] = before
-            if layer in harmless or before.max_error <= 3 * self.fine:
+            if layer in harmless or self.limits.right(layer, before):
                 continue
-            trial = self.explain(layer, error(theirs[layer], ours))
+            if not np.isfinite(theirs[layer]).all():
+                self._not_finite(layer, ours)
+                continue
+            noisy = self._is_noise(layer)
+            trial = None
+            if not (noisy and len(self.noisy) >= MOST_SEARCHES):
+                trial = self.explain(layer, error(theirs[layer], ours))
             if trial is None:
                 block = next(part.block for part in self.runner.parts if layer in part.layers)
                 words, bias = pattern(ours, theirs[layer], block), mean_error(ours, theirs[layer])
-                self.unexplained.append(Unexplained(layer, before.max_error, bias, words))
+                left = self.noisy if noisy else self.unexplained
+                left.append(Unexplained(layer, before.max_error, bias, words))
                 continue
             after = self._error(layer, trial.changes)
             for suspect, layers in trial.changes:
                 if layers == ("image",) and self._image_is_right():
                     layers = (layer,)  # their image is right, so the mistake happens later
                 self.add_cause(suspect, layers, before.max_error, after)
-        self._draw(len(names), len(names), "")
+        self._merge()
         return [*self.causes.values(), *self.unexplained_causes(names)]
+
+    def _not_finite(self, layer: str, ours: Array) -> None:
+        """Note a layer in which theirs alone has NaN or infinity."""
+        if not np.isfinite(ours).all():
+            return  # with their input, ours has too: nobody can tell
+        evidence = overflow(self.runner, layer, ours)
+        if evidence:
+            suspect = Suspect("fp16-overflow", "", evidence)
+            self.add_cause(suspect, (layer,), inf, 0.0)
+        else:
+            words = pattern(ours, self.runner.theirs[layer], None)
+            self.unexplained.append(Unexplained(layer, inf, inf, words))
+
+    @cached_property
+    def _weight_noise(self) -> dict[str, Judgement]:
+        """Judge their layers as if our weights were theirs, rounded to float16."""
+        runner = self.runner
+        tensors = runner.model.tensors.values()
+        if self.limits.judgements or not all(np.array_equal(to_float16(t), t) for t in tensors):
+            return {}
+        return judgements(runner.model, runner.pixels, runner.theirs, UNROUNDED)
+
+    def _is_noise(self, layer: str) -> bool:
+        judgement = self._weight_noise.get(layer)
+        return judgement is not None and not judgement.beyond
+
+    def _merge(self) -> None:
+        """Take back a cause that another one brings with it.
+
+        Where drop-connect is at work, a block that seems to be skipped has lost its branch. Where
+        the head pools before its activation, none stands before the pooling.
+        """
+        missing = self.causes.get("missing-activation")
+        if "pool-before-activation" in self.causes and missing and missing.places == ("head/act",):
+            del self.causes["missing-activation"]
+        skipped, dropped = (self.causes.get(s) for s in ("block-skipped", "drop-connect"))
+        if skipped and dropped:
+            del self.causes["block-skipped"]
+            places = sorted({*skipped.places, *dropped.places}, key=self.runner.order.index)
+            self.causes["drop-connect"] = dropped._replace(place=places[0], places=tuple(places))
 
     def _layers(self, last: str) -> Iterator[tuple[str, Array]]:
         """Yield each layer that is in the dump, computed from their tensors."""
@@ -95,14 +153,15 @@ class Search:
         """Return {"normalize"} if the first layer after it is right, whatever `normalize` is."""
         for layer, ours in self.runner.model.layers(self.runner.pixels):
             if layer in self.runner.theirs and layer not in ("image", "normalize"):
-                right = error(ours, self.runner.theirs[layer]).max_error <= 3 * self.fine
+                right = self.limits.alike(layer, error(ours, self.runner.theirs[layer]))
                 return {"normalize"} if right else set()
         return set()
 
     def _image_is_right(self) -> bool:
         theirs = self.runner.theirs
         return (
-            "image" in theirs and error(self.runner.pixels, theirs["image"]).max_error <= self.fine
+            "image" in theirs
+            and error(self.runner.pixels, theirs["image"]).max_error <= self.limits.fine
         )
 
     def explain(self, layer: str, before: Error) -> Trial | None:
@@ -114,22 +173,33 @@ class Search:
         start = self.runner.start_of(layer)
         places = self.candidate_layers(start, layer)
 
+        def explained(trial: Trial) -> bool:
+            return self.limits.explained(layer, trial.distance)
+
         def tried(*changes: Change) -> Trial:
             return Trial(changes, self.runner.distance(start, layer, changes))
 
         known = [c for suspect in self.guilty for c in self._changes(suspect, places)]
+        seeds: list[Trial] = []
         for size in (1, 2, 3):
             some = islice(combinations(known, size), MOST_TRIALS)
             trials = [tried(*changes) for changes in some]
-            if trials and (best := _best(trials)).distance.max_error <= self.fine:
+            if trials and explained(best := _best(trials)):
                 return best
+            seeds += trials if size == 1 else []
         if len(self.unexplained) >= MOST_SEARCHES:
             return None
         every = [c for suspect in self.suspects for c in self._changes(suspect, places)]
         singles = sorted((tried(change) for change in every), key=_rms_distance)
-        if singles and singles[0].distance.max_error <= self.fine:
+        if singles and explained(singles[0]):
             return singles[0]
-        several = self._together(tried, singles, every, before, 1 + len(places) // 20)
+        near = [t for t in _one_of_each(singles) if _rms_distance(t) < 0.9 * before.rms_error]
+        seeds = sorted(seeds, key=_rms_distance)[:NEAREST]
+        # A mistake that changes nothing here by itself does not help others, unless it is fitted.
+        idle = {changes[0] for changes, distance in singles if distance == before}
+        at_work = [change for change in every if change.suspect.fitted or change not in idle]
+        cost = 1 + len(places) // 20
+        several = self._together(tried, explained, [*seeds, *near], at_work, cost)
         if several:
             return several
         resize = [t for t in singles if t.changes[0].suspect.slug == "other-resize"]
@@ -139,26 +209,27 @@ class Search:
     def _together(
         self,
         tried: Callable[..., Trial],
-        best: list[Trial],
+        explained: Callable[[Trial], bool],
+        near: list[Trial],
         every: Sequence[Change],
-        before: Error,
         cost: int,
     ) -> Trial | None:
         """Return several mistakes that explain a layer together, or None.
 
-        Takes the trials that came nearest and adds to each whatever brings it nearer still.
+        near: trials that came nearest, or whose mistakes explained other layers. Adds to each
+        whatever brings it nearer still.
         """
         # One change for each suspect: the one at work in all places.
         more = list({change.suspect: change for change in reversed(every)}.values())
         for size in range(2, MOST_AT_ONCE + 1):
-            near = [trial for trial in best[:8] if _rms_distance(trial) < 0.9 * before.rms_error]
-            best = []
-            for trial, change in islice(product(near, more), MOST_TRIALS // cost // (size - 1)):
+            most = MOST_TRIALS // cost // (size - 1)
+            found = []
+            for trial, change in islice(product(near, more), most):
                 if change not in trial.changes:
-                    best.append(tried(*trial.changes, change))
-                    if best[-1].distance.max_error <= self.fine:
-                        return best[-1]
-            best.sort(key=_rms_distance)
+                    found.append(tried(*trial.changes, change))
+                    if explained(found[-1]):
+                        return found[-1]
+            near = _one_of_each(sorted(found, key=_rms_distance))
         return None
 
     def candidate_layers(self, start: int, layer: str) -> list[str]:
@@ -174,7 +245,7 @@ class Search:
         places = tuple(name for name in layers if kind_of(name) in kinds)
         if places:
             yield Change(suspect, places)
-        if 1 < len(places) < 8:
+        if 1 < len(places) < 8 and not suspect.whole:
             yield from (Change(suspect, (place,)) for place in places)
 
     def add_cause(
@@ -193,31 +264,31 @@ class Search:
     def unexplained_causes(self, names: Sequence[str]) -> list[Cause]:
         """Return one cause for all layers that no suspect explains, or none.
 
-        It is rounding if most layers of some kind have a little noise, else it is unknown.
+        Or two, if some are no further off than by weights that were rounded to float16.
         """
-        wrong = [layer for layer in self.unexplained if not layer.error <= 10 * self.fine]
-        if not wrong:
-            return []
-        first, places = wrong[0], tuple(unexplained.layer for unexplained in wrong)
-        noisy = [name for name, size, _, words in wrong if size < 0.1 and words == SPREAD]
-        kinds = {kind_of(layer) for layer in noisy}
-        alike = [name for name in names if kind_of(name) in kinds]
-        if len(noisy) >= ENOUGH and 2 * len(noisy) > len(alike):
-            sentence = (
-                "a little noise in layer after layer, and almost none on average: does one side "
-                "compute, or store its weights, with less than float32?"
-            )
-            tensors = self.runner.model.tensors.values()
-            if all(np.array_equal(to_float16(tensor), tensor) for tensor in tensors):
-                sentence += " Our weights are float16 values: give both sides the same weights"
-            measured = first.error, first.mean_error
-            return [Cause("low-precision", first.layer, places, *measured, sentence)]
-        sentence = f"no known mistake; {first.pattern}"
-        return [Cause("unknown", first.layer, places, first.error, first.error, sentence)]
+        causes = []
+        if self.noisy:
+            first, places = self.noisy[0], tuple(layer for layer, *_ in self.noisy)
+            causes.append(Cause("low-precision", first.layer, places, *first[1:3], OUR_WEIGHTS))
+        wrong = [left for left in self.unexplained if not left.error <= 10 * self.limits.fine]
+        if wrong:
+            first, places = wrong[0], tuple(layer for layer, *_ in wrong)
+            sentence = other_weights(self.runner, places, names)
+            if sentence:
+                after = FINE
+                causes.append(
+                    Cause("other-weights", first.layer, places, first.error, after, sentence)
+                )
+            else:
+                sentence = f"no known mistake; {first.pattern}"
+                causes.append(
+                    Cause("unknown", first.layer, places, first.error, first.error, sentence)
+                )
+        return causes
 
     def rounding(self, how: str, places: list[str]) -> Cause:
         """Return the cause that their values in these layers have few digits."""
-        fine = [name for name in places if self.errors[name].max_error <= 3 * self.fine]
+        fine = [name for name in places if self.limits.right(name, self.errors[name])]
         layer = fine[0] if fine else places[0]
         before = self.errors[layer].max_error
         suspect = Suspect("", "", "", lambda at: ROUNDING[how][0](at.value))
@@ -228,15 +299,17 @@ class Search:
         sentence = f"all values of {len(places)} layers are {how}, or rounded to as many digits"
         return Cause("low-precision", places[0], tuple(places), before, after, sentence)
 
-    def _draw(self, done: int, total: int, layer: str) -> None:
-        if self.progress and sys.stderr.isatty():
-            bar = "#" * (30 * done // max(total, 1))
-            end = "\n" if done == total else ""
-            print(f"\r[{bar:<30}] {done}/{total} {layer:<28}", end=end, file=sys.stderr, flush=True)
-
 
 def _rms_distance(trial: Trial) -> float:
     return trial.distance.rms_error
+
+
+def _one_of_each(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the first trials, only one for each set of mistakes that are in other places."""
+    firsts: dict[frozenset[Suspect], Trial] = {}
+    for trial in trials:
+        firsts.setdefault(frozenset(change.suspect for change in trial.changes), trial)
+    return list(firsts.values())[:NEAREST]
 
 
 def _best(trials: Sequence[Trial]) -> Trial:

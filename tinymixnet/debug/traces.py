@@ -34,7 +34,9 @@ from tinymixnet.debug.manifest import (
     manifest_text,
     our_manifest,
     read_manifest,
+    typed_field,
 )
+from tinymixnet.debug.quantization import read_quantization
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.files import atomic_folder, atomic_write, check_output
 from tinymixnet.engine.hdf5 import Header
@@ -51,9 +53,10 @@ Create = Callable[[str], AbstractContextManager[IO[bytes]]]
 class Trace:
     """An open trace or foreign dump. A layer is read each time it is asked for, and not kept.
 
-    trace[name] returns the layer as it is stored, trace.header(name) its shape and type without
-    its values. `names` are in the order of the manifest. Without a manifest they are in the order
-    of the .npz, or in natural order (layer_2 before layer_10). Whatever is wrong raises TraceError.
+    trace[name] returns the layer as it is stored; integers that have a scale (`quantization.py`) as
+    the numbers that they stand for. trace.header(name) is its shape and type, without its values.
+    `names` are in the order of the manifest. Without a manifest they are in the order of the .npz,
+    or in natural order (layer_2 before layer_10). Whatever is wrong raises TraceError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,6 +64,7 @@ class Trace:
         self.manifest: Manifest | None = None
         self.format = ""  # the manifest's, with the two below; empty without one
         self.made_by = ""
+        self.exercise: dict[str, Any] = {}  # of a dump that `tinymixnet break` has made
         self._store = open_arrays(path)
         self._files = {file.removesuffix(".npy"): file for file in self._store.files}
         self._promised: dict[str, tuple[tuple[int, ...], str]] = {}  # name -> (shape, dtype)
@@ -68,6 +72,8 @@ class Trace:
             with reading(path / MANIFEST):
                 fields = read_manifest(self._store.manifest)
                 self.format, self.made_by = fields["format"], str(fields.get("made_by", ""))
+                if "exercise" in fields:
+                    self.exercise = typed_field(fields, "exercise", dict)
                 layers = manifest_layers(fields)
                 self.manifest = our_manifest(fields, layers) if self.format == FORMAT else None
                 self._files = {name: file for name, file, _, _ in layers}
@@ -88,6 +94,10 @@ class Trace:
                 raise TraceError(
                     f"refused, a name has {longest:,} characters, expected at most {LONGEST_NAME}"
                 )
+        # name -> how its integers are read
+        self.quantization = read_quantization(
+            path, set(self.names), lambda name: self.header(name).shape
+        )
 
     def __repr__(self) -> str:
         kind = self.format or "foreign dump"
@@ -106,7 +116,9 @@ class Trace:
     def __getitem__(self, name: str) -> np.ndarray:
         self.header(name)
         with reading(self.path / self._file(name)):
-            return self._store.read(self._file(name))
+            x = self._store.read(self._file(name))
+        scales = self.quantization.get(name)
+        return scales.real(x) if scales and x.dtype.kind in "iu" else x
 
     def _file(self, name: str) -> str:
         if not isinstance(name, str) or name not in self._files:
@@ -153,44 +165,64 @@ def write_trace(
     def is_own(trace: Trace) -> bool:
         return trace.format == FORMAT and trace.made_by.split(" ")[0] == MADE_BY
 
-    _write(path, layers, fields, lambda name: f"{name}.npy", is_own, inputs, force)
+    check = _checker(path, is_own, inputs, force)
+    _write(path, layers, fields, lambda name: f"{name}.npy", check)
 
 
 def write_dump(
-    path: str | os.PathLike[str], layers: Iterable[tuple[str, np.ndarray]], made_by: str = ""
+    path: str | os.PathLike[str],
+    layers: Iterable[tuple[str, np.ndarray]],
+    made_by: str = "",
+    inputs: Iterable[Any] = (),
+    force: bool = False,
+    exercise: dict[str, Any] | None = None,
 ) -> None:
     """Write a foreign dump: as `write_trace`, but of any network, with layers of any name.
 
-    Only an older dump with the same `made_by` is replaced.
+    Only an older dump with the same `made_by` is replaced. exercise: what `break` notes in the
+    manifest of its dumps, as values that JSON has.
     """
     fields = {"format": DUMP, "version": VERSION, "made_by": expect(made_by, str, "made_by")}
+    if exercise is not None:
+        fields["exercise"] = expect(exercise, dict, "exercise")
     unsafe = re.compile("[^A-Za-z0-9._-]+")
     count = iter(range(budget.dump_layers + 1))
-
-    def is_own(trace: Trace) -> bool:
-        return trace.format == DUMP and trace.made_by == made_by
-
     _write(
         path,
         layers,
         fields,
         lambda name: f"{next(count):04}_{unsafe.sub('_', name)[-100:]}.npy",
-        is_own,
+        _dump_checker(path, made_by, inputs, force),
     )
 
 
-def _write(
-    path: str | os.PathLike[str],
-    layers: Iterable[tuple[str, np.ndarray]],
-    fields: dict[str, Any],
-    file_of: Callable[[str], str],
-    is_own: Callable[["Trace"], bool],
-    inputs: Iterable[Any] = (),
-    force: bool = False,
+def check_dump(
+    path: str | os.PathLike[str], made_by: str = "", inputs: Iterable[Any] = (), force: bool = False
 ) -> None:
+    """Raise TraceError unless `write_dump` may write to `path`, before any work is done."""
+    try:
+        _dump_checker(path, made_by, inputs, force)()
+    except TraceError as error:
+        raise TraceError(f"{as_path(path)}: not written, {error}") from None
+
+
+def _dump_checker(
+    path: str | os.PathLike[str], made_by: str, inputs: Iterable[Any], force: bool
+) -> Callable[[], None]:
+    def is_own(trace: Trace) -> bool:
+        return trace.format == DUMP and trace.made_by == made_by
+
+    return _checker(path, is_own, inputs, force)
+
+
+def _checker(
+    path: str | os.PathLike[str],
+    is_own: Callable[["Trace"], bool],
+    inputs: Iterable[Any],
+    force: bool,
+) -> Callable[[], None]:
+    """Return a function that raises TraceError unless a trace may be written to `path`."""
     final = as_path(path)
-    listed: dict[str, dict[str, Any]] = {}
-    archive = final.suffix == ".npz"
     if not isinstance(inputs, (list, tuple, set, frozenset)):
         raise InputError(f"inputs: expected a list of paths, found {short_repr(inputs)}")
     sources = list(inputs)
@@ -201,10 +233,24 @@ def _write(
             raise TraceError("a trace is a folder or a .npz")
         try:
             own = partial(_is_trace, is_own=is_own)
+            archive = final.suffix == ".npz"
             check_output(final, sources, own, folder=not archive, force=force)
         except InputError as error:
             raise TraceError(str(error).removeprefix(f"{printable(final)}: ")) from None
 
+    return check
+
+
+def _write(
+    path: str | os.PathLike[str],
+    layers: Iterable[tuple[str, np.ndarray]],
+    fields: dict[str, Any],
+    file_of: Callable[[str], str],
+    check: Callable[[], None],
+) -> None:
+    final = as_path(path)
+    listed: dict[str, dict[str, Any]] = {}
+    archive = final.suffix == ".npz"
     try:
         check()
         with _new_archive(final) if archive else _new_folder(final, check) as create:

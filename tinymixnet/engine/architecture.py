@@ -26,7 +26,7 @@ from typing import NamedTuple, TypeVar
 
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.kernels import split_channels
-from tinymixnet.errors import InputError, printable
+from tinymixnet.errors import InputError, printable, short_repr
 
 Tensor = TypeVar("Tensor")
 
@@ -134,7 +134,7 @@ def parse_block_string(text: str) -> Stage:
     match = _BLOCK_STRING.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise InputError(
-            f"block string {text!r} does not read like "
+            f"block string {short_repr(text)} does not read like "
             "r3_k3.5_a1.1_p1.1_s11_e6_i40_o40_se0.5_sw (strides equal in both directions)"
         )
     stage = Stage(
@@ -151,7 +151,9 @@ def parse_block_string(text: str) -> Stage:
     )
     positive = (stage.repeats, *stage.kernel_sizes, stage.expand_ratio, stage.inputs, stage.outputs)
     if min(positive) < 1:
-        raise InputError(f"block string {text!r}: only the squeeze-and-excite ratio may be 0")
+        raise InputError(
+            f"block string {short_repr(text)}: only the squeeze-and-excite ratio may be 0"
+        )
     return stage
 
 
@@ -184,27 +186,28 @@ class Architecture:
     classes: int = 1000
 
     def __post_init__(self) -> None:
+        name = printable(self.variant, 80)
         numbers = self.stem_filters, self.head_filters, self.classes
         if not all(isinstance(number, int) for number in numbers):
             raise InputError(
-                f"{self.variant}: filters and classes are whole numbers, not {numbers}"
+                f"{name}: filters and classes are whole numbers, not {short_repr(numbers)}"
             )
         if isinstance(self.block_strings, str) or not isinstance(self.multiplier, (int, float)):
-            raise InputError(f"{self.variant}: expected a tuple of block strings and a multiplier")
+            raise InputError(f"{name}: expected a tuple of block strings and a multiplier")
         if not self.block_strings or min(self.stem_filters, self.head_filters, self.classes) < 1:
-            raise InputError(f"{self.variant}: a network needs blocks, filters and classes")
+            raise InputError(f"{name}: a network needs blocks, filters and classes")
         if not 0 < self.multiplier < 100:
             raise InputError(
-                f"{self.variant}: the multiplier is {self.multiplier}, expected 0..100"
+                f"{name}: the multiplier is {short_repr(self.multiplier)}, expected 0..100"
             )
         repeats = sum(parse_block_string(text).repeats for text in self.block_strings)
         if repeats > MOST_BLOCKS:
-            raise InputError(f"{self.variant}: {repeats} blocks, expected at most {MOST_BLOCKS}")
+            raise InputError(f"{name}: {repeats} blocks, expected at most {MOST_BLOCKS}")
         channels = self.stem
         for block in self.blocks:
             if block.inputs != channels:
                 raise InputError(
-                    f"{self.variant}: {block.name} takes {block.inputs} channels, "
+                    f"{name}: {block.name} takes {block.inputs} channels, "
                     f"but the layer before it has {channels}"
                 )
             channels = block.outputs
@@ -241,6 +244,10 @@ class Architecture:
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor of the weights, by canonical name, in TensorFlow's layouts, in order."""
+        return dict(self._tensor_shapes)
+
+    @cached_property
+    def _tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}
 
         def norm(name: str, channels: int) -> None:
@@ -359,6 +366,6 @@ def mixnet(variant: str = "mixnet-l", classes: int = 1000) -> Architecture:
     Raises InputError for another name.
     """
     if not isinstance(variant, str) or variant not in VARIANTS:
-        raise InputError(f"no network {variant!r}: expected one of {', '.join(VARIANTS)}")
+        raise InputError(f"no network {short_repr(variant)}: expected one of {', '.join(VARIANTS)}")
     block_strings, stem_filters, multiplier = VARIANTS[variant]
     return Architecture(variant, block_strings, stem_filters, HEAD_FILTERS, multiplier, classes)

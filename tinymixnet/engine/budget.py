@@ -13,7 +13,7 @@ Python or for one command:
 import os
 from dataclasses import dataclass, fields
 
-from tinymixnet.errors import InputError, TinyMixNetError
+from tinymixnet.errors import InputError, TinyMixNetError, short_repr
 
 
 @dataclass
@@ -47,6 +47,8 @@ class Budget:
     def set(self, text: str) -> None:
         """Set limits from text such as "photo_pixels=2e8, layer_bytes=4e9", else InputError."""
         names = [field.name for field in fields(self)]
+        if not isinstance(text, str):
+            raise InputError(f"TINYMIXNET_BUDGET: expected text, found {short_repr(text)}")
         for part in filter(None, (part.strip() for part in text.split(","))):
             name, value = (side.strip() for side in [*part.split("=", 1), ""][:2])
             try:
@@ -56,8 +58,8 @@ class Budget:
                 setattr(self, name, number)
             except (ValueError, OverflowError):
                 raise InputError(
-                    f"TINYMIXNET_BUDGET: expected limits such as photo_pixels=2e8, found {part!r}; "
-                    f"there are {', '.join(names)}"
+                    "TINYMIXNET_BUDGET: expected limits such as photo_pixels=2e8, found "
+                    f"{short_repr(part)}; there are {', '.join(names)}"
                 ) from None
 
 

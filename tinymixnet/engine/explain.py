@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from tinymixnet.engine.kernels import Array, softmax
-from tinymixnet.errors import InputError, printable
+from tinymixnet.errors import InputError, printable, short_repr
 
 Box = tuple[float, float, float, float]
 Progress = Callable[[Sequence[int]], Iterable[int]]
@@ -149,6 +149,8 @@ def explain(
     label: a name or an index to explain instead of the best answer.
     progress: is called with the numbers of the runs and yields them one by one, as tqdm does.
     """
+    if not callable(progress):
+        raise InputError(f"progress: expected a function, found {short_repr(progress)}")
     if len(labels) < 2:
         raise InputError("the network knows one class only, so there is nothing to explain")
     logits = logits_of(pixels[np.newaxis])[0]
@@ -192,7 +194,9 @@ def find_label(label: "str | int", labels: Sequence[str]) -> int:
     if len(same) == 1:
         return same[0]
     if same:
-        raise InputError(f"label {label!r}: several classes have this name; choose from {same}")
+        raise InputError(
+            f"label {short_repr(label)}: several classes have this name; choose from {same}"
+        )
     if wanted.isdecimal() and wanted.isascii() and len(wanted) < 10:
         return find_label(int(wanted), labels)
     raise InputError(f"no label '{printable(label, 80)}': {_nearest(wanted, names, labels)}")

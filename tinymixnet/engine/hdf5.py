@@ -9,7 +9,6 @@ budget allows it.
 
 import os
 import re
-import subprocess
 import sys
 import zlib
 from math import prod
@@ -99,6 +98,7 @@ class Hdf5File:
 
 def describe_in_child(path: Path) -> Structure:
     """As `describe`, in another process: if that crashes or hangs, it is the file's fault."""
+    import subprocess  # slow to import, and only needed here
     import tempfile
 
     search = [*sys.path, str(Path(__file__).resolve().parents[2])]

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from contextlib import suppress
+from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -74,11 +75,14 @@ def describe(path: str | os.PathLike[str]) -> Structure:
     return structure
 
 
-def _walk(file: "h5py.File", problems: list[str]) -> "list[tuple[str, h5py.Dataset]]":
-    """All datasets with their full names. No link is followed to another place, no group twice."""
-    from h5py import Dataset, h5d, h5g, h5l, h5o
+def _walk(file: "h5py.File", problems: list[str]) -> "list[tuple[str, h5py.h5d.DatasetID]]":
+    """All datasets with their full names. No link is followed to another place, no group twice.
 
-    datasets: list[tuple[str, Dataset]] = []
+    They are h5py's plain identifiers. Its `Dataset` objects would take most of the time of a load.
+    """
+    from h5py import h5d, h5g, h5l, h5o
+
+    datasets: list[tuple[str, h5d.DatasetID]] = []
     groups = [("", file["/"].id)]
     seen = {h5o.get_info(file["/"].id).addr}
     objects = 0
@@ -107,17 +111,21 @@ def _walk(file: "h5py.File", problems: list[str]) -> "list[tuple[str, h5py.Datas
             elif item.get_create_plist().get_layout() == h5d.VIRTUAL:
                 problems.append(f"{path}: refused, a virtual dataset")
             else:
-                datasets.append((path, Dataset(item)))
+                datasets.append((path, item))
     return datasets
 
 
-def _describe_dataset(dataset: "h5py.Dataset", file_size: int, most_chunks: int) -> Dataset:
-    from h5py import h5d, h5t, h5z
+def _describe_dataset(dataset: "h5py.h5d.DatasetID", file_size: int, most_chunks: int) -> Dataset:
+    import h5py
 
-    kind, plist = dataset.id.get_type(), dataset.id.get_create_plist()
+    h5d, h5s, h5t, h5z = h5py.h5d, h5py.h5s, h5py.h5t, h5py.h5z
+
+    kind, plist = dataset.get_type(), dataset.get_create_plist()
     text = isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
     number = isinstance(kind, (h5t.TypeFloatID, h5t.TypeIntegerID))
-    shape, dtype = dataset.shape or (), dataset.dtype
+    space = dataset.get_space()
+    empty = space.get_simple_extent_type() == h5s.NULL
+    shape, dtype = () if empty else space.get_simple_extent_dims(), dataset.dtype
     known = Dataset(shape, dtype.str)
 
     def bad(problem: str) -> Dataset:
@@ -132,31 +140,31 @@ def _describe_dataset(dataset: "h5py.Dataset", file_size: int, most_chunks: int)
     if plist.get_layout() not in (h5d.CONTIGUOUS, h5d.CHUNKED):
         return bad("refused, neither stored as one run of bytes nor in chunks")
     filters = tuple(plist.get_filter(i)[0] for i in range(plist.get_nfilters()))
-    chunks = dataset.chunks
+    chunks = plist.get_chunk() if plist.get_layout() == h5d.CHUNKED else None
     known = known._replace(filters=filters, chunks=chunks)
     if filters not in ((), (h5z.FILTER_DEFLATE,), (h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE)):
         return bad(f"refused, filters {[*filters]}; store it plain or with gzip")
     nbytes = prod(shape) * dtype.itemsize
-    if dataset.shape is None or (nbytes and not dataset.id.get_storage_size()):
+    if empty or (nbytes and not dataset.get_storage_size()):
         return bad("refused, nothing stored")
     if nbytes > file_size * (INFLATION if filters else 1):
         return bad(f"damaged, {nbytes:,} bytes cannot be in a file of {file_size:,} bytes")
     if not nbytes:
         return known
     if chunks is None:
-        offset = dataset.id.get_offset()
+        offset = dataset.get_offset()
         if offset is None or offset + nbytes > file_size:
             return bad("damaged, its values lie beyond the end of the file")
         return known._replace(places=(((0,) * len(shape), offset, nbytes),))
     chunk_bytes = prod(chunks) * dtype.itemsize
     if chunk_bytes > 2 * max(nbytes, SMALLEST_LIMIT):
         return bad(f"refused, chunks {chunks} of an array {shape}")
-    if prod(-(-n // step) for n, step in zip(shape, chunks, strict=True)) > most_chunks:
+    starts = [range(0, n, step) for n, step in zip(shape, chunks, strict=True)]
+    if prod(map(len, starts)) > most_chunks:
         return bad(f"refused, more than {MOST_CHUNKS:,} chunks")
     places = []
-    for box in dataset.iter_chunks():
-        start = tuple(side.start for side in box)
-        info = dataset.id.get_chunk_info_by_coord(start)
+    for start in product(*starts):
+        info = dataset.get_chunk_info_by_coord(start)
         if info.byte_offset is None or info.filter_mask:
             return bad("damaged, a part of it is missing")
         plausible = info.size == chunk_bytes if not filters else info.size <= 2 * chunk_bytes + 1024

@@ -22,7 +22,7 @@ from tinymixnet.engine.photo_files import (
     signature,
 )
 from tinymixnet.engine.rgb import to_rgb
-from tinymixnet.errors import ImageError, InputError, TinyMixNetError, printable
+from tinymixnet.errors import ImageError, InputError, TinyMixNetError, printable, short_repr
 
 if TYPE_CHECKING:  # Pillow takes longer to import than this whole package, so only photos import it
     from PIL.Image import Image
@@ -146,15 +146,17 @@ def preprocess(
 def check_preset(preset: str, parameters: Mapping[str, float]) -> None:
     """Raise InputError unless there is such a preset, with such parameters of usable value."""
     if preset not in PRESETS:
-        raise InputError(f"no preset {preset!r}: expected one of {', '.join(PRESETS)}")
+        raise InputError(f"no preset {short_repr(preset)}: expected one of {', '.join(PRESETS)}")
     limits = {"crop": (0.1, 1)}  # a tiny crop would enlarge the photo
     for name, value in parameters.items():
         if name not in PRESETS[preset][1]:
-            raise InputError(f"preset {preset!r} has no parameter {name!r}")
+            raise InputError(f"preset {short_repr(preset)} has no parameter {short_repr(name)}")
         low, high = limits[name]
         kinds = (int, type(PRESETS[preset][1][name]))
         if type(value) not in kinds or not low <= value <= high:
-            raise InputError(f"preset {preset!r}: {name} is {value!r}, expected {low}..{high}")
+            raise InputError(
+                f"preset {preset!r}: {name} is {short_repr(value)}, expected {low}..{high}"
+            )
 
 
 def tf_preset(photo: "Image", size: int, crop: float) -> np.ndarray:

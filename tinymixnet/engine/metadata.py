@@ -10,7 +10,7 @@ import numpy as np
 
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.engine.images import PRESETS, check_preset
-from tinymixnet.errors import WeightsError
+from tinymixnet.errors import WeightsError, short_repr
 
 FORMAT, FORMAT_VERSION = "tinymixnet weights", 1
 FLOAT32 = np.finfo(np.float32)
@@ -40,6 +40,12 @@ class Metadata:
     source_sha256: str = ""
     licence: str = ""
     accuracy: str = ""  # as measured, and on which photos; empty: not measured
+
+    def chosen_preset(self, name: str | None) -> tuple[str, Mapping[str, float]]:
+        """Return a preset and its parameters: that of the weights, or another one as it is."""
+        if name is None or name == self.preset:
+            return self.preset, self.preset_parameters
+        return name, PRESETS[name][1]
 
 
 def default_labels(classes: int) -> tuple[str, ...]:
@@ -76,8 +82,8 @@ def check_format(attributes: Mapping[str, Any]) -> None:
     name, version = attributes.get("format"), attributes.get("format_version")
     if (name, version) != (FORMAT, FORMAT_VERSION):
         raise WeightsError(
-            f"expected format {FORMAT!r}, version {FORMAT_VERSION}; found {name!r}, version "
-            f"{version!r}: make the file anew (weights_tools)"
+            f"expected format {FORMAT!r}, version {FORMAT_VERSION}; found {short_repr(name)}, "
+            f"version {short_repr(version)}: make the file anew (weights_tools)"
         )
 
 
@@ -137,5 +143,5 @@ def _class_list(attributes: Mapping[str, Any], name: str, classes: int) -> tuple
 def _typed(attributes: Mapping[str, Any], name: str, kind: type) -> Any:
     value = attributes.get(name)
     if type(value) is not kind:
-        raise WeightsError(f"attribute {name}: expected {kind.__name__}, found {value!r}")
+        raise WeightsError(f"attribute {name}: expected {kind.__name__}, found {short_repr(value)}")
     return value

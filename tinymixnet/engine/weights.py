@@ -211,6 +211,17 @@ def checksum(attributes: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
     return digest.hexdigest()
 
 
+def tensors_hash(tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of all tensors by name, shape and float32 values, whatever file they came in."""
+    from hashlib import sha256
+
+    digest = sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.shape}\n".encode())
+        digest.update(np.ascontiguousarray(tensor, "<f4").data)
+    return digest.hexdigest()
+
+
 # -- what can be wrong ----------------------------------------------------------------------------
 
 

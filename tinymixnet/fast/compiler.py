@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import pairwise
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,18 +19,18 @@ from tinymixnet.engine.architecture import Architecture, Block, group_kernels
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.kernels import Array, same_padding
 from tinymixnet.fast import depthwise
-from tinymixnet.fast.kernels import (
-    im2col_planes,
-    relu_to,
-    squeeze_excite_gate,
-    swish_of_half_to,
-)
+from tinymixnet.fast.kernels import gate_of_squeezed, im2col_planes, relu_to, squeeze
 from tinymixnet.fast.layout import Layout, same_pixels
+from tinymixnet.fast.memory import LINE, aligned
+from tinymixnet.fast.products import tiles
+from tinymixnet.fast.swish import Swish
+
+if TYPE_CHECKING:  # only needed by those who ask for a team
+    from tinymixnet.fast.team import Seat
 
 FOURIER_PIXELS = 64  # up to here a plane is filtered by Fourier transform, above it by columns
 PHASES_PER_AXIS = 2  # of planes filtered by columns; 2 x 2 was the fastest
 CACHE_BYTES = 3 << 18  # the memory of a few channels: fits into a core's second-level cache
-LINE = 16  # float32 numbers in a line of the cache (64 bytes)
 
 
 class Step(NamedTuple):
@@ -56,32 +56,25 @@ class Program(NamedTuple):
     outputs: dict[str, Output]  # by the name of the layer
 
 
-def aligned(size: int) -> Array:
-    """Return `size` zeros aligned to a 64-byte cache line, which NumPy does not guarantee.
-
-    Unaligned vectors straddle two cache lines, which nearly halves the speed of kernels that read
-    two arrays.
-    """
-    spare = np.zeros(size + LINE, np.float32)
-    start = -spare.ctypes.data // spare.itemsize % LINE
-    return spare[start : start + size]
-
-
 def split(x: Array, sizes: Iterable[int]) -> list[Array]:
     """Return views of x, cut along its first axis into parts of these sizes."""
     return np.split(x, np.cumsum(list(sizes))[:-1])
 
 
 class Memory:
-    """Allocates the arrays of one program, and asks the budget about their sum."""
+    """Allocates the arrays of one program, and asks the budget about their sum.
 
-    def __init__(self) -> None:
-        self.bytes = 0  # allocated so far
+    processes: how many allocate as much.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self.processes = processes
+        self.bytes = 0  # allocated so far, by all
 
     def zeros(self, *shape: int) -> Array:
         """Return aligned zeros. Raise TinyMixNetError where the budget does not allow for them."""
         size = prod(shape)
-        self.bytes += 4 * size
+        self.bytes += 4 * size * self.processes
         budget.check("plan_bytes", self.bytes, "the fast path at this input size")
         return aligned(size).reshape(shape)
 
@@ -105,13 +98,24 @@ class Scratch:
 
 
 class Compiler:
-    """Turns the architecture into a `Program` for one input size."""
+    """Turns the architecture into a `Program` for one input size.
 
-    def __init__(self, architecture: Architecture, constants: Mapping[str, Array]) -> None:
+    With a seat in a team, constants are those of one member, and so are the channels in a block.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        constants: Mapping[str, Array],
+        swish: Swish,
+        seat: "Seat | None" = None,
+    ) -> None:
         self.architecture = architecture
         self.constants = constants
+        self.swish = swish  # the way that the constants are folded for
+        self.seat = seat
         self.steps: list[Step] = []
-        self.memory = Memory()
+        self.memory = Memory(seat.members if seat else 1)
         self.transforms: dict[tuple[int, int, int, int], depthwise.Fourier] = {}
         reach = max(max(b.kernel_sizes) for b in architecture.blocks) // 2
         self.margin = -(-reach // LINE) * LINE
@@ -121,7 +125,8 @@ class Compiler:
         self.expanded = scratch()  # (margin + C * P + margin,): what the block filters
         self.filtered = scratch()  # (C, P): after the depthwise convolution
         self.projected = scratch()  # (O, P): the block's output; the next block copies it
-        self.gate = scratch()  # (C,): squeeze-and-excite
+        self.squeezed = scratch()  # (R,): squeeze-and-excite
+        self.gate = scratch()  # (C,)
         self.gated_kernels: dict[int, Scratch] = defaultdict(scratch)  # (O, C), by group
         self.column_sums = scratch()  # (M, C, phase): see `depthwise_columns`
         self.within_step = scratch()  # any shape: what a kernel needs only while it runs
@@ -138,13 +143,13 @@ class Compiler:
         padded = self.memory.zeros(3, top + height + bottom, left + width + right)
         padded[:] = self.constants["normalize/mean"][:, np.newaxis, np.newaxis]
         image = padded[:, top : top + height, left : left + width].transpose(1, 2, 0)
-        blocks, filters = self.architecture.blocks, self.architecture.stem
+        blocks, filters = self.architecture.blocks, len(self.constants["stem/kernel_0"])
         layout = self.layout_for(-(-height // 2), -(-width // 2), blocks[0].stride)
         columns = self.memory.zeros(28, layout.size)  # 3 x 3 pixels of 3 colours, and ones
         columns[27] = layout.ones()
         x = self.inside(self.input_of_unexpanded(filters, layout), filters)
         self.step("stem", im2col_planes, padded, 3, 2, layout, columns[:27])
-        self.step("stem", np.matmul, self.constants["stem/kernel_0"], columns, out=x)
+        self.product("stem", self.constants["stem/kernel_0"], columns, x)
         self.activate("stem", x, swish=False)
         outputs["stem/act"] = Output(len(self.steps), partial(layout.plane, x))
 
@@ -154,14 +159,19 @@ class Compiler:
 
         compact = Layout(layout.height, layout.width)
         last = self.append_bias_rows("head", x, layout, compact, [len(x)])
-        head = self.memory.zeros(self.architecture.head_filters, compact.size)
-        pooled = np.empty(len(head), np.float32)
+        head = self.memory.zeros(len(self.constants["head/kernel_0"]), compact.size)
+        pooled = np.zeros(self.architecture.head_filters, np.float32)
+        [ours] = self.own("head", pooled)
         logits = np.empty(self.architecture.classes, np.float32)
         self.step("head", np.matmul, self.constants["head/kernel_0"], last, out=head)
         self.activate("head", head, swish=False)
-        self.step("head", np.mean, head, axis=1, out=pooled)
+        mean = np.full(compact.size, 1 / compact.size, np.float32)
+        self.step("head", pooled.fill, 0)  # where the channels of other members are
+        self.step("head", np.matmul, head, mean, out=ours)  # np.mean is slow on short rows
+        self.add_up("head", pooled)
         outputs["head/pool"] = Output(len(self.steps), pooled.copy)
-        self.step("logits", np.matmul, pooled, self.constants["logits/kernel"], out=logits)
+        self.step("logits", np.matmul, ours, self.constants["logits/kernel"], out=logits)
+        self.add_up("logits", logits)
         self.step("logits", np.add, logits, self.constants["logits/bias"], out=logits)
         outputs["logits"] = Output(len(self.steps), logits.copy)
         return Program(image, self.steps, outputs)
@@ -179,25 +189,28 @@ class Compiler:
     def block(self, b: Block, x: Array, before: Layout) -> tuple[Array, Layout]:
         """Add a block's steps, in the order of `network.mixnet_block`; return (output, layout)."""
         layout = self.layout_for(before.height, before.width, b.stride)
+        channels = len(self.constants[f"{b.name}/depthwise/bias"])
         if b.expand_groups:
             layer = f"{b.name}/expand"
             kernels = self.weights(layer)
             groups = [kernel.shape[1] - 1 for kernel in kernels]
             with_ones = self.append_bias_rows(layer, x, before, layout, groups)
-            expanded = self.expanded.array(b.expanded * layout.size + 2 * self.margin)
-            self.pointwise(layer, kernels, with_ones, self.inside(expanded, b.expanded))
+            expanded = self.expanded.array(channels * layout.size + 2 * self.margin)
+            self.pointwise(layer, kernels, with_ones, self.inside(expanded, channels))
             shortcut = self.without_bias_rows(with_ones, groups)
         else:
-            expanded = self.input_of_unexpanded(b.expanded, layout)
-            shortcut = [self.inside(expanded, b.expanded)]
+            expanded = self.input_of_unexpanded(channels, layout)
+            shortcut = [self.inside(expanded, channels)]
             if not np.may_share_memory(x, expanded):  # the stem's output is there already
-                for pixels, place in same_pixels(x, before, shortcut[0], layout):
-                    self.step(f"{b.name}/depthwise", np.copyto, place, pixels)
+                parts = self.own(b.name, x)
+                for part, place in zip(parts, split(shortcut[0], map(len, parts)), strict=True):
+                    for pixels, empty in same_pixels(part, before, place, layout):
+                        self.step(f"{b.name}/depthwise", np.copyto, empty, pixels)
 
         after = layout.filtered(b.stride)
-        filtered = self.filtered.array(b.expanded, after.size)
+        filtered = self.filtered.array(channels, after.size)
         if layout.phases_per_axis == 1:
-            self.fourier(b, self.inside(expanded, b.expanded), layout, filtered)
+            self.fourier(b, self.inside(expanded, channels), layout, filtered)
         else:
             self.columns(b, expanded, layout, filtered)
 
@@ -207,11 +220,14 @@ class Compiler:
             kernels = self.squeeze_excite(b, filtered, after, kernels)
         projected = self.projected.array(b.outputs, after.size)
         self.pointwise(layer, kernels, filtered, projected)
+        if b.residual and not b.expand_groups:  # the shortcut has our channels of the input alone
+            places = self.own(b.name, projected)
+            self.add(layer, split(shortcut[0], map(len, places)), places)
+        self.add_up(layer, projected)
         bias = self.constants[f"{layer}/bias"][:, np.newaxis]
         self.step(layer, np.add, projected, bias, out=projected)
-        if b.residual:  # then the stride is 1, and the output has the layout of the input
-            for part, place in zip(shortcut, split(projected, map(len, shortcut)), strict=True):
-                self.step(layer, np.add, place, part, out=place)
+        if b.residual and b.expand_groups:
+            self.add(layer, shortcut, split(projected, map(len, shortcut)))
         return projected, after
 
     def squeeze_excite(
@@ -221,11 +237,14 @@ class Compiler:
 
         Their product is the same either way. Return the kernels to project with.
         """
-        layer, gate = f"{b.name}/se", self.gate.array(b.expanded)
+        layer, gate = f"{b.name}/se", self.gate.array(len(x))
+        squeezed = self.squeezed.array(b.se_width)
         mean = layout.ones() / np.float32(layout.height * layout.width)
         names = ("se_reduce/kernel", "se_reduce/bias", "se_expand/kernel", "se_expand/bias")
-        weights = [self.constants[f"{b.name}/{name}"] for name in names]
-        self.step(layer, squeeze_excite_gate, x, mean, *weights, b.swish, gate)
+        reduce, *weights = (self.constants[f"{b.name}/{name}"] for name in names)
+        self.step(layer, squeeze, x, mean, reduce, squeezed)
+        self.add_up(layer, squeezed)
+        self.step(layer, gate_of_squeezed, squeezed, *weights, b.swish, self.swish, gate)
         if layout.size < len(kernels[0]):
             self.step(layer, np.multiply, x, gate[:, np.newaxis], out=x)
             return kernels
@@ -266,14 +285,19 @@ class Compiler:
         inputs = split(x, (kernel.shape[1] for kernel in kernels))
         outputs = split(out, (kernel.shape[0] for kernel in kernels))
         for kernel, part, place in zip(kernels, inputs, outputs, strict=True):
-            self.step(layer, np.matmul, kernel, part, out=place)
+            self.product(layer, kernel, part, place)
+
+    def product(self, layer: str, kernel: Array, x: Array, out: Array) -> None:
+        """Add kernel (O, C) @ x (C, P)."""
+        pixels, place = tiles(kernel, x, out)
+        self.step(layer, np.matmul, kernel, pixels, out=place)
 
     def activate(self, layer: str, x: Array, swish: bool, out: Array | None = None) -> None:
-        """Add ReLU, or swish of halved values, in place or into `out`; both contiguous."""
+        """Add ReLU, or swish as `Swish` says, in place or into `out`; both contiguous."""
         flat = x.reshape(-1)
         out = flat if out is None else out.reshape(-1)
         if swish:
-            self.step(layer, swish_of_half_to, flat, self.within_step.array(flat.size), out)
+            self.step(layer, self.swish.activate, flat, self.within_step.array(flat.size), out)
         else:
             self.step(layer, relu_to, flat, self.zeros.array(flat.size), out)
 
@@ -333,6 +357,23 @@ class Compiler:
             arguments = part, spectra, bias, transform, scratch, place
             self.step(layer, depthwise.depthwise_fourier, *arguments)
         self.activate(layer, out, b.swish)
+
+    def add(self, layer: str, shortcut: Iterable[Array], output: Iterable[Array]) -> None:
+        """Add the steps of a residual: the stride is 1, and both sides have the same layout."""
+        for part, place in zip(shortcut, output, strict=True):
+            self.step(layer, np.add, place, part, out=place)
+
+    # -- a team ----
+
+    def own(self, name: str, x: Array) -> list[Array]:
+        """Return views of those channels of x that are ours; without a team, that is x."""
+        return [x[rows] for rows in self.seat.own[name]] if self.seat else [x]
+
+    def add_up(self, layer: str, x: Array) -> None:
+        """In a team x has partial sums: add the step that adds up those of all members."""
+        if self.seat:
+            self.seat.reserve(x.size)
+            self.step(layer, self.seat.add_up, x)
 
     # -- weights, memory and steps ----
 

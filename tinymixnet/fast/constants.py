@@ -8,20 +8,22 @@ from tinymixnet.engine.architecture import BATCH_NORM, Architecture, group_kerne
 from tinymixnet.engine.kernels import Array, fold_batch_norm
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.errors import WeightsError, printable
+from tinymixnet.fast.swish import Swish
 
 
 def constants(
-    architecture: Architecture, tensors: Mapping[str, Array], metadata: Metadata
+    architecture: Architecture, tensors: Mapping[str, Array], metadata: Metadata, swish: Swish
 ) -> dict[str, Array]:
     """Return the weights as the compiler takes them, named by step: blocks_3/expand/kernel_0, ...
 
-    Batch norm is folded into the convolution before it. Weights that feed a swish are halved, see
-    `swish_of_half_to`. Depthwise kernels stay (K, K, C, 1) and project kernels become (O, C); both
-    have a bias of their own. All other kernels become (O, C + 1): the last column is the bias, and
-    the last row of their input is all ones. Raises WeightsError where the result overflows float32.
+    Batch norm is folded into the convolution before it. Weights before and after a swish have its
+    factors in them, see `Swish`. Depthwise kernels stay (K, K, C, 1) and project kernels become
+    (O, C); both have a bias of their own. All other kernels become (O, C + 1): the last column is
+    the bias, and the last row of their input is all ones. Raises WeightsError where the result
+    overflows float32.
     """
     with np.errstate(all="ignore"):
-        folded = _fold(architecture, tensors, metadata)
+        folded = _fold(architecture, tensors, metadata, swish)
     for name, array in folded.items():
         if not np.isfinite(array).all():
             weights = printable(metadata.name or architecture.variant)
@@ -34,13 +36,16 @@ def constants(
 
 
 def _fold(
-    architecture: Architecture, tensors: Mapping[str, Array], metadata: Metadata
+    architecture: Architecture, tensors: Mapping[str, Array], metadata: Metadata, swish: Swish
 ) -> dict[str, Array]:
     folded: dict[str, Array] = {}
 
-    def convolution(name: str, conv: str, norm: str, half: bool = False) -> None:
+    # Layers around a swish have its factors in their weights: `read` is the factor of what a layer
+    # reads, `put` that of what it puts out. All are 1, -1 or 1/2, so they round nothing.
+
+    def convolution(name: str, conv: str, norm: str, read: float = 1, put: float = 1) -> None:
         """Fold each group's kernel with its part of the batch norm that follows."""
-        start, biases, scale = 0, [], np.float32(0.5 if half else 1)
+        start, biases = 0, []
         depthwise, project = conv.endswith("depthwise_conv"), conv.endswith("project_conv")
         kernels = group_kernels(conv, tensors) or [tensors[f"{conv}/kernel"]]
         for group, kernel in enumerate(kernels):
@@ -52,28 +57,38 @@ def _fold(
                 bias = bias - np.einsum("ijco,c->o", kernel, folded["normalize/mean"])
             if not depthwise:
                 kernel = kernel.reshape(-1, end - start).T
-            if not depthwise and not project:
-                kernel = np.column_stack([kernel, bias])
-            folded[f"{name}/kernel_{group}"] = np.ascontiguousarray(kernel * scale)
-            biases.append(bias * scale)
+            *outer, inner = kernel.shape
+            with_bias = not depthwise and not project
+            out = np.empty((*outer, inner + with_bias), np.float32)
+            np.multiply(kernel, np.float32(put * read), out=out[..., :inner])
+            bias = bias * np.float32(put)
+            if with_bias:
+                out[..., inner] = bias
+            folded[f"{name}/kernel_{group}"] = out
+            biases.append(bias)
             start = end
         if depthwise or project:
             folded[f"{name}/bias"] = np.concatenate(biases)
 
-    def dense(name: str, layer: str, scale: float) -> None:
+    def dense(name: str, layer: str, read: float = 1, put: float = 1) -> None:
         kernel, bias = tensors[f"{layer}/kernel"], tensors[f"{layer}/bias"]
-        folded[f"{name}/kernel"] = kernel.reshape(-1, kernel.shape[-1]) * np.float32(scale)
-        folded[f"{name}/bias"] = bias * np.float32(scale)
+        kernel = kernel.reshape(-1, kernel.shape[-1])
+        folded[f"{name}/kernel"] = kernel * np.float32(put * read)
+        folded[f"{name}/bias"] = bias * np.float32(put)
 
     folded["normalize/mean"] = np.array(metadata.mean, np.float32)
     convolution("stem", "stem/conv", "stem/bn")
     for b in architecture.blocks:
-        for part in ("expand", "depthwise", "project")[not b.expand_groups :]:
-            half = b.swish and part != "project"
-            convolution(f"{b.name}/{part}", f"{b.name}/{part}_conv", f"{b.name}/{part}_bn", half)
+        before, after = (swish.before, swish.after) if b.swish else (1, 1)
+        factors = {"expand": (1, before), "depthwise": (after, before), "project": (after, 1)}
+        if not b.expand_groups:  # then the depthwise convolution reads the block's input
+            factors = {"depthwise": (1, before), "project": (after, 1)}
+        for part, (read, put) in factors.items():
+            names = f"{b.name}/{part}", f"{b.name}/{part}_conv", f"{b.name}/{part}_bn"
+            convolution(*names, read, put)
         if b.se_width:
-            dense(f"{b.name}/se_reduce", f"{b.name}/se_reduce", 0.5 if b.swish else 1)
-            dense(f"{b.name}/se_expand", f"{b.name}/se_expand", 0.5)
+            dense(f"{b.name}/se_reduce", f"{b.name}/se_reduce", after, before)
+            dense(f"{b.name}/se_expand", f"{b.name}/se_expand", after, swish.before)
     convolution("head", "head/conv", "head/bn")
-    dense("logits", "logits", 1)
+    dense("logits", "logits")
     return folded

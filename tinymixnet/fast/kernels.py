@@ -14,11 +14,9 @@ from numpy.lib.stride_tricks import as_strided
 
 from tinymixnet.engine.kernels import Array
 from tinymixnet.fast.layout import Layout
+from tinymixnet.fast.swish import Swish
 
 # -- activations and squeeze-and-excite -----------------------------------------------------------
-
-
-ONE = np.ones((), np.float32)  # faster than a plain 1, which NumPy converts at every call
 
 
 def relu_to(x: Array, zeros: Array, out: Array) -> None:
@@ -26,36 +24,37 @@ def relu_to(x: Array, zeros: Array, out: Array) -> None:
     np.maximum(x, zeros, out=out)
 
 
-def swish_of_half_to(half: Array, scratch: Array, out: Array) -> None:
-    """Equals `swish` of x = 2 * half, because x * sigmoid(x) = half * (1 + tanh(half)).
+def squeeze(x: Array, mean: Array, reduce: Array, out: Array) -> None:
+    """Equals the mean over the pixels and the product with the first dense kernel: out (R,).
 
-    The half costs nothing: it is folded into the kernel and bias of the layer before. NumPy's tanh
-    uses vector instructions, never overflows, and replaces an exp, a sum and a division.
+    x (C, P). mean (P,) is 1 / pixels at each pixel and 0 in the padding, so x @ mean is the mean
+    over the pixels. reduce (C, R) holds the factors of `Swish`.
     """
-    np.tanh(half, out=scratch)
-    np.add(scratch, ONE, out=scratch)
-    np.multiply(half, scratch, out=out)
+    np.matmul(x @ mean, reduce, out=out)
 
 
-def squeeze_excite_gate(
-    x: Array,
-    mean: Array,
-    reduce: Array,
+def gate_of_squeezed(
+    squeezed: Array,
     reduce_bias: Array,
     expand: Array,
     expand_bias: Array,
-    swish: bool,
+    is_swish: bool,
+    swish: Swish,
     out: Array,
 ) -> None:
-    """Equals the gate of `squeeze_excite`: one factor between 0 and 1 for each channel, out (C,).
+    """Equals the rest of the gate of `squeeze_excite`: a factor of 0 to 1 a channel, out (C,).
 
-    x (C, P). mean (P,) is 1 / pixels at each pixel and 0 in the padding, so x @ mean is the mean
-    over the pixels. reduce (C, R) and its bias are halved if the activation is swish. expand (R, C)
-    and its bias are always halved, because sigmoid(2 z) = (1 + tanh(z)) / 2.
+    squeezed (R,) is from `squeeze`. reduce_bias (R,), expand (R, C) and expand_bias hold the
+    factors of `Swish`; the activation between them is swish or ReLU.
     """
-    squeezed = (x @ mean) @ reduce + reduce_bias
-    squeezed = squeezed * (1 + np.tanh(squeezed)) if swish else np.maximum(squeezed, 0)
-    np.divide(1 + np.tanh(squeezed @ expand + expand_bias), 2, out=out)
+    squeezed = squeezed + reduce_bias
+    if is_swish:
+        swish.activate(squeezed, np.empty_like(squeezed), squeezed)
+    else:
+        np.maximum(squeezed, 0, out=squeezed)
+    np.matmul(squeezed, expand, out=out)
+    np.add(out, expand_bias, out=out)
+    swish.sigmoid(out, out)
 
 
 # -- the stem -------------------------------------------------------------------------------------

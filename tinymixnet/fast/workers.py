@@ -12,8 +12,6 @@ import contextlib
 import os
 import pickle
 import queue
-import signal
-import subprocess
 import sys
 import threading
 import traceback
@@ -21,7 +19,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -30,6 +27,7 @@ from tinymixnet.engine.budget import budget
 from tinymixnet.engine.images import Source, read_image
 from tinymixnet.engine.photo_files import read_bounded
 from tinymixnet.errors import ImageError, InputError, TinyMixNetError, printable
+from tinymixnet.fast.processes import end_of, interrupts_held, start_process, usable_cores
 from tinymixnet.fast.shared_memory import Shared, attach, share
 
 Answer = Any  # what the function returns for a photo, or the TinyMixNetError that it raises
@@ -41,9 +39,6 @@ WINDOW = 4  # photos for each worker that may be taken from the source but not y
 MOST_DEATHS = 2  # of workers with the same photo in work; after that it gets an error
 MOST_TRIES = 10  # to send a photo: one that kills a worker as it arrives is never "in work"
 MOST_FAILED_STARTS = 5  # of workers, one after another; after that `map_in_processes` gives up
-ONE_THREAD = dict.fromkeys(
-    ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
-)
 
 
 class Failure(NamedTuple):
@@ -64,13 +59,6 @@ class Photo:
 
 
 # -- the parent -----------------------------------------------------------------------------------
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def map_in_processes(
@@ -116,7 +104,7 @@ def _photos(sources: Iterable[Source]) -> Iterator[Photo]:
             if isinstance(source, (str, os.PathLike)):
                 name = os.fsdecode(source)
             try:
-                photo = Photo(taken, name, pickle.dumps(_portable(source), protocol=5))
+                photo = Photo(taken, name, pickle.dumps(portable(source), protocol=5))
             except TinyMixNetError as error:
                 photo = Photo(taken, name, error)
             except MemoryError:
@@ -128,7 +116,7 @@ def _photos(sources: Iterable[Source]) -> Iterator[Photo]:
         yield Photo(taken, "", Failure(error))
 
 
-def _portable(source: Source) -> str | bytes | np.ndarray:
+def portable(source: Source) -> str | bytes | np.ndarray:
     """Return the image in a form that can be pickled.
 
     A file object is read here and a PIL image is decoded here. All other work is left to a worker.
@@ -229,7 +217,7 @@ class WorkerPool:
 
     def start_worker(self) -> None:
         try:
-            with _interrupts_held():  # `dismiss` must know of every worker that was started
+            with interrupts_held():  # `dismiss` must know of every worker that was started
                 self.workers.append(Worker(self.function))
         except OSError as error:
             raise _cannot_start(error) from None
@@ -298,7 +286,7 @@ class WorkerPool:
 
     def dismiss(self) -> None:
         """Kill all workers: they hold nothing that could be lost."""
-        with _interrupts_held():  # a second Ctrl-C has to wait until all have ended
+        with interrupts_held():  # a second Ctrl-C has to wait until all have ended
             for worker in self.workers:
                 worker.process.kill()
             for worker in self.workers:
@@ -315,16 +303,8 @@ class Worker:
         self.photos: deque[Photo] = deque()
         self.pipe, theirs = Pipe()
         files = theirs.fileno(), function.file.fileno()
-        path = [*sys.path, str(Path(__file__).resolve().parents[2])]
-        code = f"import sys; sys.path[:] = {path}; from {__name__} import serve; serve{files}"
         try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # nothing may mix with the answers we print to ours
-                env=os.environ | ONE_THREAD,
-                pass_fds=files,  # Windows cannot do this
-            )
+            self.process = start_process(serve, *files, files=files)
         except BaseException:
             self.pipe.close()
             raise
@@ -339,30 +319,7 @@ class Worker:
     def end(self) -> str:
         """Wait for the end of a process that is dying, and return how it ended."""
         self.pipe.close()
-        status = self.process.wait()
-        return f"killed by signal {-status}" if status < 0 else f"exit code {status}"
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Make Ctrl-C wait until the block ends. A process started in the block never sees Ctrl-C.
-
-    The new process inherits the signal mask. In this process the mask is not enough: a thread
-    without it (BLAS has some) may take the signal, and Python then raises KeyboardInterrupt in the
-    main thread. So the handler is replaced, too.
-    """
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT)
-    late: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: late.append(number)) if ours else None
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if ours:
-            signal.signal(signal.SIGINT, before)
-        if late:
-            signal.raise_signal(signal.SIGINT)
+        return end_of(self.process)
 
 
 # -- the worker -----------------------------------------------------------------------------------

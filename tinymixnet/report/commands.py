@@ -12,8 +12,9 @@ from tinymixnet.debug.commands import (
     DUMP,
     IMAGE,
     Compared,
-    dump_of,
+    by_value,
     dump_options,
+    opened_dump,
     picture_of,
     picture_options,
     positive,
@@ -21,6 +22,7 @@ from tinymixnet.debug.commands import (
 )
 from tinymixnet.debug.strict_json import write_json
 from tinymixnet.engine.pixels import SMALLEST_INPUT
+from tinymixnet.engine.progress import with_progress
 from tinymixnet.errors import InputError, printable
 from tinymixnet.model import Model, load
 
@@ -72,20 +74,23 @@ def _size(text: str) -> int:
 
 def run_report(arguments: argparse.Namespace) -> int:
     from tinymixnet.report.data import as_json  # slow to import
-    from tinymixnet.report.page import check_page, write_report
+    from tinymixnet.report.document import check_page
+    from tinymixnet.report.page import GENERATOR, write_report
 
     if not arguments.output and not arguments.json:
         raise InputError("report: expected -o FILE.html, where the page goes, or --json")
     inputs = [arguments.image, arguments.other, arguments.names, arguments.weights]
     if arguments.output:
-        check_page(arguments.output, inputs, arguments.force)
+        check_page(arguments.output, GENERATOR, inputs, arguments.force)
     loaded = load(arguments.weights)
     model, pixels, dump = _choose_size(loaded, arguments)
+    if dump:
+        dump = by_value(model, pixels, dump)
     explanation = None
     if dump is None and len(pixels) == 1:
         # at the size of the weights, at which they answer best
         explanation = loaded.explain(
-            arguments.image, preset=arguments.preset, progress=_with_progress
+            arguments.image, preset=arguments.preset, progress=_parts_hidden
         )
     data = write_report(
         model,
@@ -106,10 +111,11 @@ def run_report(arguments: argparse.Namespace) -> int:
 def run_compare_with_page(arguments: argparse.Namespace) -> int:
     if not arguments.html:
         return run_compare(arguments)
-    from tinymixnet.report.page import check_page, write_report
+    from tinymixnet.report.document import check_page
+    from tinymixnet.report.page import GENERATOR, write_report
 
     inputs = [arguments.reference, arguments.other, arguments.names, arguments.weights]
-    check_page(arguments.html, inputs, arguments.force)
+    check_page(arguments.html, GENERATOR, inputs, arguments.force)
 
     def show(result: Compared) -> None:
         write_report(
@@ -149,7 +155,7 @@ def _choose_size(
     def opened(size: int) -> "tuple[Model, np.ndarray, Dump]":
         sized = model_of(size)
         pixels = picture_of(sized, arguments, arguments.image)
-        return sized, pixels, dump_of(sized, pixels, arguments)
+        return sized, pixels, opened_dump(sized, pixels, arguments)
 
     if not arguments.other:
         sized = model_of(arguments.size or SIZE)
@@ -204,7 +210,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
     model = load(arguments.weights)
     source = sys.stdin.buffer if arguments.image == "-" and sys.stdin else arguments.image
     options = arguments.label, arguments.size, arguments.preset
-    explanation = model.explain(source, *options, progress=_with_progress)
+    explanation = model.explain(source, *options, progress=_parts_hidden)
     if arguments.output:
         files.write_explanation(explanation, arguments.image, arguments.output, inputs)
     if arguments.json:
@@ -216,18 +222,6 @@ def run_explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _with_progress(runs: Sequence[int]) -> Iterator[int]:
-    """Draw a bar on standard error, if that is a terminal, and remove it in the end."""
-    shown = sys.stderr is not None and sys.stderr.isatty()
-    for done, run in enumerate(runs):
-        if shown:
-            bar = "#" * (30 * done // len(runs))
-            print(
-                f"\r[{bar:<30}] {done}/{len(runs)} parts hidden",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
-        yield run
-    if shown:
-        print(f"\r{'':<60}\r", end="", file=sys.stderr, flush=True)
+def _parts_hidden(runs: Sequence[int]) -> Iterator[int]:
+    """Yield the runs of an explanation, with a bar."""
+    return with_progress(runs, len(runs), lambda run: "parts hidden")

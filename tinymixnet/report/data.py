@@ -86,6 +86,13 @@ class ReportData(NamedTuple):
         """The first layer that differs."""
         return self.comparison.first if self.comparison else None
 
+    @property
+    def warnings(self) -> list[str]:
+        """What `compare` and `diagnose` warn of, each once."""
+        compared = self.comparison.warnings if self.comparison else ()
+        diagnosed = self.diagnosis.warnings if self.diagnosis else ()
+        return list(dict.fromkeys([*compared, *diagnosed]))
+
 
 Visit = Callable[[ReportData, str, Array, "Array | None"], None]
 
@@ -187,7 +194,7 @@ def block_of(data: ReportData, layer: str) -> Block | None:
 
 
 def within_tolerance(data: ReportData, name: str) -> bool:
-    return data.rows[name].status == "ok"
+    return data.rows[name].status in ("ok", "coarse")
 
 
 def differing(data: ReportData, unit: Unit) -> int:
@@ -238,7 +245,7 @@ def as_json(data: ReportData) -> dict[str, Any]:
             "alike": data.comparison.alike,
             "first": data.comparison.first,
             "tolerance": data.comparison.tolerance,
-            "warnings": data.comparison.warnings,
+            "warnings": data.warnings,
             "missing": data.comparison.missing,
             "unmatched": data.comparison.unmatched,
             "causes": [cause._asdict() for cause in diagnosis.causes] if diagnosis else [],
@@ -253,6 +260,7 @@ def _layer_json(data: ReportData, unit: Unit, name: str) -> dict[str, Any]:
     layer["ours"] = facts.ours._asdict()
     if data.comparison:
         layer["theirs"] = facts.theirs._asdict() if facts.theirs else None
-        measures = ("status", "error", "added", "snr", "cosine", "worst", "channel", "values")
+        measures = ["status", "error", "added", "rounding", "explained", "snr", "cosine"]
+        measures += ["worst", "channel", "values"]
         layer |= {key: getattr(row, key) if row else None for key in measures}
     return layer

@@ -15,6 +15,7 @@ from tinymixnet.engine.explain import Explanation, strongest
 from tinymixnet.engine.files import atomic_write, begins_with, check_output
 from tinymixnet.engine.kernels import Array
 from tinymixnet.errors import LONGEST_TEXT, InputError
+from tinymixnet.report.document import document, page_start
 from tinymixnet.report.explanation_pictures import Panel, blend, panels, patch, picture
 from tinymixnet.report.explanation_words import sentence, where_seen
 from tinymixnet.report.pictures import data_uri
@@ -23,13 +24,8 @@ from tinymixnet.report.text import to_html
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FOLDER = Path(__file__).parent
 PAGES, PICTURES = (".html", ".htm"), (".png",)
 SOFTWARE = "tinymixnet explain"  # written into every output, so that it knows its own
-PAGE_START = f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="generator" content="{SOFTWARE}">
-"""
 PNG_START = b"\x89PNG\r\n\x1a\n"
 CROPS = 3  # patches for a label, and against it
 
@@ -49,7 +45,7 @@ def check_explanation_output(path: str | os.PathLike[str], inputs: Iterable[Any]
 
 
 def is_own_page(path: Path) -> bool:
-    return begins_with(PAGE_START.encode())(path)
+    return begins_with(page_start(SOFTWARE).encode())(path)
 
 
 def is_own_picture(path: Path) -> bool:
@@ -97,19 +93,11 @@ def page(explanation: Explanation, name: str) -> str:
     label = to_html(explanation.labels[0])
     name = to_html(os.path.basename(name) or name)
     title = f"Why {label}? {name}"
-    style = "".join(
-        (FOLDER / sheet).read_text("utf-8") for sheet in ("page.css", "explanation.css")
-    )
-    return f"""{PAGE_START}<meta http-equiv="Content-Security-Policy" content="default-src 'none';
- img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title><link rel="icon" href="data:,">
-<style>{style}</style></head><body>
-<header><h1>Why {label}?</h1><p>{name}. {to_html(where_seen(explanation))}</p></header>
+    seen = to_html(where_seen(explanation))
+    body = f"""<header><h1>Why {label}?</h1><p>{name}. {seen}</p></header>
 <main>{fragment(explanation)}</main>
-<footer><h2>How to read this page</h2>{how_to_read(explanation)}</footer></body></html>
-"""
+<footer><h2>How to read this page</h2>{how_to_read(explanation)}</footer>"""
+    return document(SOFTWARE, title, ("page.css", "explanation.css"), body)
 
 
 def fragment(explanation: Explanation) -> str:

@@ -78,6 +78,8 @@ def difference(data: ReportData, name: str) -> str:
     if row.added is not None:  # NaN if nobody can tell
         part = "an unknown part" if isnan(row.added) else format_number(row.added)
         added = f", of which {part} by its own fault"
+    if row.explained is not None and data.comparison.precision:
+        added += f" (rounding explains {row.explained:.0%} of that)"
     return (
         f"<br>error <b>{error}</b>{added}, {decibels} dB, worst at {place}: ours {ours}, "
         f"theirs {theirs}"

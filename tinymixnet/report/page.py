@@ -6,29 +6,25 @@ differs and why (`verdict.py`), the drawing (`drawing.py`), and a panel for each
 and `page.js`. The page's content security policy lets nothing else run and nothing be fetched.
 """
 
-import base64
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from math import isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinymixnet.engine.explain import Explanation
-from tinymixnet.engine.files import atomic_write, begins_with, check_output
 from tinymixnet.engine.kernels import Array
-from tinymixnet.errors import InputError
 from tinymixnet.model import Model
 from tinymixnet.report.data import ReportData, gather, unit_times
+from tinymixnet.report.document import FOLDER, check_page, document, write_page
 from tinymixnet.report.drawing import drawing
 from tinymixnet.report.drawing import style as drawing_style
+from tinymixnet.report.elements import bar, meter
 from tinymixnet.report.explanation import fragment, how_to_read
 from tinymixnet.report.layers import kernels, layer_card, side_by_side
 from tinymixnet.report.pictures import DIVERGING, SEQUENTIAL, SHADES, data_uri, strips
 from tinymixnet.report.steps import Step, steps
-from tinymixnet.report.text import format_probability, format_seconds, format_shape, to_html
+from tinymixnet.report.text import format_seconds, format_shape, to_html
 from tinymixnet.report.verdict import headline, verdict
 
 if TYPE_CHECKING:
@@ -36,12 +32,8 @@ if TYPE_CHECKING:
     from tinymixnet.debug.dumps import Dump
     from tinymixnet.engine.images import Source
 
-FOLDER = Path(__file__).parent
+GENERATOR = "tinymixnet report"  # written into every page, so that the command knows its own
 PICTURE = 448  # pixels a side of the picture in the page at most: twice as many as it shows there
-PAGE_START = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="generator" content="tinymixnet report">
-"""
 
 
 def write_report(
@@ -67,7 +59,7 @@ def write_report(
     Raises InputError if `path` must not or cannot be written; then nothing has changed there.
     """
     if path is not None:
-        check_page(path, inputs, force)
+        check_page(path, GENERATOR, inputs, force)
     cards: dict[str, str] = {}
     first: list[str] = []
 
@@ -92,20 +84,8 @@ def write_report(
         )
         text = page(data, cards, "".join(first)) if path else ""
     if path is not None:
-        try:
-            with atomic_write(path) as temporary:
-                check_page(path, inputs, force)  # measuring takes a while
-                temporary.write_text(text, "utf-8")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+        write_page(text, path, GENERATOR, inputs, force)
     return data
-
-
-def check_page(
-    path: str | os.PathLike[str], inputs: Iterable[Any] = (), force: bool = False
-) -> None:
-    """Raise InputError unless a page may be written to `path`; see `check_output`."""
-    check_output(path, inputs, begins_with(PAGE_START.encode()), force=force)
 
 
 def page(data: ReportData, cards: Mapping[str, str], first: str) -> str:
@@ -114,13 +94,9 @@ def page(data: ReportData, cards: Mapping[str, str], first: str) -> str:
     title = f"{network} looks at {to_html(data.image)}"
     if data.comparison:
         title = headline(data)
-    script = (FOLDER / "page.js").read_text("utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-    policy += f"script-src 'sha256-{digest}'"
     photo = f"--photo:{data.pixels.shape[1]}/{data.pixels.shape[0]}"
     sheets = ("page.css", "explanation.css") if data.explanation else ("page.css",)
-    style = "".join((FOLDER / sheet).read_text("utf-8") for sheet in sheets) + drawing_style(data)
+    style = drawing_style(data)
     style += f":root{{{photo}}}.photo{{background-image:url({picture_of(data)})}}"
     parts = [
         fragment(data.explanation) if data.explanation else "",
@@ -131,17 +107,12 @@ def page(data: ReportData, cards: Mapping[str, str], first: str) -> str:
         *(panel(data, place, cards) for place in range(len(data.units))),
     ]
     start = f' data-first="{data.first}"' if data.first else ""
-    return f"""{PAGE_START}<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title><link rel="icon" href="data:,">
-<style>{style}</style></head><body>
-<header><h1>{title}</h1><p>{summary(data)}</p>{reading_aid(data)}</header>
+    body = f"""<header><h1>{title}</h1><p>{summary(data)}</p>{reading_aid(data)}</header>
 <main{start}>{"".join(parts)}</main>
 <dialog id="enlarged" aria-label="Enlarged"><div></div><form method="dialog"><p></p>
-<button>Close</button></form></dialog>
-<script>{script}</script></body></html>
-"""
+<button>Close</button></form></dialog>"""
+    script = (FOLDER / "page.js").read_text("utf-8")
+    return document(GENERATOR, title, sheets, body, style, script)
 
 
 # -- the text -------------------------------------------------------------------------------------
@@ -192,20 +163,6 @@ def answers(data: ReportData) -> str:
         'aria-label="The image as the network sees it"></span>'
         f"<figcaption>{caption}</figcaption></figure>"
         f"<div><h2>What it sees</h2><dl>{rows}</dl></div></section>"
-    )
-
-
-def meter(probability: float, who: str) -> str:
-    """Return a bar of a probability, with the number and whose it is beside it."""
-    share = min(max(probability, 0), 1) if isfinite(probability) else 0
-    number = f"{format_probability(probability)} {who}".rstrip()
-    return bar(100 * share, number, who or "ours")
-
-
-def bar(percent: float, text: str, kind: str) -> str:
-    return (
-        f'<span class="meter {kind}"><span><i style="width:{percent:.2f}%"></i></span>'
-        f"<b>{text}</b></span>"
     )
 
 

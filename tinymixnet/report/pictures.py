@@ -61,10 +61,11 @@ def png(indices: Array, grey: bool = False) -> str:
     return data_uri(image)
 
 
-def data_uri(image: Any, **options: Any) -> str:
+def data_uri(image: Any, kind: str = "PNG", **options: Any) -> str:
+    """Return a picture as a URI that holds it. kind: "PNG" or "JPEG"; options: Pillow's for it."""
     file = BytesIO()
-    image.save(file, "PNG", compress_level=9, **options)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    image.save(file, kind, **({"compress_level": 9, **options} if kind == "PNG" else options))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def shrink_maps(maps: Array, largest: int = LARGEST) -> Array:

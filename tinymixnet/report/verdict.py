@@ -1,12 +1,12 @@
 """What a comparison says: the cause, the first difference, and a table of all layers."""
 
-from collections.abc import Iterable
 from math import inf, log10
 
 from tinymixnet.debug.causes import Cause
-from tinymixnet.debug.tables import LEGEND, cells
+from tinymixnet.debug.tables import LEGEND, PRECISION_LEGEND, cells, precision_summary
 from tinymixnet.errors import LONGEST_TEXT
 from tinymixnet.report.data import ReportData
+from tinymixnet.report.elements import scrolling_table, table_cells
 from tinymixnet.report.layers import difference
 from tinymixnet.report.text import format_number, format_shape, to_html
 
@@ -47,23 +47,28 @@ def verdict(data: ReportData, picture: str) -> str:
     if first is None:
         parts = [f"<p>Alike: all {count} layers compared are within {comparison.tolerance:g}.</p>"]
     else:
-        past = sum(row.status != "ok" for row in comparison.rows)
+        past = sum(row.status not in ("ok", "coarse") for row in comparison.rows)
         what = difference(data, first).removeprefix("<br>")
+        limit = f"their tolerance, {comparison.tolerance:g} unless a note says otherwise"
+        if comparison.precision:
+            limit = f"what rounding to {comparison.precision} explains"
         parts = [
             *map(cause_text, causes(data)[:CAUSES]),
             f'<h3>First difference: <a href="#{first}">{first}</a></h3><p>'
-            f"{what[:1].upper()}{what[1:]}. {past} of {count} layers are past "
-            f"their tolerance, {comparison.tolerance:g} unless a note says otherwise.</p>{picture}",
+            f"{what[:1].upper()}{what[1:]}. {past} of {count} layers are past {limit}.</p>"
+            f"{picture}",
         ]
         if not causes(data):
             parts.insert(0, "<p>No layer is wrong by itself: what differs is rounding.</p>")
         if len(causes(data)) > CAUSES:
             parts.insert(CAUSES, f"<p>And {len(causes(data)) - CAUSES} more causes.</p>")
+    if comparison.precision:
+        parts.insert(0, f"<p>{precision_summary(comparison)}.</p>")
     kind = "good" if comparison.alike else "bad"
     heading = "The cause" if len(causes(data)) == 1 else "The causes" if causes(data) else "Result"
     return (
         f'<section class="verdict {kind}" aria-label="Comparison"><h2>{heading}</h2>'
-        f"{''.join(parts)}{notes(data)}{table(data)}</section>"
+        f"{''.join(parts)}{warnings(data)}{notes(data)}{table(data)}</section>"
     )
 
 
@@ -83,12 +88,20 @@ def cause_text(cause: Cause) -> str:
     )
 
 
+def warnings(data: ReportData) -> str:
+    """List what `compare` and `diagnose` warn of."""
+    if not data.warnings:
+        return ""
+    some = "s" * (len(data.warnings) > 1)
+    listed = "".join(f"<li>{to_html(warning, LONGEST_TEXT)}</li>" for warning in data.warnings)
+    return f'<div class="warnings"><h3>Warning{some}</h3><ul>{listed}</ul></div>'
+
+
 def notes(data: ReportData) -> str:
-    """List the warnings, and the layers and names that could not be compared."""
-    comparison, dump = data.comparison, data.dump
-    assert comparison is not None
+    """List the layers and names that could not be compared."""
+    dump = data.dump
     assert dump is not None
-    lines = [to_html(warning, LONGEST_TEXT) for warning in comparison.warnings]
+    lines = []
     if dump.missing:
         lines.append(f"{len(dump.missing)} layers are not in it: {', '.join(dump.missing)}")
     lines += [
@@ -122,15 +135,9 @@ def table(data: ReportData) -> str:
             f'<tr style="--heat:{100 * heat / 2:.0f}%"><th scope="row"><a href="#{name}">{name}</a>'
             f"</th>{table_cells(rest)}</tr>"
         )
-    headings = "".join(f'<th scope="col">{heading}</th>' for heading in head)
+    legend = PRECISION_LEGEND if data.comparison.precision else LEGEND
     return (
         f"<details class=all><summary>All {len(rows)} layers as a table</summary><p>"
-        f"{to_html(LEGEND)}. The stronger the orange, the larger the error, on a logarithmic scale."
-        '</p><div class="scroll" tabindex="0" role="region" aria-label="Table of all layers">'
-        f"<table><thead><tr>{headings}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        "</details>"
+        f"{to_html(legend)}. The stronger the orange, the larger the error, on a logarithmic scale."
+        f"</p>{scrolling_table(head, rows, 'Table of all layers')}</details>"
     )
-
-
-def table_cells(texts: Iterable[str]) -> str:
-    return "".join(f"<td>{text}</td>" for text in texts)

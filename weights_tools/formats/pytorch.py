@@ -13,7 +13,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -157,11 +157,19 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Sto
     return StoredTensor(storage.key, storage.kind, offset, tuple(shape), tuple(strides))
 
 
+def _refuse_bytearray(unpickler: Any) -> None:
+    raise CheckpointError("refused, its pickle holds a bytearray, which a state dict does not need")
+
+
 class _Unpickler(pickle._Unpickler):
     """Knows a few names, all of them stand-ins; every other name is refused.
 
     This is the unpickler that is written in Python. The one in C can be made to ask for gigabytes.
+    The one in Python, too, but only by a bytearray: it makes one of the length that the file says
+    before it reads the bytes.
     """
+
+    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse_bytearray}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):

@@ -2,9 +2,11 @@
 
 import json
 import zipfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from tinymixnet.engine.budget import budget
@@ -13,7 +15,7 @@ from weights_tools.extras import import_extra
 from weights_tools.graphs.from_tensorflow import import_tensorflow, read_keras_function
 from weights_tools.graphs.graph import Graph, Node
 
-WIDEST = 1 << 14  # the largest number in a config.json; MixNet's has 1,536
+WIDEST = 1 << 14  # the largest number in a description; MixNet's has 1,536
 NO_SIZES = ("shared_object_id", "seed")  # numbers in it that may be as large as they like
 OPERATIONS = {  # Keras's name of a layer's class -> ONNX's of its operation
     "Conv2D": "Conv",
@@ -23,7 +25,21 @@ OPERATIONS = {  # Keras's name of a layer's class -> ONNX's of its operation
     "Activation": "Activation",
     "ZeroPadding2D": "Pad",
     "Permute": "Transpose",
+    "Subtract": "Sub",
+    "Multiply": "Mul",
+    "TrueDivide": "Div",
+    "Divide": "Div",
+    "Take": "Gather",
+    "Flip": "Reverse",
 }
+OWN_OPERATIONS = {
+    "keras.src.ops.numpy": (
+        "Split", "TrueDivide", "Divide", "GetItem", "Flip", "Take", "Mean", "Squeeze", "ExpandDims",
+        "Transpose",
+    ),
+    "keras.src.ops.nn": ("Relu", "Sigmoid", "Silu"),
+}  # fmt: skip
+WITH_CONSTANTS = ("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "Take")
 
 
 def read_keras(path: Path) -> Graph:
@@ -35,7 +51,7 @@ def read_keras(path: Path) -> Graph:
     _check_sizes(path)
     import_tensorflow()
     keras = import_extra("keras", "keras")
-    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    model = load_model(keras, path)
     if len(model.inputs) != 1:
         raise CheckpointError(f"expected a Keras model with one input, found {len(model.inputs)}")
     functional = isinstance(model, keras.Model) and hasattr(model, "operations")
@@ -50,18 +66,35 @@ def read_keras(path: Path) -> Graph:
     return Graph("Keras", tuple(nodes), constants, (_tensor(model.inputs[0]),), shape)
 
 
+def load_model(keras: Any, path: Path) -> Any:
+    """Return a Keras model that brings no code of its own.
+
+    Keras writes .h5 files that it cannot read again: it does not find its own operations that are
+    no layers. So these are given to it. Operations with a layer's name (Add, say) stay layers.
+    """
+    known: dict[str, Any] = {}
+    if not zipfile.is_zipfile(path):
+        for module, names in OWN_OPERATIONS.items():
+            there = vars(import_module(module))
+            known |= {name: there[name] for name in names if name in there}
+    return keras.models.load_model(path, custom_objects=known, compile=False, safe_mode=True)
+
+
 def _check_sizes(path: Path) -> None:
     """Raise if a file is too large, once it is unpacked, or has far too wide layers.
 
     Keras allocates what the model's description asks for, before it looks at the weights.
     """
     budget.check("weights_file_bytes", path.stat().st_size, "the file")
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        size = sum(info.file_size for info in archive.infolist())
-        budget.check("weights_file_bytes", size, "what is packed in the file")
-        waiting = [json.loads(archive.read("config.json"))]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+            budget.check("weights_file_bytes", size, "what is packed in the file")
+            text = archive.read("config.json")
+    else:
+        with h5py.File(path, "r") as file:
+            text = file.attrs.get("model_config", "{}")
+    waiting = [json.loads(text)]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
@@ -69,7 +102,13 @@ def _check_sizes(path: Path) -> None:
         elif isinstance(value, list):
             waiting += value
         elif isinstance(value, int) and value > WIDEST:
-            raise CheckpointError(f"refused, its config.json has the size {str(value)[:40]}")
+            raise CheckpointError(f"refused, its description has the size {str(value)[:40]}")
+
+
+def _turns_channels(key: Any) -> bool:
+    """Whether an index is that of x[..., ::-1]."""
+    last = key[-1] if isinstance(key, (list, tuple)) and key else None
+    return isinstance(last, slice) and last.step == -1
 
 
 def _tensor(tensor: Any) -> str:
@@ -102,6 +141,15 @@ def _nodes(op: Any, constants: dict[str, np.ndarray]) -> list[Node]:
             Node("Mul", name, (*inputs, factor), (scaled,)),
             Node("Add", name, (scaled, offset), outputs),
         ]
+    given = op._inbound_nodes[0].arguments
+    arguments = [*given.args, *given.kwargs.values()]
+    if kind in WITH_CONSTANTS and len(inputs) == 1 and len(arguments) == 2:  # x / 255, say
+        inputs = tuple(
+            _tensor(value) if hasattr(value, "_keras_history") else constant(f"value_{i}", value)
+            for i, value in enumerate(arguments)
+        )
+    elif kind == "GetItem" and _turns_channels(arguments[-1]):
+        kind = "Flip"
     options: dict[str, Any] = {}
     if kind in ("Conv2D", "DepthwiseConv2D", "Dense"):
         kernel, *bias = op.get_weights()

@@ -87,7 +87,8 @@ def _array(onnx: Any, tensor: Any, folder: Path) -> np.ndarray:
         place = PurePath(location)
         target = folder / location
         inside = not place.is_absolute() and ".." not in place.parts and "\\" not in location
-        if not location or not inside or target.is_symlink() or not target.is_file():
+        linked = os.path.realpath(target) != os.path.join(os.path.realpath(folder), place)
+        if not location or not inside or linked or not target.is_file():
             raise CheckpointError(
                 f"tensor {tensor.name[:80]!r}: its values should be in {location[:80]!r}; expected "
                 "a file in the folder of the .onnx"

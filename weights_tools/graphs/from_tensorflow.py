@@ -11,6 +11,7 @@ from tinymixnet.engine.budget import budget
 from tinymixnet.errors import CheckpointError
 from weights_tools.extras import import_extra
 from weights_tools.graphs.graph import Graph, Node
+from weights_tools.graphs.tensorflow_safety import check_graph, check_saved_model
 
 OPERATIONS = {  # TensorFlow's name of an operation -> ONNX's
     "Conv2D": "Conv",
@@ -42,13 +43,18 @@ def graph_def(tf: Any, path: Path) -> Any:
     """Return the GraphDef of a frozen .pb, or of a SavedModel's signature serving_default."""
     if not path.is_dir():
         budget.check("weights_file_bytes", path.stat().st_size, "the file")
-        return tf.compat.v1.GraphDef.FromString(path.read_bytes())
+        definition = tf.compat.v1.GraphDef.FromString(path.read_bytes())
+        check_graph(definition)
+        return definition
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     budget.check("weights_file_bytes", size, "the folder")
+    check_saved_model((path / "saved_model.pb").read_bytes())
     saved = tf.saved_model.load(os.fspath(path))  # keeps the variables alive
     if "serving_default" not in saved.signatures:
         raise CheckpointError("has no signature serving_default; save the model with one")
-    return _frozen(saved.signatures["serving_default"])
+    definition = _frozen(saved.signatures["serving_default"])
+    check_graph(definition)
+    return definition
 
 
 def read_keras_function(model: Any) -> Graph:

@@ -5,13 +5,14 @@ operations. What an operation of another framework does differently (the order o
 say) stands in the options of its `Node`.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-LARGEST_CONSTANT = 1 << 26  # numbers in a constant that is computed: MixNet's largest has 2^18
+MOST_COMPUTED = 1 << 26  # numbers in all constants that are computed: MixNet-L has 7.3 million
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,24 @@ class Graph:
         Exporters put casts, transpositions and quantisation scales between a stored kernel and the
         convolution that takes it.
         """
-        constants, rest = dict(self.constants), []
+        constants, rest, left = dict(self.constants), [], MOST_COMPUTED
         for node in self.nodes:
             compute = CONSTANT_OPERATIONS.get(node.operation)
             inputs = [constants[name] for name in node.inputs if name in constants]
             known = bool(inputs) and len(inputs) == sum(map(bool, node.inputs))
-            if compute and known and sum(x.size for x in inputs) <= LARGEST_CONSTANT:
-                constants[node.outputs[0]] = compute(node.options, *inputs)
+            if compute and known and (size := _result_size(node, inputs)) <= left:
+                constants[node.outputs[0]] = computed = compute(node.options, *inputs)
+                left -= 0 if any(np.may_share_memory(computed, x) for x in inputs) else size
             else:
                 rest.append(node)
         return replace(self, nodes=tuple(rest), constants=constants)
+
+
+def _result_size(node: Node, inputs: Sequence[np.ndarray]) -> int:
+    """Return how many numbers an operation makes. A column plus a row can make a huge table."""
+    if node.operation in ("Add", "Sub", "Mul", "Div", "Maximum"):
+        return math.prod(np.broadcast_shapes(*(x.shape for x in inputs)))
+    return max(x.size for x in inputs)
 
 
 def _axes(options: Mapping[str, Any], given: tuple[np.ndarray, ...]) -> list[int]:
@@ -101,7 +110,10 @@ def _dequantize(
 ) -> np.ndarray:
     shape = [1] * x.ndim
     if scale.size > 1:
-        shape[options.get("axis", 1)] = scale.size
+        axis = options.get("axis", 1)
+        if scale.size != x.shape[axis]:
+            raise ValueError(f"{scale.size} scales for values of shape {x.shape}")
+        shape[axis] = scale.size
     offset = zero[0].reshape(shape if zero[0].size > 1 else ()) if zero else 0
     return ((x.astype(np.float32) - offset) * scale.reshape(shape)).astype(np.float32)
 

@@ -275,10 +275,16 @@ class _Matcher:
         return self.constants[name]
 
     def _check_padding(self, layers: dict[str, list[Node]]) -> None:
-        """Raise if a stride of 2 is padded alike on both sides: then ours gives other numbers."""
-        symmetric = []
+        """Raise if a stride of 2 is padded alike on both sides: then ours gives other numbers.
+
+        An image with an odd number of pixels a side is padded so by TensorFlow, too.
+        """
+        symmetric, size = [], self.graph.input_size
         for layer, nodes in layers.items():
-            for node in nodes:
+            odd = size % 2 == 1
+            if any(max(node.options.get("strides", (1, 1))) > 1 for node in nodes):
+                size = (size + 1) // 2
+            for node in [] if odd else nodes:
                 top, left, bottom, right = node.options.get("pads") or (0, 0, 0, 0)
                 strides = node.options.get("strides", (1, 1))
                 if max(strides) > 1 and (top, left) == (bottom, right) and top:

@@ -63,10 +63,11 @@ def _read_map(path: Path, candidates: Candidates) -> Names:
         if path.stat().st_size > LARGEST_JSON:
             raise TraceError("refused, too large for a map of names")
         entries = read_json(path.read_bytes())
-        if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):
+        if not isinstance(entries, dict):
             raise TraceError("expected an object of names, {theirs: canonical}")
+        entries = {theirs: _layer_of(entry) for theirs, entry in entries.items()}
         for name in entries.values():
-            if name not in candidates.expected:
+            if name and name not in candidates.expected:
                 guess = nearest(name, list(candidates.expected))
                 hint = f", is it {guess}?" if guess else ""
                 raise TraceError(f"no layer {name[:80]!r}{hint}")
@@ -78,3 +79,11 @@ def _read_map(path: Path, candidates: Candidates) -> Names:
     plain_entries = {plain(theirs): name for theirs, name in entries.items()}
     lossy = {s: plain_entries[plain(s)] for s in candidates.shapes if plain(s) in plain_entries}
     return {**lossy, **exact}
+
+
+def _layer_of(entry: object) -> str:
+    """Return the layer of an entry: a name, or an object as --pairs prints it."""
+    layer = entry.get("layer") if isinstance(entry, dict) else entry
+    if not isinstance(layer, str):
+        raise TraceError("expected an object of names, {theirs: canonical}, or what --pairs prints")
+    return layer

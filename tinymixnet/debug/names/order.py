@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from math import prod
 
 from tinymixnet.debug.names.alignment import align
 from tinymixnet.debug.names.candidates import Candidates, Names
@@ -60,6 +61,8 @@ def by_order(candidates: Candidates, architecture: Architecture) -> Names:
     stored = list(candidates.shapes)
     if len(stored) > MOST_NODES:
         return {}
+    if blocks := _blocks_alone(candidates, stored):
+        return blocks
     kinds = _kinds(candidates, stored)
     words = {layer: re.split("[/_]", layer)[-1] for layer in candidates.expected}
 
@@ -71,11 +74,23 @@ def by_order(candidates: Candidates, architecture: Architecture) -> Names:
         known = kinds[name]
         if not candidates.fits(name, layer) or (known is not None and words[layer] not in known):
             return 0
+        if prod(candidates.shapes[name]) != prod(candidates.expected[layer]):
+            return 1  # its channels may be padded, but it is more likely another layer
         if known is None:  # the last tensor is more likely the logits than the probabilities
             return 1 if layer == "probabilities" else 2
         return 4
 
     return align(stored, list(candidates.expected), weigh)
+
+
+def _blocks_alone(candidates: Candidates, stored: Sequence[str]) -> Names:
+    """Pair a dump that holds what each block gives, and maybe the answer, but nothing else."""
+    layers = [layer for layer in candidates.expected if layer.endswith("/output")]
+    layers += ["logits", "probabilities"][: len(stored) - len(layers)]
+    if len(stored) != len(layers):
+        return {}
+    pairs = dict(zip(stored, layers, strict=True))
+    return pairs if all(candidates.fits(name, layer) for name, layer in pairs.items()) else {}
 
 
 def _kinds(candidates: Candidates, stored: Sequence[str]) -> dict[str, Sequence[str] | None]:

@@ -98,3 +98,16 @@ def timm_blocks(architecture: Architecture) -> list[tuple[int, int]]:
         for _ in range(parse_block_string(text).repeats)
     )
     return [(stage, n) for stage, count in sorted(stages.items()) for n in range(count)]
+
+
+def timm_names(architecture: Architecture) -> dict[str, str]:
+    """Return the name of timm's module for each layer that has one, in the network's order."""
+    names = {layer: module for module, layer in TIMM.items()}
+    for block, (stage, number) in zip(architecture.blocks, timm_blocks(architecture), strict=True):
+        modules = TIMM_BLOCK if block.expand_groups else TIMM_BLOCK_0
+        names |= {
+            f"{block.name}/{layer}": f"blocks.{stage}.{number}.{module}".rstrip(".")
+            for module, layer in modules.items()
+        }
+    order = [layer for part in architecture.parts() for layer in part.layers]
+    return {layer: names[layer] for layer in order if layer in names}

@@ -1,4 +1,4 @@
-"""Mistakes in convolutions: padding, flipped kernels, groups of channels in another order."""
+"""Mistakes in convolutions: flipped kernels, groups of channels in another order, other weights."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -7,34 +7,14 @@ import numpy as np
 from tinymixnet.debug.suspects.context import (
     FILTERS,
     GROUPED,
+    NORMS,
     POINTWISE,
     LayerContext,
     Suspect,
     kernels_of,
 )
-from tinymixnet.engine.kernels import (
-    Array,
-    conv2d,
-    depthwise_conv2d,
-    mix_conv,
-    pointwise_conv2d,
-)
+from tinymixnet.engine.kernels import Array, depthwise_conv2d, pointwise_conv2d
 from tinymixnet.errors import InputError
-
-
-def symmetric_padding(at: LayerContext) -> Array | None:
-    """Pad stride 2 with as many zeros before as after.
-
-    SAME padding is symmetric for stride 1, so this is every other pixel of the result for stride 1.
-    """
-    stride = at.block.stride if at.block else 2
-    if stride == 1:
-        return None
-    return mix_or_conv(at, kernels_of(at), 1)[:, ::stride, ::stride]
-
-
-def mix_or_conv(at: LayerContext, kernels: list[Array], stride: int) -> Array:
-    return mix_conv(at.x, kernels, stride) if at.block else conv2d(at.x, kernels[0], stride)
 
 
 def flipped(change: Callable[[Array], Array]) -> Callable[[str, Array], Array]:
@@ -118,14 +98,18 @@ def group_orders() -> Iterator[Suspect]:
             yield Suspect("group-order", GROUPED, sentence, regrouped(taken, put))
 
 
+def neighbour(step: int) -> Callable[[str], str]:
+    """Return a function from the name of a tensor to that of the same tensor `step` blocks on."""
+
+    def other(name: str) -> str:
+        part, _, rest = name.partition("/")
+        block = part.removeprefix("blocks_")
+        return f"blocks_{int(block) + step}/{rest}" if block.isdecimal() else name
+
+    return other
+
+
 CONVOLUTION = [
-    Suspect(
-        "symmetric-padding",
-        FILTERS,
-        "stride 2 is padded symmetrically, as by padding=(k-1)//2: where SAME needs an odd number "
-        "of zeros, it puts one more after than before, (0, 1) for 3x3 on an even side",
-        symmetric_padding,
-    ),
     *(
         Suspect("flipped-kernel", FILTERS, sentence, weights=flipped(change))
         for sentence, change in {
@@ -149,5 +133,14 @@ CONVOLUTION = [
         f"{FILTERS} {POINTWISE}",
         "kernels in PyTorch's order (out, in, H, W) are reshaped to (H, W, in, out): transpose",
         weights=lambda name, tensor: kernel_memory(name, tensor, back=True),
+    ),
+    *(
+        Suspect(
+            "neighbour-weights",
+            f"depthwise_conv {POINTWISE} {NORMS}",
+            f"the weights are those of the block {where}: load each block's own",
+            other=neighbour(step),
+        )
+        for step, where in ((-1, "before"), (1, "after"))
     ),
 ]

@@ -9,14 +9,17 @@ from tinymixnet.engine.kernels import Array
 def raw_weights(raw: Mapping[str, Array]) -> list[Suspect]:
     """Return suspects that take raw weights in place of their moving averages.
 
-    All of them, batch norm's statistics alone, or all but the statistics.
+    All of them, batch norm's statistics alone, all but the statistics, or gamma and beta alone.
     """
 
     def taken(moving: tuple[bool, ...]) -> Callable[[str, Array], Array]:
         return lambda name, tensor: raw[name] if ("/moving_" in name) in moving else tensor
 
+    def scales(name: str, tensor: Array) -> Array:
+        return raw[name] if name.endswith(("/gamma", "/beta")) else tensor
+
     kinds = f"{FILTERS} {POINTWISE} {NORMS}"
-    advice = "raw weights: take the checkpoint's exponential moving averages"
+    advice = "raw weights: take the checkpoint's exponential moving averages, of every tensor"
     return [
         Suspect("raw-weights", kinds, f"these are {advice}", weights=taken((False, True))),
         Suspect(
@@ -25,6 +28,7 @@ def raw_weights(raw: Mapping[str, Array]) -> list[Suspect]:
         Suspect(
             "raw-weights", kinds, f"all but the statistics are {advice}", weights=taken((False,))
         ),
+        Suspect("raw-weights", NORMS, f"gamma and beta are {advice}", weights=scales),
     ]
 
 

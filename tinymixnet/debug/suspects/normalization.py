@@ -27,6 +27,11 @@ def of_this_batch(at: LayerContext, s: Statistics) -> Statistics:
     return s._replace(mean=at.x.mean((0, 1, 2)), variance=at.x.var((0, 1, 2)))
 
 
+def exchanged(one: str, two: str) -> Callable[[str], str]:
+    """Return a function from a tensor's name to the name in which two parts changed places."""
+    return lambda name: name.replace(one, two) if one in name else name.replace(two, one)
+
+
 NORMALIZATION = [
     *(
         Suspect(
@@ -36,6 +41,16 @@ NORMALIZATION = [
             norm_with(lambda at, s: s, epsilon=value),
         )
         for value in (1e-5, 1e-4, 1e-2, 0.0)
+    ),
+    Suspect(
+        "bn-epsilon-outside-root",
+        NORMS,
+        "batch norm adds epsilon to the deviation, outside the square root: add it to the "
+        "variance, and then take the root",
+        norm_with(
+            lambda at, s: s._replace(variance=(np.sqrt(s.variance) + at.metadata.epsilon) ** 2),
+            epsilon=0.0,
+        ),
     ),
     Suspect(
         "missing-bias",
@@ -75,5 +90,29 @@ NORMALIZATION = [
         norm_with(
             lambda at, s: s._replace(variance=(s.variance + at.metadata.epsilon) ** 2), epsilon=0.0
         ),
+    ),
+    Suspect(
+        "bn-exchanged",
+        "expand_bn depthwise_bn",
+        "the weights of the block's first and second batch norm are exchanged",
+        other=exchanged("/expand_bn/", "/depthwise_bn/"),
+    ),
+    Suspect(
+        "bn-exchanged",
+        "depthwise_bn project_bn",
+        "the weights of the batch norms after the depthwise and the last convolution are exchanged",
+        other=exchanged("/depthwise_bn/", "/project_bn/"),
+    ),
+    Suspect(
+        "gamma-beta-exchanged",
+        NORMS,
+        "batch norm's gamma and beta are exchanged: gamma multiplies, beta is added",
+        other=exchanged("/gamma", "/beta"),
+    ),
+    Suspect(
+        "mean-variance-exchanged",
+        NORMS,
+        "batch norm's mean and variance are exchanged",
+        other=exchanged("/moving_mean", "/moving_variance"),
     ),
 ]

@@ -1,0 +1,168 @@
+"""convert and inspect: files of other frameworks that ask for more than a network needs."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import resource
+import struct
+import sys
+import zipfile
+from collections.abc import Callable
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.weights_tools import foreign
+from tests.weights_tools.foreign import needed
+from tinymixnet.errors import CheckpointError
+from weights_tools.convert import convert
+from weights_tools.graphs.graph import Graph, Node
+from weights_tools.inspect_file import inspect
+
+known = pytest.fixture(scope="module", autouse=True)(foreign.small_network)
+
+
+def test_a_pickle_with_an_endless_bytearray(tmp_path: Path) -> None:
+    """Python makes the bytearray, of 3 GB here, before it reads the bytes."""
+    path, before = tmp_path / "model.pth", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with zipfile.ZipFile(path, "w") as archive:
+        content = b"\x80\x05" + pickle.BYTEARRAY8 + struct.pack("<Q", 3 << 30) + b"."
+        archive.writestr("model/data.pkl", content)
+    with pytest.raises(CheckpointError, match="holds a bytearray"):
+        convert(path, tmp_path / "out.h5")
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < 1 << 30
+
+
+@pytest.mark.parametrize("operation", ["Add", "Mul", "DequantizeLinear"])
+def test_a_constant_that_would_be_huge(operation: str) -> None:
+    """A column and a row together are a table of 10^10 numbers; it is not computed."""
+    column, row = np.ones((100_000, 1), np.float32), np.ones((1, 100_000), np.float32)
+    if operation == "DequantizeLinear":
+        column, row = np.ones((100_000, 1), np.int8), row.ravel()
+        node = Node(operation, "", ("a", "b"), ("c",), {"axis": 1})
+    else:
+        node = Node(operation, "", ("a", "b"), ("c",))
+    graph = Graph("ONNX", (node,), {"a": column, "b": row}, ())
+    if operation == "DequantizeLinear":
+        with pytest.raises(ValueError, match="100000 scales"):
+            graph.with_constants_computed()
+    else:
+        assert "c" not in graph.with_constants_computed().constants
+
+
+def test_many_constants_that_would_be_huge_together() -> None:
+    nodes = [Node("Add", "", (f"x{i}", f"x{i}"), (f"x{i + 1}",)) for i in range(100)]
+    graph = Graph("ONNX", tuple(nodes), {"x0": np.ones(1 << 22, np.float32)}, ())
+    assert 10 < len(graph.with_constants_computed().constants) < 20
+
+
+def test_external_data_behind_a_linked_folder(tmp_path: Path) -> None:
+    onnx = needed("onnx")
+    for name in ("model", "secret"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "secret" / "values.bin").write_bytes(bytes(1000))
+    (tmp_path / "model" / "link").symlink_to(tmp_path / "secret")
+    model = onnx.ModelProto(ir_version=8)
+    tensor = model.graph.initializer.add(name="a", data_type=onnx.TensorProto.FLOAT, dims=[10])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="link/values.bin")
+    (tmp_path / "model" / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match="expected a file in the folder"):
+        convert(tmp_path / "model" / "model.onnx", tmp_path / "out.h5")
+
+
+def test_one_number_that_fills_a_constant(tmp_path: Path) -> None:
+    tf = needed("tensorflow")
+    definition = tf.compat.v1.GraphDef()
+    tensor = definition.node.add(name="a", op="Const").attr["value"].tensor
+    tensor.dtype = 1
+    tensor.float_val.append(1.0)
+    tensor.tensor_shape.dim.add(size=1 << 30)
+    (tmp_path / "model.pb").write_bytes(definition.SerializeToString())
+    with pytest.raises(CheckpointError, match="the graph asks for"):
+        convert(tmp_path / "model.pb", tmp_path / "out.h5")
+
+
+@pytest.mark.parametrize("operation", ["WriteFile", "PrintV2", "ReadFile", "EagerPyFunc"])
+def test_a_frozen_graph_that_leaves_the_graph(operation: str, tmp_path: Path) -> None:
+    tf = needed("tensorflow")
+    definition = tf.compat.v1.GraphDef()
+    definition.library.function.add().node_def.add(name="a", op=operation)
+    (tmp_path / "model.pb").write_bytes(definition.SerializeToString())
+    with pytest.raises(CheckpointError, match=f"refused, it has the operation {operation}"):
+        convert(tmp_path / "model.pb", tmp_path / "out.h5")
+
+
+def saved_with_resource(folder: Path, run: Callable[[], None]) -> Path:
+    """A SavedModel with a resource, which TensorFlow initialises when it loads the model."""
+    tf = needed("tensorflow")
+
+    class Resource(tf.saved_model.experimental.TrackableResource):  # type: ignore[misc]
+        def _create_resource(self) -> Any:
+            return tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[])
+
+        def _initialize(self) -> None:
+            run()
+
+    class Module(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.resource = Resource()
+
+        @tf.function(input_signature=[tf.TensorSpec([1, 64, 64, 3], tf.float32)])
+        def __call__(self, x: Any) -> Any:
+            self.resource.resource_handle  # noqa: B018  (so that it is saved)
+            return x
+
+    module = Module()
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.__call__})
+    return folder
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_saved_model_that_runs_code_when_it_is_loaded(writes: bool, tmp_path: Path) -> None:
+    tf, victim = needed("tensorflow"), tmp_path / "victim"
+
+    def run() -> None:
+        if writes:
+            tf.io.write_file(str(victim), "harm")
+        else:
+            tf.raw_ops.SaveV2(
+                prefix=str(victim), tensor_names=["x"], shape_and_slices=[""], tensors=[tf.zeros(3)]
+            )
+
+    path = saved_with_resource(tmp_path / "saved", run)
+    for file in tmp_path.glob("victim*"):  # written when the model was made
+        file.unlink()
+    for command in (lambda: convert(path, tmp_path / "out.h5"), lambda: inspect(path)):
+        with pytest.raises(CheckpointError, match="refused, it"):
+            command()
+    assert [item.name for item in tmp_path.iterdir()] == ["saved"]
+
+
+def test_a_wide_layer_in_an_old_keras_file(tmp_path: Path) -> None:
+    needed("keras")
+    with h5py.File(tmp_path / "model.h5", "w") as file:
+        file.attrs["model_config"] = json.dumps({"config": {"units": 1 << 40}})
+    with pytest.raises(CheckpointError, match="refused, its description has the size"):
+        convert(tmp_path / "model.h5", tmp_path / "out.h5")
+
+
+def test_every_extra_that_a_message_names_exists() -> None:
+    root = Path(__file__).resolve().parents[2]
+    settings = ConfigParser()
+    settings.read(root / "setup.cfg")
+    named = {
+        extra
+        for path in (root / "weights_tools").rglob("*.py")
+        for extra in re.findall(r'import_extra\("[^"]+", "([^"]+)"\)', path.read_text("utf-8"))
+    }
+    assert {"onnx", "openvino", "tensorflow", "keras", "timm"} <= named
+    assert named <= {*settings["options.extras_require"]}

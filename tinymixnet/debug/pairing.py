@@ -1,0 +1,260 @@
+"""Find out by value which of their tensors is which layer of ours.
+
+Names and order often say little, or something else than one thinks: `bn1` is a batch norm in one
+port and the activation after it in another. The values say it all. So we walk along our network and
+keep a few *hypotheses* about what has been seen so far. Each of them knows which tensors feed the
+next layer. For each hypothesis we compute the next layer from *their* tensors and look for the
+result in the dump. The layer is then
+
+    paired    with the tensor that is nearest to the result: the nearer, the more points
+    missing   their dump does not show it: the next layer takes what we have computed
+    nothing   they leave it out: the next layer takes its input once more
+
+A wrong layer gives few points itself. But if the right tensor is taken for it, then every later
+layer that is computed *from that tensor* is right again, to the last digits. With a wrong tensor,
+or with none, nothing fits any more. So the sum of all points decides, and the mistake stays where
+it is made: at the one layer whose tensor is far from what its input should give.
+
+Layers without weights (activations, sums, products) give few points, as they would fit in any
+block. Names and order only decide between tensors that fit equally well.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from math import prod
+
+import numpy as np
+
+from tinymixnet.debug.dumps import Dump
+from tinymixnet.debug.evidence import MIXED_UP
+from tinymixnet.debug.measure import error
+from tinymixnet.debug.names.choose import MAPS
+from tinymixnet.debug.names.layouts import layouts_of
+from tinymixnet.debug.pairs import Pair
+from tinymixnet.debug.parts_of_layers import BIAS_MISSING, parts
+from tinymixnet.debug.single_layer import Step, compute, steps
+from tinymixnet.debug.stored_tensors import StoredTensors, as_layer, sample
+from tinymixnet.debug.walk import FITS, UNLIKE, Hypothesis, Walk
+from tinymixnet.engine.kernels import Array
+from tinymixnet.model import Model
+
+FIRST = 8  # layers of ours that are looked for to see whether all is mixed up
+FOLLOWS = 0.15  # distance at which a layer confirms the tensor that it is computed from
+ALIKE = 2e-3  # largest error, relative to the largest value, of a part of a layer
+
+
+@np.errstate(all="ignore")  # NaN and infinity in a dump are results, not accidents
+def pair(model: Model, pixels: Array, dump: Dump, progress: bool = False) -> Dump:
+    """Return the dump with each layer paired with the tensor that its values say it is.
+
+    pixels (N, H, W, 3) float32, 0..255, as theirs had them. Names which leave no doubt (ours, or
+    those that the user gives) are binding. progress: draw a bar if standard error is a terminal.
+
+    >>> dump = pair(model, pixels, open_dump("theirs.npz", model.architecture, 1, 224, 224))
+    >>> dump.pairs[0].found, dump.pairs[0].error < 1e-5
+    ('name', True)
+    """
+    dump.guess_scales(model.layers(pixels))
+    stored = _stored(model, pixels, dump)
+    bound = dump.suggested if dump.certain else {}
+    best = Walk(model, pixels, stored, dump.expected, dump.suggested, bound).run(progress)
+    pairs = []
+    for hypothesis, sure in _believable(best, model, _reliable_names(best, dump)):
+        view = hypothesis.option.view if hypothesis.option else hypothesis.left_out
+        if view is not None:
+            how = "value" if sure else "order"
+            if dump.map != "onnx" and dump.suggested.get(view.name) == hypothesis.layer:
+                how = "given" if dump.certain and dump.map not in MAPS else "name"
+            pairs.append(Pair(view.name, hypothesis.layer, how, view.layout))
+    paired = _with_parts(model, pixels, dump, pairs)
+    if answers := list(_answers(paired)):
+        paired = _with_parts(model, pixels, dump, [*pairs, *answers])
+    return _odd_answers(paired)
+
+
+def _stored(model: Model, pixels: Array, dump: Dump) -> StoredTensors:
+    """Return their tensors, put in order if all of them are mixed up.
+
+    Then none is like one of our first layers, unless it is read in another order.
+    """
+    shapes = dict.fromkeys(dump.expected.values())
+    first = [x for _, x in islice(model.layers(pixels), FIRST) if x.shape[-1] > 3]
+
+    def known(stored: StoredTensors) -> int:
+        alike = (stored.distances(x.shape, sample(x)).min(initial=UNLIKE) for x in first)
+        return sum(distance < FITS for distance in alike)
+
+    plain = StoredTensors(dump.trace, shapes)
+    if not known(plain):
+        for turned in MIXED_UP.values():
+            if known(other := StoredTensors(dump.trace, shapes, turned)) >= len(first) / 2:
+                return other
+    return plain
+
+
+def _with_parts(model: Model, pixels: Array, dump: Dump, pairs: Sequence[Pair]) -> Dump:
+    """Return the dump with these pairs, their errors, and what is part of a layer."""
+    paired = {pair.name for pair in pairs}
+    others = [name for name in dump.trace.names if name not in paired]
+    measured, part_pairs = _look_again(model, pixels, dump.with_pairs(pairs), others)
+    known = {pair.name for pair in part_pairs}
+    rest = [Pair(name) for name in others if name not in known]
+    pairs = [pair._replace(error=measured.get(pair.layer)) for pair in pairs]
+    return dump.with_pairs([*pairs, *part_pairs, *rest])
+
+
+def _answers(dump: Dump) -> Iterator[Pair]:
+    """Yield pairs for the end of the network, where nothing follows that could confirm a pair.
+
+    A tensor that has one number for each class, and is the only one left, may be the answer.
+    """
+    left = [pair.name for pair in dump.pairs if not pair.layer]
+    left += [
+        pair.name for pair in dump.pairs if (pair.layer, pair.part) == ("logits", BIAS_MISSING)
+    ]
+    for layer in ("logits", "probabilities"):
+        if layer in dump.theirs or layer in dump.mismatched:
+            continue
+        found = []
+        for name in left:
+            for layout in layouts_of(dump.headers[name].shape, dump.expected[layer])[:1]:
+                x = as_layer(dump.trace[name], layout, dump.expected[layer])
+                if layer == "probabilities" or not _adds_up(x):
+                    found.append(Pair(name, layer, "order", layout))
+        if len(found) == 1:
+            left.remove(found[0].name)
+            yield found[0]
+
+
+def _odd_answers(dump: Dump) -> Dump:
+    """Return the dump with answers that have one class too many, if it has no others."""
+    n, classes = dump.expected["logits"]
+    odd: dict[str, str] = {}
+    for pair in dump.pairs:
+        if not pair.layer and prod(dump.headers[pair.name].shape) == n * (classes + 1):
+            x = dump.trace[pair.name].reshape(n, classes + 1)
+            odd.setdefault("probabilities" if _adds_up(x) else "logits", pair.name)
+    absent = dump.missing
+    return dump.with_misshaped({layer: name for layer, name in odd.items() if layer in absent})
+
+
+def _adds_up(x: Array) -> bool:
+    """Whether these are probabilities; x (N, classes)."""
+    with np.errstate(all="ignore"):
+        return bool((x >= 0).all() and np.allclose(x.sum(axis=-1), 1, atol=1e-2))
+
+
+def _reliable_names(best: Hypothesis, dump: Dump) -> Mapping[str, str]:
+    """Return what names and order say, if it is mostly what the values say."""
+    agree = [
+        dump.suggested[h.option.view.name] == h.layer
+        for h in best.chain()
+        if h.option and h.option.distance < UNLIKE and dump.suggested.get(h.option.view.name)
+    ]
+    return dump.suggested if dump.certain or 2 * sum(agree) >= len(agree) else {}
+
+
+def _believable(
+    best: Hypothesis, model: Model, names: Mapping[str, str]
+) -> Iterator[tuple[Hypothesis, bool]]:
+    """Yield the pairs that something speaks for, and whether that is their value.
+
+    It is the value if the tensor is near to what its input gives, or if a later layer with weights
+    follows from the tensor. Without that, a name or the order may speak for it. If nothing does,
+    it is no pair: the last tensors of a port that goes on in another way than ours would be blamed
+    for no reason.
+    """
+    steps_of = {step.layer: step for step in steps(model.architecture)}
+    chain = best.chain()
+    confirmed = _confirmed(chain, steps_of.values())
+    believed: set[str] = set()
+    for hypothesis in chain:
+        layer, option = hypothesis.layer, hypothesis.option
+        sound = all(name in believed for name in steps_of[layer].inputs)
+        if option is None:
+            sure = believe = steps_of[layer].identity or layer in confirmed
+            if sound:
+                believed.add(layer)
+        else:
+            sure = layer in confirmed or (sound and option.distance < UNLIKE)
+            believe = sure or names.get(option.view.name) == layer
+        if believe:
+            believed.add(layer)
+            yield hypothesis, sure
+
+
+def _confirmed(chain: Sequence[Hypothesis], every: Iterable[Step]) -> set[str]:
+    """Return the layers from which a later tensor of theirs follows, by way of weights."""
+    options = {hypothesis.layer: hypothesis.option for hypothesis in chain}
+    readers: dict[str, list[str]] = {}
+    for step in every:
+        for layer in step.inputs:
+            readers.setdefault(layer, []).append(step.layer)
+    confirmed: set[str] = set()
+    for hypothesis in reversed(chain):
+        for reader in readers.get(hypothesis.layer, []):
+            later = options[reader]
+            if later and later.telling:
+                follows = later.distance < FOLLOWS
+            elif later and reader == "probabilities":
+                follows = later.distance < FITS
+            else:
+                follows = reader in confirmed and (later is None or later.distance < FOLLOWS)
+            if follows:
+                confirmed.add(hypothesis.layer)
+    return confirmed
+
+
+def _look_again(
+    model: Model, pixels: Array, dump: Dump, others: Iterable[str]
+) -> tuple[dict[str, float], list[Pair]]:
+    """Return the error of each layer fed with their input, and the others that are parts of one."""
+    left = {name: _numbers(dump.trace[name]) for name in others}
+    measured: dict[str, float] = {}
+    part_pairs: list[Pair] = []
+    feeds: dict[str, Array] = {}
+    every = steps(model.architecture)
+    needed = {layer: number for number, step in enumerate(every) for layer in step.inputs}
+    for number, step in enumerate(every):
+        inputs = [feeds[layer] for layer in step.inputs]
+        with np.errstate(all="ignore"):
+            ours = compute(step, inputs, model.tensors, model.metadata) if inputs else pixels
+            for what, tensor in parts(step, inputs, ours, model.tensors, model.metadata):
+                for name, layout in _equal_to(tensor, dump, left):
+                    del left[name]
+                    part_pairs.append(Pair(name, step.layer, "value", layout, what))
+        value = ours
+        if step.layer in dump.theirs:
+            theirs = dump[step.layer].astype(np.float32, copy=False)
+            measured[step.layer] = error(ours, theirs).max_error
+            value = theirs if step.layer != "image" else ours
+        feeds[step.layer] = value
+        feeds = {layer: x for layer, x in feeds.items() if needed.get(layer, -1) > number}
+    return measured, part_pairs
+
+
+def _numbers(x: Array) -> tuple[float, float, float]:
+    """Return numbers of a tensor that do not depend on its layout: mean, lowest, highest."""
+    with np.errstate(all="ignore"):
+        return float(x.mean(dtype=np.float64)), float(x.min(initial=0)), float(x.max(initial=0))
+
+
+def _equal_to(
+    tensor: Array, dump: Dump, left: Mapping[str, tuple[float, float, float]]
+) -> list[tuple[str, str]]:
+    """Return (name, layout) of the tensors that hold these values."""
+    if not left or not tensor.size:
+        return []
+    mean, low, high = _numbers(tensor)
+    within = ALIKE * max(abs(low), abs(high), 1e-30)
+    result = []
+    for name, numbers in left.items():
+        near = all(abs(a - b) <= within for a, b in zip(numbers, (mean, low, high), strict=True))
+        if not near:
+            continue
+        for layout in layouts_of(dump.headers[name].shape, tensor.shape):
+            theirs = as_layer(dump.trace[name], layout, tensor.shape)
+            if error(tensor, theirs).max_error <= ALIKE:
+                result.append((name, layout))
+                break
+    return result

@@ -1,0 +1,1 @@
+"""Measure how often a network is right on labelled photos."""

@@ -1,0 +1,148 @@
+"""What the names of the classes in a set of photos mean: `understand`.
+
+Somebody's folders may be called n02123045 (a WordNet id), 281 (a number) or "tabby" (a label). Only
+one of these is right for a whole set, and which one is always said.
+"""
+
+import re
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from tinymixnet.engine.metadata import Metadata
+from tinymixnet.errors import InputError, printable
+from tinymixnet.evaluate.imagenet import imagenet_classes, known_wordnet_ids
+
+WORDNET_ID = re.compile(r"n[0-9]{8}")
+NUMBER = re.compile(r"[0-9]{1,6}")
+WORDNET, NUMBERS, IMAGENET_NUMBERS, LABELS = (
+    "WordNet ids",
+    "class numbers of the weights",
+    "class numbers of ImageNet's 1000",
+    "label names",
+)
+SHOWN = 5  # names that a message lists
+
+
+class Understood(NamedTuple):
+    """How names were understood, and the number of the class of each; None: not known."""
+
+    kind: str
+    number_of: dict[str, int | None]
+
+    @property
+    def unknown(self) -> list[str]:
+        return sorted(name for name, number in self.number_of.items() if number is None)
+
+
+def understand(
+    names: Collection[str], metadata: Metadata, labels: Sequence[str], numbers_only: bool = False
+) -> Understood:
+    """Return which class of the weights each name of a class means.
+
+    All names are of one kind. They are WordNet ids or numbers if more than half of them look like
+    it, else labels. numbers_only: they are class numbers of the weights.
+
+    Raises InputError when a name may mean two classes, when numbers are none of the weights', and
+    when not one of the names is known.
+    """
+    ids = [name for name in names if WORDNET_ID.fullmatch(name)]
+    numbers = [name for name in names if NUMBER.fullmatch(name)]
+    if numbers_only or 2 * len(numbers) > len(names):
+        understood = _as_numbers(names, metadata, len(labels), numbers_only)
+    elif 2 * len(ids) > len(names):
+        understood = _as_wordnet_ids(names, metadata, labels)
+    else:
+        understood = _as_labels(names, labels)
+    if names and len(understood.unknown) == len(understood.number_of):
+        raise InputError(
+            f"none of {len(names):,} classes ({_listed(sorted(names))}) is one of the weights' "
+            f"{len(labels):,}; they were taken for {understood.kind}, expected WordNet ids "
+            "(n02123045), numbers from 0, or labels"
+        )
+    return understood
+
+
+def _as_wordnet_ids(
+    names: Collection[str], metadata: Metadata, labels: Sequence[str]
+) -> Understood:
+    known = known_wordnet_ids(metadata, labels)
+    if not known:
+        raise InputError(
+            f"the classes are WordNet ids ({_listed(sorted(names))}), which these weights do not "
+            "know; name the classes by their labels or numbers"
+        )
+    return Understood(WORDNET, _looked_up(names, {wnid: i for i, wnid in enumerate(known)}))
+
+
+def _as_numbers(
+    names: Collection[str], metadata: Metadata, classes: int, own_only: bool
+) -> Understood:
+    """Numbers below the number of classes are the weights' own.
+
+    If some are higher, they are all ImageNet's, of weights that say which of ImageNet's classes
+    they know.
+    """
+    values = {name: int(name) for name in names if NUMBER.fullmatch(name)}
+    highest = max(values.values(), default=0)
+    if highest < classes:
+        return Understood(NUMBERS, {name: values.get(name) for name in names})
+    of_imagenet = {number: i for i, number in enumerate(metadata.imagenet_indices)}
+    if own_only or not of_imagenet or highest >= len(imagenet_classes()):
+        hint = ""
+        if highest == classes and 0 not in values.values():
+            hint = ": do yours begin with 1?"
+        raise InputError(
+            f"classes: expected numbers from 0 to {classes - 1}, found {highest}{hint}"
+        )
+    numbers = {name: of_imagenet.get(values.get(name, -1)) for name in names}
+    return Understood(IMAGENET_NUMBERS, numbers)
+
+
+def _as_labels(names: Collection[str], labels: Sequence[str]) -> Understood:
+    """Labels count as equal whatever their case, and with _ for a space.
+
+    A part in brackets, as in "crane (bird)", may be missing where nothing else is called the same:
+    neither another class of the weights, nor another of ImageNet's.
+    """
+    meant: dict[str, set[str]] = {}  # a simplified name: the labels it may mean
+    imagenet = [c.label for c in imagenet_classes()]
+    of_imagenet = set(labels) <= set(imagenet)
+    for label in {*labels, *(imagenet if of_imagenet else [])}:
+        for name in {_simplified(label), _without_brackets(label)}:
+            meant.setdefault(name, set()).add(label)
+    number_of: dict[str, int | None] = {}
+    for name in names:
+        wanted = _simplified(name)
+        exact = [i for i, label in enumerate(labels) if _simplified(label) == wanted]
+        candidates = meant.get(wanted, set())
+        if len(exact) > 1 or (not exact and len(candidates) > 1):
+            which = sorted(candidates) if not exact else [f"class {i}" for i in exact]
+            raise InputError(
+                f"two classes are called {printable(name)}: {_listed(which)}; say which one, by "
+                "its whole label, its WordNet id or its number"
+            )
+        if exact:
+            number_of[name] = exact[0]
+        else:
+            [label] = candidates or [""]
+            number_of[name] = labels.index(label) if label in labels else None
+    return Understood(LABELS, number_of)
+
+
+def _simplified(label: str) -> str:
+    """Return a label in small letters, with single spaces: "Egyptian_cat" is "egyptian cat"."""
+    return " ".join(unicodedata.normalize("NFKC", label).casefold().replace("_", " ").split())
+
+
+def _without_brackets(label: str) -> str:
+    return _simplified(re.sub(r"\([^()]*\)", " ", label))
+
+
+def _looked_up(names: Collection[str], numbers: Mapping[str, int]) -> dict[str, int | None]:
+    return {name: numbers.get(name) for name in names}
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(printable(name, 80) for name in names[:SHOWN])
+    return shown + (", ..." if len(names) > SHOWN else "")

@@ -1,0 +1,52 @@
+"""Large matrix products, cut into tiles where that is faster."""
+
+from functools import lru_cache
+from time import perf_counter
+
+import numpy as np
+
+from tinymixnet.engine.kernels import Array
+from tinymixnet.fast.memory import LINE, aligned
+
+SMALL_PRODUCT = 1_000_000  # multiplications, see `tiles`
+SMALLEST_TILE = 224  # pixels
+CLEARLY = 0.9  # tiles have to take less than this share of the time
+ROUNDS = 5
+
+
+def tiles(kernel: Array, x: Array, out: Array) -> tuple[Array, Array]:
+    """Return x (C, P) and out (O, P) for `np.matmul(kernel, x, out=out)`, cut into tiles of pixels.
+
+    They are views (T, C, P / T) and (T, O, P / T), T being 1 where more tiles do not pay.
+
+    OpenBLAS copies both factors of a product into an order of its own, and adds to a result that it
+    has cleared before. For AVX-512 it has kernels without all that, for up to SMALL_PRODUCT
+    multiplications. Products of few channels and many pixels gain most. Its other kernels lose a
+    little by tiles.
+    """
+    pixels = x.shape[1]
+    most = SMALL_PRODUCT // max(kernel.size, 1) if tiles_pay() else 0
+    most = min(most, pixels - 1) // LINE * LINE
+    sizes = (t for t in range(most, SMALLEST_TILE - 1, -LINE) if pixels % t == 0)
+    return cut(x, out, next(sizes, pixels))
+
+
+def cut(x: Array, out: Array, size: int) -> tuple[Array, Array]:
+    """Return views of x (C, P) and out (O, P): (P / size, C, size) and (P / size, O, size)."""
+    parts = x.shape[1] // size
+    x, out = x.reshape(len(x), parts, size), out.reshape(len(out), parts, size)
+    return x.transpose(1, 0, 2), out.transpose(1, 0, 2)
+
+
+@lru_cache(maxsize=1)
+def tiles_pay() -> bool:
+    """Tell whether tiles are faster here, by a measurement of under a millisecond."""
+    kernel, x, out = (aligned(n * m).reshape(n, m) for n, m in ((32, 16), (16, 4480), (32, 4480)))
+    ways = {size: cut(x, out, size) for size in (448, 4480)}
+    best = dict.fromkeys(ways, np.inf)
+    for _ in range(ROUNDS):  # in turns, and the least of each: another process may interrupt us
+        for size, (pixels, place) in ways.items():
+            start = perf_counter()
+            np.matmul(kernel, pixels, out=place)
+            best[size] = min(best[size], perf_counter() - start)
+    return best[448] < CLEARLY * best[4480]

@@ -1,0 +1,1 @@
+"""The recorders of `weights_tools.record`, one module for each framework."""
