@@ -115,7 +115,8 @@ def _run_keras(path: Path, x: Array) -> list[Array]:
 
 
 def _run_tflite(path: Path, x: Array) -> list[Array]:
-    interpreter = import_tensorflow().lite.Interpreter(str(path))
+    # From memory, because then the file's structure is checked: a damaged one could crash us.
+    interpreter = import_tensorflow().lite.Interpreter(model_content=path.read_bytes())
     [image] = interpreter.get_input_details()
     interpreter.resize_tensor_input(image["index"], x.shape)
     interpreter.allocate_tensors()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.support.synthetic import TINY, synthetic_tensors
 from tests.weights_tools import foreign
 from tests.weights_tools.foreign import (
     CLOSE,
@@ -23,6 +25,7 @@ from tests.weights_tools.foreign import (
     needed,
 )
 from tinymixnet.cli import run
+from tinymixnet.engine.architecture import VARIANTS
 from tinymixnet.engine.weights import Weights, read_weights
 from tinymixnet.errors import CheckpointError, TinyMixNetError
 from tinymixnet.model import Model
@@ -34,6 +37,7 @@ from weights_tools.exporters.openvino_ir import openvino_model
 from weights_tools.formats.kinds import kind_of
 from weights_tools.inspect_file import describe, inspect
 
+METADATA_OF_ONE = replace(METADATA, labels=("cat",))
 known = pytest.fixture(scope="module", autouse=True)(foreign.small_network)
 
 
@@ -120,6 +124,19 @@ def test_onnx(operations: list[str], tmp_path: Path) -> None:
     assert_equal(weights, WEIGHTS)
     assert weights.metadata.input_size == 64
     assert weights.metadata.mean == METADATA.mean
+
+
+def test_layers_of_a_single_output_channel(tmp_path: Path) -> None:
+    """One class, and squeeze-and-excite of one unit: their kernels look like depthwise ones."""
+    blocks = (*TINY.block_strings[:-1], "r2_k3.5_a1.1_p1_s11_e3_i9_o9_se0.11_sw")
+    single = replace(TINY, classes=1, block_strings=blocks)
+    assert single.blocks[-1].se_width == 1
+    weights = Weights(single, synthetic_tensors(single), METADATA_OF_ONE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "tiny", (blocks, TINY.stem_filters, 1.0))
+        needed("onnx")
+        (tmp_path / "model.onnx").write_bytes(onnx_model(weights).SerializeToString())
+        assert_equal(convert(tmp_path / "model.onnx", tmp_path / "out.h5"), weights)
 
 
 def optimized(folder: Path, level: str) -> Path:

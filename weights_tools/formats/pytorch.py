@@ -11,7 +11,8 @@ import math
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -64,7 +65,7 @@ class PytorchFile(NamedTuple):
         """Return the values of one tensor in a new array; bfloat16 widened to float32."""
         tensor = self.tensors[name]
         dtype = DTYPES[tensor.kind]
-        with _errors(self.path), zipfile.ZipFile(self.path) as archive:
+        with _one_line(self.path), zipfile.ZipFile(self.path) as archive:
             info = archive.getinfo(f"{self.prefix}/data/{tensor.storage}")
             if info.compress_type != zipfile.ZIP_STORED:  # torch.save never packs
                 raise CheckpointError(f"{name[:80]!r}: refused, its values are packed")
@@ -91,7 +92,7 @@ def open_pytorch(path: str | os.PathLike[str]) -> PytorchFile:
     tensors.
     """
     path = as_path(path)
-    with _errors(path):
+    with _one_line(path):
         budget.check("weights_file_bytes", path.stat().st_size, "the file")
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -195,20 +196,13 @@ class _Unpickler(pickle._Unpickler):
         raise CheckpointError("its pickle refers to something that is no storage of a tensor")
 
 
-class _errors:
-    """Turns whatever a damaged file makes zipfile or pickle raise into an error of one line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, TinyMixNetError):
-            raise CheckpointError(f"{self.path}: {error}") from None
-        if isinstance(error, Exception):
-            reason = " ".join(str(error).split())[:200] or kind.__name__
-            raise CheckpointError(
-                f"{self.path}: not a PyTorch file we can read ({reason})"
-            ) from None
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes zipfile or pickle raise into an error of one line."""
+    try:
+        yield
+    except TinyMixNetError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(f"{path}: not a PyTorch file we can read ({reason})") from None

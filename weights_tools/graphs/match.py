@@ -110,13 +110,13 @@ class _Matcher:
         shapes = architecture.tensor_shapes()
         norms = {}
         for layer, nodes in layers.items():
-            norm = norms[layer] = self._norm(nodes)
+            norm = norms[layer] = self._norm(layer, nodes)
             bn = layer.removesuffix("conv") + "bn"
             kernels = [kernel for node in nodes for kernel in self._kernels(node)]
             names = [n for n in shapes if n.rsplit("/", 1)[0] == layer and "/kernel" in n]
             whole = bool(norm.whole) and norm.steps == 1 and f"{bn}/gamma" in shapes
             if not whole:
-                kernels = _scaled(kernels, norm.scale)
+                kernels = _scaled(layer, kernels, norm.scale)
             for name, kernel in zip(names, kernels, strict=True):
                 tensors[name] = to_float32(kernel.reshape(shapes[name]))
             if f"{layer}/bias" in shapes:
@@ -231,12 +231,12 @@ class _Matcher:
             tensor = node.outputs[0]
             yield tensor, node
 
-    def _norm(self, nodes: Sequence[Node]) -> _Norm:
+    def _norm(self, layer: str, nodes: Sequence[Node]) -> _Norm:
         """Return what happens to the channels of a layer up to its activation."""
+        axis = _output_axis(layer)
         parts, last = [], ""
         for node in nodes:
-            width = sum(kernel.shape[3] if kernel.shape[3] > 1 or kernel.shape[2] == 1
-                        else kernel.shape[2] for kernel in self._kernels(node))  # fmt: skip
+            width = sum(kernel.shape[axis] for kernel in self._kernels(node))
             part = _Norm(np.ones(width), np.zeros(width))
             if len(node.inputs) > 2 and node.inputs[2]:
                 part.apply(Node("Add", "", (), ()), [self._value(node, node.inputs[2])])
@@ -297,13 +297,17 @@ class _Matcher:
             )
 
 
-def _scaled(kernels: Sequence[np.ndarray], scale: np.ndarray) -> list[np.ndarray]:
+def _output_axis(layer: str) -> int:
+    """Return which axis of a kernel has the output channels: (K, K, C, 1) or (H, W, I, O)."""
+    return 2 if layer.endswith("depthwise_conv") else 3
+
+
+def _scaled(layer: str, kernels: Sequence[np.ndarray], scale: np.ndarray) -> list[np.ndarray]:
     """Return the kernels of a layer times a factor for each of its output channels."""
-    depthwise = kernels[0].shape[3] == 1 and len(scale) == sum(k.shape[2] for k in kernels)
-    axis = 2 if depthwise else 3
+    axis = _output_axis(layer)
     ends = np.cumsum([kernel.shape[axis] for kernel in kernels])[:-1]
     factors = np.split(scale, ends)
     return [
-        kernel * (factor[:, None] if depthwise else factor)
+        kernel * (factor[:, None] if axis == 2 else factor)
         for kernel, factor in zip(kernels, factors, strict=True)
     ]
