@@ -25,6 +25,7 @@ import pytest
 
 import tinymixnet
 from benchmarks.soak import children, processes
+from tests.fast.leftovers import PATIENCE, left_behind, soon
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.engine.architecture import VARIANTS, mixnet
 from tinymixnet.engine.metadata import Metadata
@@ -41,9 +42,17 @@ pytestmark = pytest.mark.skipif(not (PROC / "self/smaps").exists(), reason="need
 
 CAT = str(BUNDLED.parent / "cat.jpg")
 METADATA = Metadata(labels=("a", "b", "c", "d", "e", "ü"), input_size=40, name="tiny")
-PATIENCE = 30  # seconds that what should happen soon may take: the machine may be busy
 IMAGES = synthetic_image(6, 40, 48)
 BROKEN = "the processes that share the work on an image cannot go on"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_behind():
+    gc.collect()
+    before = left_behind()
+    yield
+    gc.collect()  # a model that nobody holds any more ends its processes
+    assert left_behind() == before
 
 
 @pytest.fixture(scope="module")
@@ -86,29 +95,6 @@ def _always_a_team(monkeypatch):
     """The tests mean the team they ask for, also on one core and where a team is slower."""
     monkeypatch.setattr(choice, "usable_cores", lambda: 64)
     monkeypatch.setattr(choice.Pace, "next", lambda self: TEAM)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_stays_behind():
-    def left():
-        gc.collect()
-        shared = sorted(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else []
-        ours = [name for name in shared if "tinymixnet" in name or "psm_" in name]
-        return children(), len(os.listdir("/proc/self/fd")), threading.active_count(), ours
-
-    before = left()
-    yield
-    assert left() == before
-
-
-def soon(condition):
-    """Whether a condition comes true within our patience."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def assert_close(x, expected, tolerance=2e-5):

@@ -25,6 +25,7 @@ from PIL import Image
 
 import tinymixnet
 from benchmarks.soak import children, command_line, processes
+from tests.fast.leftovers import PATIENCE, left_behind, soon
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.metadata import Metadata
@@ -46,7 +47,13 @@ pytestmark = pytest.mark.skipif(not (PROC / "self/smaps").exists(), reason="need
 CAT = str(BUNDLED.parent / "cat.jpg")
 METADATA = Metadata(labels=("a", "b", "c", "d", "e", "ü"), input_size=40, name="tiny")
 IMAGES = list(synthetic_image(24, 40, 48))
-PATIENCE = 30  # seconds that what should happen soon may take: the machine may be busy
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_behind():
+    before = left_behind()
+    yield
+    assert left_behind() == before
 
 
 @pytest.fixture(scope="module")
@@ -72,28 +79,6 @@ def _tracker():
 def _many_cores(monkeypatch):
     """The tests mean the number of workers they ask for, also on a machine with one core."""
     monkeypatch.setattr(workers_module, "usable_cores", lambda: 64)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_stays_behind():
-    def left():
-        shared = sorted(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else []
-        ours = [name for name in shared if "tinymixnet" in name or "psm_" in name]
-        return children(), len(os.listdir("/proc/self/fd")), threading.active_count(), ours
-
-    before = left()
-    yield
-    assert left() == before
-
-
-def soon(condition):
-    """Whether a condition comes true within our patience."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def assert_same(answers, expected):
