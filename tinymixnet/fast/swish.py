@@ -1,8 +1,8 @@
 """Swish on the fast path: two ways to the same numbers, and the choice between them.
 
 swish(x) = x * sigmoid(x) can be computed from tanh or from exp. Which one is faster depends on the
-processor. With AVX-512, NumPy's tanh takes half as long as its exp; with AVX2 alone, it takes twice
-as long. So both ways are here, and `fastest` measures them. A plan keeps the way that its weights
+processor. With AVX-512, NumPy's tanh is faster than its exp; with AVX2 alone, it is slower. So both
+ways are here, and `fastest` measures them. A plan keeps the way that its weights
 were folded for, and worker processes get it together with the weights.
 """
 
