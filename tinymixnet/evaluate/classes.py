@@ -7,7 +7,7 @@ one of these is right for a whole set, and which one is always said.
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.errors import InputError, printable
@@ -100,39 +100,56 @@ def _as_numbers(
 
 
 def _as_labels(names: Collection[str], labels: Sequence[str]) -> Understood:
-    """Labels count as equal whatever their case, and with _ for a space.
+    """Labels count as equal whatever their case and whatever stands between their words.
 
-    A part in brackets, as in "crane (bird)", may be missing where nothing else is called the same:
-    neither another class of the weights, nor another of ImageNet's.
+    A name that is spelt exactly as one label is that one: ImageNet has "Cardigan", a dog, and
+    "cardigan". A part in brackets, as in "crane (bird)", may be missing where nothing else is
+    called the same: neither another class of the weights, nor another of ImageNet's. Of several
+    names between commas, as in "goldfish, Carassius auratus", the first is the label.
     """
-    meant: dict[str, set[str]] = {}  # a simplified name: the labels it may mean
     imagenet = [c.label for c in imagenet_classes()]
-    of_imagenet = set(labels) <= set(imagenet)
-    for label in {*labels, *(imagenet if of_imagenet else [])}:
+    others = imagenet if set(labels) <= set(imagenet) else []
+    own: dict[tuple[Any, str], list[int]] = {}  # (a spelling, a label in it): the weights' classes
+    meant: dict[str, set[str]] = {}  # a label in its loosest spelling: all that it may mean
+    for i, label in enumerate(labels):
+        for spelling in (_spelt, _simplified):
+            own.setdefault((spelling, spelling(label)), []).append(i)
+    for label in {*labels, *others}:
         for name in {_simplified(label), _without_brackets(label)}:
             meant.setdefault(name, set()).add(label)
-    number_of: dict[str, int | None] = {}
-    for name in names:
-        wanted = _simplified(name)
-        exact = [i for i, label in enumerate(labels) if _simplified(label) == wanted]
-        candidates = meant.get(wanted, set())
-        if len(exact) > 1 or (not exact and len(candidates) > 1):
-            which = sorted(candidates) if not exact else [f"class {i}" for i in exact]
-            raise InputError(
-                f"two classes are called {printable(name)}: {_listed(which)}; say which one, by "
-                "its whole label, its WordNet id or its number"
-            )
-        if exact:
-            number_of[name] = exact[0]
-        else:
-            [label] = candidates or [""]
-            number_of[name] = labels.index(label) if label in labels else None
-    return Understood(LABELS, number_of)
+
+    def number(name: str) -> int | None:
+        for spelling in (_spelt, _simplified):
+            if found := own.get((spelling, spelling(name))):
+                return _only(name, found, [f"class {i}" for i in found])
+        candidates = sorted(meant.get(_simplified(name), ()))
+        if not candidates and "," in name:
+            return number(name.split(",")[0])
+        label = _only(name, candidates, candidates) if candidates else ""
+        return labels.index(label) if label in labels else None
+
+    return Understood(LABELS, {name: number(name) for name in names})
+
+
+def _only(name: str, found: Sequence[Any], called: Sequence[str]) -> Any:
+    """Return the only class that a name may mean."""
+    if len(found) > 1:
+        raise InputError(
+            f"two classes are called {printable(name)}: {_listed(called)}; say which one, by "
+            "its whole label, its WordNet id or its number"
+        )
+    return found[0]
+
+
+def _spelt(label: str) -> str:
+    """Return a label with single spaces, and with a space for each _."""
+    return " ".join(unicodedata.normalize("NFKC", label).replace("_", " ").split())
 
 
 def _simplified(label: str) -> str:
-    """Return a label in small letters, with single spaces: "Egyptian_cat" is "egyptian cat"."""
-    return " ".join(unicodedata.normalize("NFKC", label).casefold().replace("_", " ").split())
+    """Return a label's words in small letters: "Potter's_wheel" is "potters wheel"."""
+    letters = re.sub("['\u2019]", "", _spelt(label).casefold())
+    return " ".join(re.findall(r"\w+", letters)) or letters
 
 
 def _without_brackets(label: str) -> str:
