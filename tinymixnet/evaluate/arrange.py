@@ -63,9 +63,11 @@ def arrange(
         raise InputError(f"{listing.path}: photos, but no table of their classes; {EXPECTED}")
     if loose:
         left_out.append(f"{count(len(loose), 'photo')} beside the class folders")
-    folders = {name.split("/", 1)[0] for name in others if "/" in name} - {*class_of.values()}
-    if folders:
-        left_out.append(f"{count(len(folders), 'folder')} without photos")
+    folders = listing.folders | {name.split("/", 1)[0] for name in others if "/" in name}
+    if empty := sorted(folders - {*class_of.values()}):
+        shown = ", ".join(printable(folder, 40) for folder in empty[:5])
+        more = ", ..." if len(empty) > 5 else ""
+        left_out.append(f"{count(len(empty), 'folder')} without photos: {shown}{more}")
     return f"{form} of class folders", class_of, left_out + _other_words(others)
 
 

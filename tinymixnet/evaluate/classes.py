@@ -81,20 +81,23 @@ def _as_numbers(
     """Numbers below the number of classes are the weights' own.
 
     If some are higher, they are all ImageNet's, of weights that say which of ImageNet's classes
-    they know.
+    they know. The numbers from 1 to the number of classes, all of them, count from 1: an error.
     """
     values = {name: int(name) for name in names if NUMBER.fullmatch(name)}
     highest = max(values.values(), default=0)
     if highest < classes:
         return Understood(NUMBERS, {name: values.get(name) for name in names})
     of_imagenet = {number: i for i, number in enumerate(metadata.imagenet_indices)}
-    if own_only or not of_imagenet or highest >= len(imagenet_classes()):
+    all_from_one = {*values.values()} == {*range(1, classes + 1)}
+    most = len(imagenet_classes())
+    if own_only or not of_imagenet or highest >= most or all_from_one:
+        expected = f"numbers from 0 to {classes - 1}"
+        if of_imagenet and not own_only and classes < most:
+            expected += f", or ImageNet's from 0 to {most - 1}"
         hint = ""
-        if highest == classes and 0 not in values.values():
-            hint = ": do yours begin with 1?"
-        raise InputError(
-            f"classes: expected numbers from 0 to {classes - 1}, found {highest}{hint}"
-        )
+        if highest in (classes, most) and 0 not in values.values():
+            hint = "; do yours begin with 1?"
+        raise InputError(f"classes: expected {expected}, found {highest}{hint}")
     numbers = {name: of_imagenet.get(values.get(name, -1)) for name in names}
     return Understood(IMAGENET_NUMBERS, numbers)
 
