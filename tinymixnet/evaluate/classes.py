@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.errors import InputError, printable
 from tinymixnet.evaluate.imagenet import imagenet_classes, known_wordnet_ids
+from tinymixnet.evaluate.words import listed
 
 WORDNET_ID = re.compile(r"n[0-9]{8}")
 NUMBER = re.compile(r"[0-9]{1,6}")
@@ -21,7 +22,6 @@ WORDNET, NUMBERS, IMAGENET_NUMBERS, LABELS = (
     "class numbers of ImageNet's 1000",
     "label names",
 )
-SHOWN = 5  # names that a message lists
 
 
 class Understood(NamedTuple):
@@ -56,7 +56,7 @@ def understand(
         understood = _as_labels(names, labels)
     if names and len(understood.unknown) == len(understood.number_of):
         raise InputError(
-            f"none of {len(names):,} classes ({_listed(sorted(names))}) is one of the weights' "
+            f"none of {len(names):,} classes ({listed(sorted(names))}) is one of the weights' "
             f"{len(labels):,}; they were taken for {understood.kind}, expected WordNet ids "
             "(n02123045), numbers from 0, or labels"
         )
@@ -69,7 +69,7 @@ def _as_wordnet_ids(
     known = known_wordnet_ids(metadata, labels)
     if not known:
         raise InputError(
-            f"the classes are WordNet ids ({_listed(sorted(names))}), which these weights do not "
+            f"the classes are WordNet ids ({listed(sorted(names))}), which these weights do not "
             "know; name the classes by their labels or numbers"
         )
     return Understood(WORDNET, _looked_up(names, {wnid: i for i, wnid in enumerate(known)}))
@@ -138,7 +138,7 @@ def _only(name: str, found: Sequence[Any], called: Sequence[str]) -> Any:
     """Return the only class that a name may mean."""
     if len(found) > 1:
         raise InputError(
-            f"two classes are called {printable(name)}: {_listed(called)}; say which one, by "
+            f"two classes are called {printable(name)}: {listed(called)}; say which one, by "
             "its whole label, its WordNet id or its number"
         )
     return found[0]
@@ -161,8 +161,3 @@ def _without_brackets(label: str) -> str:
 
 def _looked_up(names: Collection[str], numbers: Mapping[str, int]) -> dict[str, int | None]:
     return {name: numbers.get(name) for name in names}
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(printable(name, 80) for name in names[:SHOWN])
-    return shown + (", ..." if len(names) > SHOWN else "")

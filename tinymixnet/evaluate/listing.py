@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tinymixnet.engine.budget import budget
-from tinymixnet.errors import ImageError, InputError, printable
+from tinymixnet.errors import ImageError, InputError
 from tinymixnet.evaluate.tar import FOLDER, REGULAR, read_tar
 from tinymixnet.evaluate.words import count
 
@@ -47,7 +47,7 @@ def list_folder(path: Path) -> Listing:
     sizes: dict[str, int] = {}
     seen: set[tuple[int, int]] = set()
     unreadable: list[str] = []
-    listed: set[str] = set()
+    top: set[str] = set()
     again = 0
     folders = [""]
     for prefix in folders:  # grows while it is read
@@ -68,7 +68,7 @@ def list_folder(path: Path) -> Listing:
                     else:
                         sizes[name] = _size(entry)
             if prefix.count("/") == 1:
-                listed.add(prefix[:-1])
+                top.add(prefix[:-1])
         except OSError as error:
             if not prefix:
                 raise InputError(f"{path}: cannot be read ({error.strerror})") from None
@@ -77,9 +77,10 @@ def list_folder(path: Path) -> Listing:
     if again:
         left_out.append(f"{count(again, 'link')} to a folder that is listed already")
     if unreadable:
-        shown = ", ".join(printable(folder, 80) for folder in unreadable[:5])
-        left_out.append(f"{count(len(unreadable), 'folder')} that cannot be read: {shown}")
-    return Listing(sizes, lambda name: str(path / name), left_out, path, frozenset(listed))
+        left_out.append(
+            f"{count(len(unreadable), 'folder')} that cannot be read: {listed(unreadable)}"
+        )
+    return Listing(sizes, lambda name: str(path / name), left_out, path, frozenset(top))
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -135,10 +136,10 @@ def list_tar(path: Path) -> Listing:
 
     common, places = _without_common_folder(places)
     inner = (name.removeprefix(common).split("/")[0] for name in folders if name + "/" != common)
-    listed = frozenset(name for name in inner if name and not name.startswith("."))
+    top = frozenset(name for name in inner if name and not name.startswith("."))
     sizes = {name: size for name, (_, size) in places.items()}
     left_out = [f"{count(number, 'file')} {what}" for what, number in others.items() if number]
-    return Listing(sizes, read, left_out, path, listed)
+    return Listing(sizes, read, left_out, path, top)
 
 
 def _member_name(name: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tinymixnet.errors import InputError, printable
 from tinymixnet.evaluate.imagenet import VALIDATION_NAME, wordnet_id_of_ilsvrc2012
 from tinymixnet.evaluate.listing import is_photo
-from tinymixnet.evaluate.words import count
+from tinymixnet.evaluate.words import count, listed
 
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 NAMES = (
@@ -206,6 +206,4 @@ def missing_words(missing: Sequence[str]) -> list[str]:
     """Return what to say of files that a table names and that are not there."""
     if not missing:
         return []
-    shown = ", ".join(printable(file, 80) for file in missing[:5])
-    more = ", ..." if len(missing) > 5 else ""
-    return [f"{count(len(missing), 'photo')} of the table that were not found: {shown}{more}"]
+    return [f"{count(len(missing), 'photo')} of the table that were not found: {listed(missing)}"]
