@@ -172,6 +172,23 @@ def test_what_is_no_photo_is_left_out_with_a_word(tmp_path, opened, photos, expe
     }
 
 
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, opened, photos, expected, monkeypatch):
+    """Root may read every folder, so what the system says is made up here."""
+    path = as_folders(photos, tmp_path / "val", {i: str(i) for i in range(6)})
+    (path / "secret").mkdir()
+    scandir = os.scandir
+
+    def refuse(place):
+        if Path(place).name == "secret":
+            raise PermissionError(13, "Permission denied")
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    data = opened(path)
+    assert truths_of(data) == expected
+    assert data.left_out == ("1 folder that cannot be read: secret",)
+
+
 @pytest.mark.parametrize("content", ["goldfish\ntench\n", "x.jpg 0\n", ""])
 def test_a_list_of_labels_beside_class_folders_is_no_table(
     tmp_path, opened, photos, expected, content

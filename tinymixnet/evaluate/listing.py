@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tinymixnet.engine.budget import budget
 from tinymixnet.errors import ImageError, InputError
 from tinymixnet.evaluate.tar import FOLDER, REGULAR, read_tar
-from tinymixnet.evaluate.words import count
+from tinymixnet.evaluate.words import count, listed
 
 LONGEST_NAME = 4096  # characters, as of a path in Linux
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
