@@ -15,9 +15,9 @@ def meter(probability: float, who: str = "") -> str:
 
 def bar(percent: float, text: str, kind: str = "ours") -> str:
     """Return a bar that is `percent` of its row long, with a text beside it."""
-    none = "" if percent > 0 else ";min-width:0"  # the smallest bar is seen, but that of 0 is not
+    none = "" if percent > 0 else ' class="none"'
     return (
-        f'<span class="meter {kind}"><span><i style="width:{percent:.2f}%{none}"></i></span>'
+        f'<span class="meter {kind}"><span><i{none} style="width:{percent:.2f}%"></i></span>'
         f"<b>{text}</b></span>"
     )
 
