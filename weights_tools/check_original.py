@@ -11,10 +11,12 @@ from tinymixnet.engine.weights import BUNDLED, Weights
 from tinymixnet.errors import CheckpointError
 from tinymixnet.model import Model
 from weights_tools.extras import import_extra
+from weights_tools.framework_errors import one_line
 from weights_tools.graphs.from_keras import load_model
 from weights_tools.graphs.from_tensorflow import graph_def, import_tensorflow
 from weights_tools.graphs.graph import Graph
-from weights_tools.sources import STATE_DICTS, Source, one_line, open_state_dict, read_graph
+from weights_tools.sources import UNREADABLE, Source, read_graph
+from weights_tools.state_dicts import BY_ORDER, STATE_DICTS, open_state_dict
 from weights_tools.timm_names import canonical_sources, timm_sources
 
 LARGEST_DIFFERENCE = 1e-4  # of the logits between the original and ours, to their largest value
@@ -36,7 +38,12 @@ def check_original(path: Path, source: Source, weights: Weights) -> tuple[float,
     ours = model(pixels)
     if source.kind == "keras-weights":
         raise CheckpointError(f"{path}: has no model that could be run: check its .keras file")
-    with one_line(path):
+    if BY_ORDER in source.remarks:
+        raise CheckpointError(
+            f"{path}: --check runs state dicts in timm, and these are not timm's names; export its "
+            "network to .onnx and convert that"
+        )
+    with one_line(path, CheckpointError, UNREADABLE):
         if source.kind in STATE_DICTS:
             answers = _run_timm(path, source, weights, pixels)
         else:
@@ -128,7 +135,7 @@ def _run_tflite(path: Path, x: Array) -> list[Array]:
 def _run_timm(path: Path, source: Source, weights: Weights, pixels: Array) -> list[Array]:
     """Load the file's own tensors into timm's network, and run it on normalised pixels."""
     timm, torch = import_extra("timm", "timm"), import_extra("torch", "timm")
-    state, _ = open_state_dict(source.kind, path)
+    state = open_state_dict(source.kind, path)
     theirs = canonical_sources(state.tensors, str(path))
     names = timm_sources(source.architecture)
     tensors = {

@@ -7,7 +7,7 @@ from tinymixnet.debug.checks import as_path
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import Weights
 from tinymixnet.engine.weights_writer import write_weights
-from tinymixnet.errors import CheckpointError
+from tinymixnet.errors import CheckpointError, printable
 from weights_tools.assemble import check_weights_output, content_hash_of, find_labels
 from weights_tools.check_original import check_original
 from weights_tools.sources import read_source
@@ -47,8 +47,8 @@ def convert(
         **metadata,
     }
     weights = Weights(found.architecture, found.tensors, Metadata(**fields))
-    if found.preprocessing and (found.preprocessing.unknown or not found.preprocessing.inside):
-        print(f"{path}: {found.preprocessing.sentence}")
+    for remark in found.remarks:
+        print(printable(f"{path}: {remark}"))
     if check:
         difference, largest = check_original(path, found, weights)
         if not difference <= largest:  # it may be no number
