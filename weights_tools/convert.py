@@ -50,13 +50,13 @@ def convert(
     for remark in found.remarks:
         print(printable(f"{path}: {remark}"))
     if check:
-        difference, largest = check_original(path, found, weights)
-        if not difference <= largest:  # it may be no number
+        found_out = check_original(path, found, weights)
+        if found_out.difference > found_out.largest:
             raise CheckpointError(
                 f"{path}: its own framework gives other answers than the converted weights "
-                f"(largest difference at the logits {difference:.1e}, at most "
-                f"{largest:g}); nothing is written"
+                f"(largest difference at the logits {found_out.difference:.1e}, at most "
+                f"{found_out.largest:g}); nothing is written"
             )
-        print(f"{path}: largest difference to the original at the logits: {difference:.1e}")
+        print(printable(f"{path}: {found_out.sentence}"))
     write_weights(output, weights, float16)
     return weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -487,3 +488,23 @@ def test_our_own_weights_need_no_conversion(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="weights of tinymixnet already"):
         convert(path, tmp_path / "out.h5")
     assert_equal(read_weights(path), WEIGHTS)
+
+
+def test_check_says_how_much_is_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Above what is usual, both sides are compared with the same network in float64."""
+    path = save_onnx(tmp_path / "model.onnx")
+    convert(path, tmp_path / "out.h5", check=True)
+    assert "float64" not in capsys.readouterr().out
+    monkeypatch.setattr("weights_tools.check_original.USUAL_DIFFERENCE", -1)
+    convert(path, tmp_path / "out.h5", check=True)
+    said = re.search(
+        r"(\S+) \(to the same network in float64: ours (\S+), the original (\S+)\)",
+        capsys.readouterr().out,
+    )
+    assert said
+    difference, ours, theirs = map(float, said.groups())
+    assert 0 < ours < 1e-5
+    assert 0 < theirs < 1e-5
+    assert difference <= 1.1 * (ours + theirs)
