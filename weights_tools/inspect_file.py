@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +18,13 @@ from weights_tools.extract import AVERAGE, map_names, place_of
 from weights_tools.formats.checkpoint import open_checkpoint
 from weights_tools.formats.kinds import is_known, kind_of
 from weights_tools.framework_errors import one_line
+from weights_tools.graphs.fit import classes_of, compare
 from weights_tools.sources import UNREADABLE, Source, read_graph, read_source
 from weights_tools.state_dicts import STATE_DICTS, open_state_dict
 from weights_tools.timm_names import STEM, is_counter, plain_names, timm_sources
 
 Row = tuple[str, str, tuple[int, ...]]  # name, type, shape of a tensor
+Parts = tuple[list[str], list[str]]  # what is missing, what is surplus
 LISTED = 8  # missing or surplus tensors that a line names
 
 
@@ -182,25 +185,27 @@ def _of_state_dict(kind: str, path: Path) -> Description:
 
 
 def _of_graph(kind: str, path: Path) -> Description:
+    notes: dict[str, Any] = {}
     if kind == "keras-weights":
-        from tinymixnet.debug.arrays import Hdf5Arrays
+        from weights_tools.formats.keras_weights import open_keras_weights
 
-        arrays = Hdf5Arrays(path)
-        headers = {name: arrays.header(name) for name in arrays.files}
-        rows = [(name, str(h.dtype), h.shape) for name, h in headers.items()]
-        framework, notes = "Keras, weights without their model", {}
+        weights = open_keras_weights(path)
+        rows = [(name, *header) for name, header in weights.headers.items()]
+        framework, classes = "Keras, weights without their model", weights.classes
+        compared: Callable[[Architecture], Parts] = weights.compare
     else:
         graph = read_graph(kind, path)
         rows = [(name, str(x.dtype), x.shape) for name, x in graph.constants.items()]
         framework, notes = graph.framework, dict(graph.notes)
+        compared, classes = partial(compare, graph), classes_of(graph)
     source, problem = _tried(path)
-    network = None
+    network, missing, surplus = _nearest(classes, lambda a: Fit(*compared(a), 0, a.variant))
     if source:
         network = source.architecture.variant
         notes["batch norm"] = "folded into the kernels" if source.folded else "as it was trained"
         if source.preprocessing:
             notes["preprocessing"] = source.preprocessing.sentence
-    return Description(kind, framework, notes, network, [], [], problem, rows)
+    return Description(kind, framework, notes, network, missing, surplus, problem, rows)
 
 
 def _tried(path: Path) -> tuple[Source | None, str]:

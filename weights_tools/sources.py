@@ -46,9 +46,9 @@ def read_source(path: Path, variant: str | None = None) -> Source:
             read = read_state_dict(kind, path, variant)
             return Source(kind, *read[:4], remarks=read.remarks)
         if kind == "keras-weights":
-            from weights_tools.formats.keras_weights import read_keras_weights
+            from weights_tools.formats.keras_weights import open_keras_weights
 
-            architecture, tensors = read_keras_weights(path, variant)
+            architecture, tensors = open_keras_weights(path).read(variant)
             return Source(kind, "Keras", architecture, tensors)
         graph = read_graph(kind, path)
         found = match(graph, str(path), variant)
