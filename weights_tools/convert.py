@@ -46,6 +46,11 @@ def convert(
         "folded": found.folded,
         **metadata,
     }
+    if found.only_size and fields["input_size"] != found.only_size:
+        raise CheckpointError(
+            f"{path}: pads both sides alike where the stride is 2, which is right only for the "
+            f"{found.only_size} pixels a side of its input, not for {fields['input_size']}"
+        )
     weights = Weights(found.architecture, found.tensors, Metadata(**fields))
     for remark in found.remarks:
         print(printable(f"{path}: {remark}"))

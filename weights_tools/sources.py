@@ -35,6 +35,7 @@ class Source:
     fields: Mapping[str, Any] = field(default_factory=dict)  # of `Metadata`, as the file says
     preprocessing: Preprocessing | None = None  # of a graph
     folded: bool = False  # whether a batch norm was folded
+    only_size: int = 0  # the only pixels a side at which ours gives its answers; 0: any
     remarks: tuple[str, ...] = ()  # sentences that a person should read
 
 
@@ -68,6 +69,7 @@ def read_source(path: Path, variant: str | None = None) -> Source:
             known,
             asked,
             found.folded,
+            found.only_size,
             (asked.sentence,) if told else (),
         )
 

@@ -262,7 +262,11 @@ def test_symmetric_padding_of_an_odd_size_is_right(tmp_path: Path) -> None:
         stem.attribute.remove(next(a for a in stem.attribute if a.name == "auto_pad"))
         stem.attribute.append(needed("onnx").helper.make_attribute("pads", [1, 1, 1, 1]))
 
-    convert(save_onnx(tmp_path / "odd.onnx", change, size=75), tmp_path / "out.h5", check=True)
+    path = save_onnx(tmp_path / "odd.onnx", change, size=75)
+    convert(path, tmp_path / "out.h5", check=True)
+    with pytest.raises(CheckpointError, match="right only for the 75 pixels a side of its input"):
+        convert(path, tmp_path / "other.h5", input_size=96)
+    assert not (tmp_path / "other.h5").exists()
     path = save_onnx(tmp_path / "even.onnx", change, size=76)
     with pytest.raises(CheckpointError, match="pads both sides alike"):
         convert(path, tmp_path / "other.h5")

@@ -47,6 +47,7 @@ class Found:
     preprocessing: Preprocessing
     epsilon: float
     folded: bool  # whether any batch norm was folded
+    only_size: int  # the only pixels a side at which its padding is ours; 0: any
 
 
 def match(graph: Graph, source: str, variant: str | None = None) -> Found:
@@ -89,7 +90,7 @@ class Matcher:
 
         architecture = find_variant(self.source, classes, problems, variant)
         layers, _ = self.layers(architecture)
-        self._check_padding(layers)
+        only_size = self._check_padding(layers)
         tensors: dict[str, np.ndarray] = {}
         shapes = architecture.tensor_shapes()
         norms = {}
@@ -130,7 +131,7 @@ class Matcher:
             stem = tensors["stem/conv/kernel"]
             tensors["stem/conv/kernel"] = np.ascontiguousarray(stem[:, :, ::-1])
         ordered = {name: tensors[name] for name in shapes}
-        return Found(architecture, ordered, preprocessing, epsilon, folded)
+        return Found(architecture, ordered, preprocessing, epsilon, folded, only_size)
 
     # -- which convolution is which layer ----------------------------------------------------------
 
@@ -266,24 +267,27 @@ class Matcher:
             raise CheckpointError(f"{self.source}: {node.name[:80]}: {name[:80]} is no constant")
         return self.constants[name]
 
-    def _check_padding(self, layers: dict[str, list[Node]]) -> None:
+    def _check_padding(self, layers: dict[str, list[Node]]) -> int:
         """Raise if a stride of 2 is padded alike on both sides: then ours gives other numbers.
 
-        An image with an odd number of pixels a side is padded so by TensorFlow, too.
+        An image with an odd number of pixels a side is padded so by TensorFlow, too. Return this
+        size, or 0 if every size is right.
         """
-        symmetric, size = [], self.graph.input_size
+        symmetric, size, only_size = [], self.graph.input_size, 0
         for layer, nodes in layers.items():
             odd = size % 2 == 1
             if any(max(node.options.get("strides", (1, 1))) > 1 for node in nodes):
                 size = (size + 1) // 2
-            for node in [] if odd else nodes:
+            for node in nodes:
                 top, left, bottom, right = node.options.get("pads") or (0, 0, 0, 0)
                 strides = node.options.get("strides", (1, 1))
                 if max(strides) > 1 and (top, left) == (bottom, right) and top:
-                    symmetric.append(layer)
+                    only_size = self.graph.input_size
+                    symmetric += [] if odd else [layer]
         if symmetric:
             raise CheckpointError(
                 f"{self.source}: pads both sides alike where the stride is 2 (in "
                 f"{list_some(list(dict.fromkeys(symmetric)))}), as timm's mixnet_* do; expected "
                 "TensorFlow's padding, as in tf_mixnet_*"
             )
+        return only_size
