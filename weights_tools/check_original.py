@@ -146,7 +146,12 @@ def _run_tensorflow(path: Path, x: Array) -> list[Array]:
     operations = graph.get_operations()
     taken = {tensor.name for op in operations for tensor in op.inputs}
     image = next(op for op in operations if op.type == "Placeholder").outputs[0]
-    ends = [t for op in operations for t in op.outputs if t.name not in taken]
+    # A batch norm has more outputs than the one that counts; nobody takes these.
+    ends = [
+        op.outputs[0]
+        for op in operations
+        if op.outputs and taken.isdisjoint(t.name for t in op.outputs)
+    ]
     floats = [t for t in ends if t.dtype == tf.float32 and t.name != image.name]
     with tf.compat.v1.Session(graph=graph) as session:
         return session.run(floats, {image: x})
