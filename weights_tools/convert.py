@@ -7,7 +7,7 @@ from tinymixnet.debug.checks import as_path
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import Weights
 from tinymixnet.engine.weights_writer import write_weights
-from tinymixnet.errors import CheckpointError
+from tinymixnet.errors import CheckpointError, printable
 from weights_tools.assemble import check_weights_output, content_hash_of, find_labels
 from weights_tools.check_original import check_original
 from weights_tools.sources import read_source
@@ -46,17 +46,22 @@ def convert(
         "folded": found.folded,
         **metadata,
     }
+    if found.only_size and fields["input_size"] != found.only_size:
+        raise CheckpointError(
+            f"{path}: pads both sides alike where the stride is 2, which is right only for the "
+            f"{found.only_size} pixels a side of its input, not for {fields['input_size']}"
+        )
     weights = Weights(found.architecture, found.tensors, Metadata(**fields))
-    if found.preprocessing and (found.preprocessing.unknown or not found.preprocessing.inside):
-        print(f"{path}: {found.preprocessing.sentence}")
+    for remark in found.remarks:
+        print(printable(f"{path}: {remark}"))
     if check:
-        difference, largest = check_original(path, found, weights)
-        if not difference <= largest:  # it may be no number
+        found_out = check_original(path, found, weights)
+        if found_out.difference > found_out.largest:
             raise CheckpointError(
                 f"{path}: its own framework gives other answers than the converted weights "
-                f"(largest difference at the logits {difference:.1e}, at most "
-                f"{largest:g}); nothing is written"
+                f"(largest difference at the logits {found_out.difference:.1e}, at most "
+                f"{found_out.largest:g}); nothing is written"
             )
-        print(f"{path}: largest difference to the original at the logits: {difference:.1e}")
+        print(printable(f"{path}: {found_out.sentence}"))
     write_weights(output, weights, float16)
     return weights

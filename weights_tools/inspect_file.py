@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +17,14 @@ from tinymixnet.errors import CheckpointError, TinyMixNetError, printable
 from weights_tools.extract import AVERAGE, map_names, place_of
 from weights_tools.formats.checkpoint import open_checkpoint
 from weights_tools.formats.kinds import is_known, kind_of
-from weights_tools.sources import STATE_DICTS, one_line, open_state_dict, read_graph, read_source
-from weights_tools.timm_names import timm_sources, without_wrappers
+from weights_tools.framework_errors import one_line
+from weights_tools.graphs.fit import classes_of, compare
+from weights_tools.sources import UNREADABLE, Source, read_graph, read_source
+from weights_tools.state_dicts import STATE_DICTS, open_state_dict
+from weights_tools.timm_names import STEM, is_counter, plain_names, timm_sources
 
 Row = tuple[str, str, tuple[int, ...]]  # name, type, shape of a tensor
+Parts = tuple[list[str], list[str]]  # what is missing, what is surplus
 LISTED = 8  # missing or surplus tensors that a line names
 
 
@@ -85,7 +90,7 @@ def _inspect(path: str | os.PathLike[str]) -> Description:
     if not is_known(place):
         return _of_checkpoint(place)
     kind = kind_of(place)
-    with one_line(place):
+    with one_line(place, CheckpointError, UNREADABLE):
         if kind in STATE_DICTS:
             return _of_state_dict(kind, place)
         return _of_graph(kind, place)
@@ -146,9 +151,10 @@ def _of_checkpoint(path: Path) -> Description:
 
 
 def _of_state_dict(kind: str, path: Path) -> Description:
-    state, notes = open_state_dict(kind, path)
+    state = open_state_dict(kind, path)
+    notes = dict(state.notes)
     rows = [(name, str(t.dtype), tuple(t.shape)) for name, t in sorted(state.tensors.items())]
-    theirs = {without_wrappers(name): name for name in state.tensors}
+    theirs = {plain: name for name, plain in plain_names(state.tensors).items()}
     head = theirs.get("classifier.bias")
     classes = state.tensors[head].shape[0] if head and state.tensors[head].shape else 1000
 
@@ -160,48 +166,54 @@ def _of_state_dict(kind: str, path: Path) -> Description:
         surplus = [
             name
             for plain, name in theirs.items()
-            if plain not in expected and not plain.endswith("num_batches_tracked")
+            if plain not in expected and not is_counter(plain)
         ]
         sizes = {plain: prod(state.tensors[name].shape) for plain, name in theirs.items()}
         wrong = sum(sizes.get(name, size) != size for name, size in expected.items())
         return Fit(sorted(set(expected) - set(theirs)), surplus, wrong, architecture.variant)
 
     network, missing, surplus = _nearest(classes, compared)
-    problem = _problem(path) if network else ""
+    source, problem = _tried(path)
+    if STEM not in theirs:  # names of another package: only their order can tell
+        network, missing, surplus = None, [], []
+    if source:
+        network = source.architecture.variant
+        remarks = [remark for remark in source.remarks if remark not in notes.values()]
+        notes |= {"to know": "; ".join(remarks)} if remarks else {}
     framework = {"safetensors": "safetensors", "npz": "NumPy's .npz", "pytorch": "PyTorch"}[kind]
     return Description(kind, framework, notes, network, missing, surplus, problem, rows)
 
 
 def _of_graph(kind: str, path: Path) -> Description:
+    notes: dict[str, Any] = {}
     if kind == "keras-weights":
-        from tinymixnet.debug.arrays import Hdf5Arrays
+        from weights_tools.formats.keras_weights import open_keras_weights
 
-        arrays = Hdf5Arrays(path)
-        headers = {name: arrays.header(name) for name in arrays.files}
-        rows = [(name, str(h.dtype), h.shape) for name, h in headers.items()]
-        framework, notes = "Keras, weights without their model", {}
+        weights = open_keras_weights(path)
+        rows = [(name, *header) for name, header in weights.headers.items()]
+        framework, classes = "Keras, weights without their model", weights.classes
+        compared: Callable[[Architecture], Parts] = weights.compare
     else:
         graph = read_graph(kind, path)
         rows = [(name, str(x.dtype), x.shape) for name, x in graph.constants.items()]
         framework, notes = graph.framework, dict(graph.notes)
-    problem = _problem(path)
-    network = None
-    if not problem:
-        source = read_source(path)
+        compared, classes = partial(compare, graph), classes_of(graph)
+    source, problem = _tried(path)
+    network, missing, surplus = _nearest(classes, lambda a: Fit(*compared(a), 0, a.variant))
+    if source:
         network = source.architecture.variant
         notes["batch norm"] = "folded into the kernels" if source.folded else "as it was trained"
         if source.preprocessing:
             notes["preprocessing"] = source.preprocessing.sentence
-    return Description(kind, framework, notes, network, [], [], problem, rows)
+    return Description(kind, framework, notes, network, missing, surplus, problem, rows)
 
 
-def _problem(path: Path) -> str:
-    """Return why `convert` would refuse a file, or "" if it would not."""
+def _tried(path: Path) -> tuple[Source | None, str]:
+    """Return what `convert` would read, or None and why it would refuse the file."""
     try:
-        read_source(path)
+        return read_source(path), ""
     except CheckpointError as error:
-        return str(error).removeprefix(f"{path}: ")
-    return ""
+        return None, str(error).removeprefix(f"{path}: ")
 
 
 class Fit(NamedTuple):

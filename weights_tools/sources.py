@@ -4,46 +4,24 @@
 names, a graph by the order of its operations.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from tinymixnet.debug.arrays import NpyFiles, open_arrays
 from tinymixnet.engine.architecture import Architecture
-from tinymixnet.engine.weights import shape_problems
-from tinymixnet.errors import CheckpointError, TinyMixNetError, printable
-from weights_tools.assemble import find_variant, to_float32
+from tinymixnet.errors import CheckpointError
 from weights_tools.exporters.notes import read_notes
 from weights_tools.formats.kinds import kind_of
+from weights_tools.framework_errors import one_line
 from weights_tools.graphs.graph import Graph
 from weights_tools.graphs.match import match
 from weights_tools.graphs.preprocessing import Preprocessing
-from weights_tools.timm_names import canonical_sources
+from weights_tools.state_dicts import STATE_DICTS, read_state_dict
 
-STATE_DICTS = ("safetensors", "npz", "pytorch")
-
-
-class Stored(Protocol):
-    """A tensor that can be read later."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> object: ...
-
-
-class StateDict(Protocol):
-    """Names and tensors, in PyTorch's layouts."""
-
-    @property
-    def tensors(self) -> Mapping[str, Stored]: ...
-
-    def read(self, name: str) -> np.ndarray: ...
+UNREADABLE = "cannot be read"
 
 
 @dataclass(frozen=True)
@@ -57,18 +35,21 @@ class Source:
     fields: Mapping[str, Any] = field(default_factory=dict)  # of `Metadata`, as the file says
     preprocessing: Preprocessing | None = None  # of a graph
     folded: bool = False  # whether a batch norm was folded
+    only_size: int = 0  # the only pixels a side at which ours gives its answers; 0: any
+    remarks: tuple[str, ...] = ()  # sentences that a person should read
 
 
 def read_source(path: Path, variant: str | None = None) -> Source:
     """Return the weights in a file of any kind. Raises CheckpointError."""
     kind = kind_of(path)
-    with one_line(path):
+    with one_line(path, CheckpointError, UNREADABLE):
         if kind in STATE_DICTS:
-            return _from_state_dict(kind, path, variant)
+            read = read_state_dict(kind, path, variant)
+            return Source(kind, *read[:4], remarks=read.remarks)
         if kind == "keras-weights":
-            from weights_tools.formats.keras_weights import read_keras_weights
+            from weights_tools.formats.keras_weights import open_keras_weights
 
-            architecture, tensors = read_keras_weights(path, variant)
+            architecture, tensors = open_keras_weights(path).read(variant)
             return Source(kind, "Keras", architecture, tensors)
         graph = read_graph(kind, path)
         found = match(graph, str(path), variant)
@@ -78,14 +59,18 @@ def read_source(path: Path, variant: str | None = None) -> Source:
             known |= {"mean": found.preprocessing.mean, "std": found.preprocessing.std}
         if size := graph.input_size:
             known.setdefault("input_size", size)
+        asked = found.preprocessing
+        told = asked.unknown or not asked.inside
         return Source(
             kind,
             graph.framework,
             found.architecture,
             found.tensors,
             known,
-            found.preprocessing,
+            asked,
             found.folded,
+            found.only_size,
+            (asked.sentence,) if told else (),
         )
 
 
@@ -102,79 +87,3 @@ def read_graph(kind: str, path: Path) -> Graph:
     else:
         from weights_tools.graphs.from_tensorflow import read_tensorflow as read
     return read(path)
-
-
-# -- state dicts ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class NpzStateDict:
-    """An .npz of a state dict."""
-
-    arrays: NpyFiles
-    tensors: Mapping[str, Stored]
-
-    def read(self, name: str) -> np.ndarray:
-        return self.arrays.read(f"{name}.npy")
-
-
-def open_state_dict(kind: str, path: Path) -> tuple[StateDict, Mapping[str, str]]:
-    """Return names and tensors, and the notes of the file's maker."""
-    if kind == "safetensors":
-        from weights_tools.formats.safetensors import open_safetensors
-
-        file = open_safetensors(path)
-        return file, file.notes
-    if kind == "pytorch":
-        from weights_tools.formats.pytorch import open_pytorch
-
-        return open_pytorch(path), {}
-    arrays = open_arrays(path)
-    assert isinstance(arrays, NpyFiles)  # `kind_of` has seen a zip of .npy files
-    headers = {name.removesuffix(".npy"): arrays.header(name) for name in arrays.files}
-    return NpzStateDict(arrays, headers), {}
-
-
-def _from_state_dict(kind: str, path: Path, variant: str | None) -> Source:
-    state, notes = open_state_dict(kind, path)
-    source = str(path)
-    if notes.get("architecture", "tf_").startswith("mixnet_"):
-        raise CheckpointError(
-            f"{source}: made for timm's {notes['architecture'][:40]!r}, which pads "
-            "symmetrically and has another batch-norm epsilon; expected its tf_ variant"
-        )
-    places = canonical_sources(state.tensors, source)
-    shapes = {}
-    for name, (theirs, axes) in places.items():
-        shape = state.tensors[theirs].shape
-        if len(shape) != len(axes):
-            raise CheckpointError(f"{source}: {theirs} has an unexpected shape {shape}")
-        shapes[name] = tuple(shape[axis] for axis in axes)
-    classes = shapes.get("logits/bias", (0,))[0]
-    if classes < 1:
-        raise CheckpointError(f"{source}: expected a tf_mixnet, found no classifier.bias")
-
-    def problems(architecture: Architecture) -> list[str]:
-        return shape_problems(shapes, architecture)
-
-    architecture = find_variant(source, classes, problems, variant)
-    tensors = {
-        name: to_float32(state.read(theirs).transpose(axes))
-        for name, (theirs, axes) in places.items()
-    }
-    known = read_notes(notes, classes)
-    return Source(kind, "PyTorch, with timm's names", architecture, tensors, known)
-
-
-@contextmanager
-def one_line(path: Path) -> Iterator[None]:
-    """Turn whatever a framework raises about a file into a CheckpointError of one line."""
-    shown = printable(str(path))
-    try:
-        yield
-    except TinyMixNetError as error:
-        text = str(error)
-        raise CheckpointError(text if text.startswith(shown) else f"{path}: {text}") from None
-    except Exception as error:
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read ({why})") from None

@@ -42,6 +42,7 @@ _PARAMETER = re.compile(
     r"(?:blocks\.(?P<block>[0-9]{1,3}\.[0-9]{1,3})\.)?(?P<layer>\w+?|se\.\w+?)"
     r"(?:\.(?P<group>[0-9]{1,3}))?\.(?P<tensor>weight|bias|running_mean|running_var)"
 )
+STEM = "conv_stem.weight"  # the first tensor of timm's names
 # What wrappers put before every name: DataParallel, Lightning and checkpoints, torch.compile.
 _WRAPPERS = re.compile(r"(?:(?:module|model|state_dict|_orig_mod)\.)+")
 
@@ -60,9 +61,9 @@ def canonical_sources(names: Iterable[str], source: str) -> dict[str, Source]:
     prefixes of wrappers, such as `module.`.
     """
     parsed = {
-        theirs: _PARAMETER.fullmatch(without_wrappers(theirs))
-        for theirs in names
-        if not theirs.endswith("num_batches_tracked")
+        theirs: _PARAMETER.fullmatch(plain)
+        for theirs, plain in plain_names(names).items()
+        if not is_counter(theirs)
     }
     pairs = {match["block"] for match in parsed.values() if match and match["block"]}
     in_order = sorted(pairs, key=lambda pair: [int(part) for part in pair.split(".")])
@@ -80,7 +81,7 @@ def canonical_sources(names: Iterable[str], source: str) -> dict[str, Source]:
             both = f"{sources[ours].name!r} and {theirs!r}"
             raise CheckpointError(f"{source}: {both} are two values for one tensor, {ours}")
         else:
-            sources[ours] = Source(theirs, _axes(ours))
+            sources[ours] = Source(theirs, axes_of(ours))
     if strange:
         listed = list_some(sorted(strange))
         raise CheckpointError(
@@ -89,9 +90,26 @@ def canonical_sources(names: Iterable[str], source: str) -> dict[str, Source]:
     return sources
 
 
-def without_wrappers(name: str) -> str:
-    """Return a name without what wrappers put before it: module.conv_stem.weight."""
-    return _WRAPPERS.sub("", name, count=1)
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Return each name, and what it is without what wrappers put before it (module., say).
+
+    What else stands before the only conv_stem.weight is a wrapper, too: net.conv_stem.weight.
+    """
+    plain = {name: _WRAPPERS.sub("", name, count=1) for name in names}
+    stems = [name for name in plain.values() if name.endswith(f".{STEM}")]
+    wrapper = stems[0].removesuffix(STEM) if len(stems) == 1 else ""
+    return {name: rest.removeprefix(wrapper) for name, rest in plain.items()}
+
+
+def is_counter(name: str) -> bool:
+    """Whether a tensor only counts steps of the training, and is no part of the network."""
+    return name.rpartition(".")[2] in ("num_batches_tracked", "n_averaged")
+
+
+def last_word(ours: str) -> str:
+    """Return the last word of the name that PyTorch gives to one of our tensors."""
+    tensor = ours.rpartition("/")[2]
+    return _PARAMETERS["kernel" if tensor.startswith("kernel") else tensor]
 
 
 def _canonical_name(
@@ -116,7 +134,7 @@ def _canonical_name(
     return f"{ours}/kernel{group}"
 
 
-def _axes(ours: str) -> tuple[int, ...]:
+def axes_of(ours: str) -> tuple[int, ...]:
     """Conv OIHW -> HWIO, depthwise (C, 1, k, k) -> (k, k, C, 1), dense (out, in) -> (in, out)."""
     if ours == "logits/kernel":
         return (1, 0)
@@ -135,7 +153,6 @@ def timm_sources(architecture: Architecture) -> dict[str, Source]:
         )
     }
     outside = {**_inverse(_OUTSIDE), "logits": "classifier"}
-    parameters = {**_inverse(_NORM), "bias": "bias", "kernel": "weight"}
     sources = {}
     for name in shapes:
         layer, tensor = name.rsplit("/", 1)
@@ -148,10 +165,12 @@ def timm_sources(architecture: Architecture) -> dict[str, Source]:
             theirs = outside[layer]
         if f"{layer}/kernel_1" in shapes:  # one of several groups: conv_pw.0
             theirs += "." + tensor.removeprefix("kernel_")
-        kind = "kernel" if tensor.startswith("kernel") else tensor
-        sources[name] = Source(f"{theirs}.{parameters[kind]}", _axes(name))
+        sources[name] = Source(f"{theirs}.{last_word(name)}", axes_of(name))
     return sources
 
 
 def _inverse(names: Mapping[str, str]) -> dict[str, str]:
     return {ours: theirs for theirs, ours in names.items()}
+
+
+_PARAMETERS = {**_inverse(_NORM), "bias": "bias", "kernel": "weight"}  # ours -> PyTorch's

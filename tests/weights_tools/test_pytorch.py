@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import zipfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from weights_tools.convert import convert
 from weights_tools.exporters.state_dict import timm_state_dict
 from weights_tools.formats.pytorch import open_pytorch
 from weights_tools.inspect_file import inspect
+from weights_tools.timm_names import timm_sources
 
 known = pytest.fixture(scope="module", autouse=True)(foreign.small_network)
 
@@ -162,3 +164,114 @@ def test_the_old_format_is_named(tmp_path: Path) -> None:
     path = tmp_path / "old.pth"
     torch.save(tensors(), path, _use_new_zipfile_serialization=False)
     assert_refused(path, "PyTorch file")
+
+
+# -- what trainings write, and the names of other packages -----------------------------------------
+
+
+def halved(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: x / 2 if x.is_floating_point() else x for name, x in state.items()}
+
+
+def test_a_checkpoint_of_timms_training_script(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The moving averages are taken, and one line says so."""
+    state = tensors()
+    content = {
+        "epoch": 3,
+        "arch": "tf_mixnet_s",
+        "state_dict": halved(state),
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+        "version": 2,
+        "args": argparse.Namespace(lr=0.1, output=Path("out")),
+        "amp_scaler": {"scale": 65536.0},
+        "state_dict_ema": {f"module.{name}": x for name, x in state.items()},
+        "metric": np.float64(77.5),
+    }
+    path = save(tmp_path / "checkpoint-3.pth.tar", content)
+    weights = convert(path, tmp_path / "out.h5")
+    assert_equal(weights, WEIGHTS)
+    assert weights.metadata.averages
+    assert "the moving averages (state_dict_ema) were taken, not state_dict" in (
+        capsys.readouterr().out
+    )
+    del content["state_dict_ema"]
+    weights = convert(save(path, content), tmp_path / "out.h5")
+    assert not weights.metadata.averages
+    assert np.array_equal(
+        weights.tensors["logits/bias"], WEIGHTS.tensors["logits/bias"] / np.float32(2)
+    )
+    content["arch"] = "mixnet_s"
+    with pytest.raises(CheckpointError, match="made for timm's 'mixnet_s', which pads both sides"):
+        convert(save(path, content), tmp_path / "out.h5")
+
+
+def test_averages_that_count_their_steps(tmp_path: Path) -> None:
+    state = tensors()
+    averages = {f"module.{name}": x for name, x in state.items()}
+    averages["n_averaged"] = needed("torch").tensor(5)
+    path = save(tmp_path / "a.pth", {"model": halved(state), "model_ema": averages})
+    assert_equal(convert(path, tmp_path / "out.h5"), WEIGHTS)
+
+
+def test_a_number_beside_the_state_dict_is_no_state_dict(tmp_path: Path) -> None:
+    """The training script of PyTorch's examples saves its best accuracy as a tensor."""
+    content = {"state_dict": tensors(), "best_acc1": needed("torch").tensor(76.0)}
+    assert_equal(convert(save(tmp_path / "a.pth", content), tmp_path / "out.h5"), WEIGHTS)
+
+
+@pytest.mark.parametrize("prefix", ["net.", "backbone.encoder.", "student.module.model."])
+def test_any_prefix(prefix: str, tmp_path: Path) -> None:
+    state = {prefix + name: x for name, x in tensors().items()}
+    path = save(tmp_path / "a.ckpt", {"state_dict": state, "pytorch-lightning_version": "2.0"})
+    assert_equal(convert(path, tmp_path / "out.h5"), WEIGHTS)
+    assert inspect(path)["missing"] == []
+
+
+def in_our_order() -> dict[str, Any]:
+    """The state dict of a port with names of its own, whose classifier is a convolution."""
+    torch, names = needed("torch"), timm_sources(WEIGHTS.architecture)
+    state, plain = tensors(), {}
+    for i, ours in enumerate(WEIGHTS.architecture.tensor_shapes()):
+        theirs = names[ours].name
+        plain[f"layers.{i}.{theirs.rpartition('.')[2]}"] = state[theirs]
+        if theirs.endswith("running_var"):
+            plain[f"layers.{i}.num_batches_tracked"] = torch.tensor(7)
+    last = f"layers.{i - 1}.weight"
+    return plain | {last: plain[last][:, :, None, None]}
+
+
+@pytest.mark.parametrize("kind", ["pth", "npz"])
+def test_other_names_are_matched_by_order(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, state = tmp_path / f"model.{kind}", in_our_order()
+    if kind == "npz":
+        np.savez(path, **{name: x.numpy() for name, x in state.items()})
+    else:
+        save(path, state)
+    assert_equal(convert(path, tmp_path / "out.h5"), WEIGHTS)
+    said = capsys.readouterr().out
+    assert "matched by their order and shape" in said
+    assert "TensorFlow's padding and 1e-3 are assumed" in said
+    found = inspect(path)
+    assert (found["network"], found["missing"], found["problem"]) == ("tiny", [], "")
+    with pytest.raises(CheckpointError, match="--check runs state dicts in timm"):
+        convert(path, tmp_path / "other.h5", check=True)
+
+
+def test_other_names_in_another_order_are_refused(tmp_path: Path) -> None:
+    """Mean and variance exchanged have the right shapes, and only the names tell."""
+    state = in_our_order()
+    names = list(state)
+    i, j = (next(k for k, n in enumerate(names) if n.endswith(end)) for end in ("mean", "var"))
+    names[i], names[j] = names[j], names[i]
+    path = save(tmp_path / "a.pth", {name: state[name] for name in names})
+    with pytest.raises(CheckpointError, match=r"stem/bn/moving_mean \(5,\) does not fit layers"):
+        convert(path, tmp_path / "out.h5")
+    safetensors = needed("safetensors.torch")
+    safetensors.save_file({n: x.clone() for n, x in state.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="does not keep the order of its tensors"):
+        convert(tmp_path / "a.safetensors", tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()

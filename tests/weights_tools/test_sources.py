@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -261,7 +262,11 @@ def test_symmetric_padding_of_an_odd_size_is_right(tmp_path: Path) -> None:
         stem.attribute.remove(next(a for a in stem.attribute if a.name == "auto_pad"))
         stem.attribute.append(needed("onnx").helper.make_attribute("pads", [1, 1, 1, 1]))
 
-    convert(save_onnx(tmp_path / "odd.onnx", change, size=75), tmp_path / "out.h5", check=True)
+    path = save_onnx(tmp_path / "odd.onnx", change, size=75)
+    convert(path, tmp_path / "out.h5", check=True)
+    with pytest.raises(CheckpointError, match="right only for the 75 pixels a side of its input"):
+        convert(path, tmp_path / "other.h5", input_size=96)
+    assert not (tmp_path / "other.h5").exists()
     path = save_onnx(tmp_path / "even.onnx", change, size=76)
     with pytest.raises(CheckpointError, match="pads both sides alike"):
         convert(path, tmp_path / "other.h5")
@@ -487,3 +492,23 @@ def test_our_own_weights_need_no_conversion(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="weights of tinymixnet already"):
         convert(path, tmp_path / "out.h5")
     assert_equal(read_weights(path), WEIGHTS)
+
+
+def test_check_says_how_much_is_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Above what is usual, both sides are compared with the same network in float64."""
+    path = save_onnx(tmp_path / "model.onnx")
+    convert(path, tmp_path / "out.h5", check=True)
+    assert "float64" not in capsys.readouterr().out
+    monkeypatch.setattr("weights_tools.check_original.USUAL_DIFFERENCE", -1)
+    convert(path, tmp_path / "out.h5", check=True)
+    said = re.search(
+        r"(\S+) \(to the same network in float64: ours (\S+), the original (\S+)\)",
+        capsys.readouterr().out,
+    )
+    assert said
+    difference, ours, theirs = map(float, said.groups())
+    assert 0 < ours < 1e-5
+    assert 0 < theirs < 1e-5
+    assert difference <= 1.1 * (ours + theirs)

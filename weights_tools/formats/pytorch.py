@@ -11,8 +11,8 @@ import math
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,12 +20,26 @@ import numpy as np
 
 from tinymixnet.debug.checks import as_path
 from tinymixnet.engine.budget import budget
-from tinymixnet.errors import CheckpointError, TinyMixNetError
+from tinymixnet.errors import CheckpointError
 from weights_tools.formats import bfloat16
+from weights_tools.framework_errors import one_line
 
 LARGEST_PICKLE = 8 << 20  # bytes; MixNet-L's has some 60,000
 MOST_MEMBERS = 20_000
-STATE_KEYS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "module")
+AVERAGE_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+STATE_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "network")
+NOTED = {  # what a training notes beside the tensors; none of it is built
+    ("_codecs", "encode"),  # of NumPy numbers
+    ("argparse", "Namespace"),
+    ("builtins", "set"),
+    ("collections", "defaultdict"),
+    ("numpy", "dtype"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy.core.multiarray", "scalar"),
+    ("pathlib", "PosixPath"),
+    ("torch", "Size"),
+    ("torch", "device"),
+}
 DTYPES: dict[str, np.dtype] = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -60,6 +74,7 @@ class PytorchFile(NamedTuple):
     path: Path
     prefix: str  # the folder in the zip
     tensors: dict[str, StoredTensor]
+    notes: dict[str, str]  # architecture, averages, chosen: what the training noted beside them
 
     def read(self, name: str) -> np.ndarray:
         """Return the values of one tensor in a new array; bfloat16 widened to float32."""
@@ -110,27 +125,42 @@ def open_pytorch(path: str | os.PathLike[str]) -> PytorchFile:
                 raise CheckpointError(f"refused, a pickle of {info.file_size:,} bytes")
             with archive.open(info) as stream:
                 content = _Unpickler(stream).load()
-    tensors = _state_dict(content)
+    tensors, notes = _state_dict(content)
     if not tensors:
         raise CheckpointError(f"{path}: holds no state dict, a dict of names and tensors")
-    return PytorchFile(path, prefix, tensors)
+    return PytorchFile(path, prefix, tensors, notes)
 
 
-def _state_dict(content: Any) -> dict[str, StoredTensor]:
-    """Return the tensors of the first dict that has some: the whole, or one of the usual keys."""
-    candidates = [content]
-    if isinstance(content, Mapping):
-        candidates += [content.get(key) for key in STATE_KEYS]
-    for candidate in candidates:
-        if isinstance(candidate, Mapping):
-            found = {
-                name: value
-                for name, value in candidate.items()
-                if isinstance(name, str) and isinstance(value, StoredTensor)
-            }
-            if found:
-                return found
-    return {}
+def _state_dict(content: Any) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Return the tensors of the dict that has most of them, and what is noted beside it.
+
+    That is the whole content, or what stands under one of the usual keys. Training often keeps two
+    of equal size: the network as it is, and the moving averages of its tensors, which are better.
+    """
+    if not isinstance(content, Mapping):
+        return {}, {}
+    candidates = {"": content, **{key: content.get(key) for key in (*STATE_KEYS, *AVERAGE_KEYS)}}
+    found = {key: _tensors(value) for key, value in candidates.items()}
+    most = max(map(len, found.values()))
+    raw = [key for key in ("", *STATE_KEYS) if len(found[key]) == most]
+    # The wrapper that computes averages may add a counter of its own.
+    averages = [key for key in AVERAGE_KEYS if found[key] and len(found[key]) >= most - 1]
+    chosen = (averages or raw)[0]
+    notes = {}
+    if isinstance(content.get("arch"), str):
+        notes["architecture"] = content["arch"]
+    if averages or "optimizer" in content:
+        notes["averages"] = str(bool(averages))
+    if averages and raw:
+        notes["chosen"] = f"the moving averages ({chosen}) were taken, not {raw[0]}"
+    return found[chosen], notes
+
+
+def _tensors(value: Any) -> dict[str, StoredTensor]:
+    if not isinstance(value, Mapping):
+        return {}
+    pairs = value.items()
+    return {k: v for k, v in pairs if isinstance(k, str) and isinstance(v, StoredTensor)}
 
 
 class _Storage(NamedTuple):
@@ -181,9 +211,7 @@ class _Unpickler(pickle._Unpickler):
             return lambda tensor, *_: tensor
         if module == "torch" and name in DTYPES:
             return name
-        if (module, name) in (("torch", "Size"), ("builtins", "set"), ("torch", "device")):
-            return _Ignored
-        if (module, name) == ("argparse", "Namespace"):
+        if (module, name) in NOTED:
             return _Ignored
         raise CheckpointError(
             f"refused, its pickle calls {module[:60]}.{name[:60]}, which a state dict does not "
@@ -196,13 +224,5 @@ class _Unpickler(pickle._Unpickler):
         raise CheckpointError("its pickle refers to something that is no storage of a tensor")
 
 
-@contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes zipfile or pickle raise into an error of one line."""
-    try:
-        yield
-    except TinyMixNetError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CheckpointError(f"{path}: not a PyTorch file we can read ({reason})") from None
+def _one_line(path: Path) -> AbstractContextManager[None]:
+    return one_line(path, CheckpointError, "not a PyTorch file we can read")

@@ -20,6 +20,7 @@ from tinymixnet.engine.metadata import Metadata
 from tinymixnet.errors import CheckpointError
 from weights_tools.assemble import find_variant, list_some, to_float32
 from weights_tools.graphs.graph import Graph, Node
+from weights_tools.graphs.norm import Norm, output_axis, scaled
 from weights_tools.graphs.preprocessing import Preprocessing, find_preprocessing
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -46,43 +47,27 @@ class Found:
     preprocessing: Preprocessing
     epsilon: float
     folded: bool  # whether any batch norm was folded
-
-
-@dataclass
-class _Norm:
-    """What a graph does to each channel after a convolution: x * scale + shift."""
-
-    scale: np.ndarray
-    shift: np.ndarray
-    whole: tuple[np.ndarray, ...] = ()  # gamma, beta, mean, variance if it is one batch norm
-    epsilon: float = 0.0
-    steps: int = 0
-
-    def apply(self, node: Node, values: Sequence[np.ndarray]) -> None:
-        """Add one more operation. values: its constant inputs."""
-        if node.operation == "BatchNormalization":
-            gamma, beta, mean, variance = (np.ravel(v).astype(np.float64) for v in values)
-            epsilon = float(node.options["epsilon"])
-            scale = gamma / np.sqrt(variance + epsilon)
-            self.whole, self.epsilon = tuple(map(np.ravel, values)), epsilon
-            self.scale, self.shift = self.scale * scale, (self.shift - mean) * scale + beta
-        else:
-            value = np.ravel(values[0]).astype(np.float64)
-            if node.operation == "Mul":
-                self.scale, self.shift = self.scale * value, self.shift * value
-            elif node.operation == "Div":
-                self.scale, self.shift = self.scale / value, self.shift / value
-            else:
-                self.shift = self.shift + (value if node.operation == "Add" else -value)
-        self.steps += 1
+    only_size: int  # the only pixels a side at which its padding is ours; 0: any
 
 
 def match(graph: Graph, source: str, variant: str | None = None) -> Found:
     """Return the tensors of the MixNet in a graph. Raises CheckpointError if it holds none."""
-    return _Matcher(graph.with_constants_computed(), source).find(variant)
+    return Matcher(graph.with_constants_computed(), source).find(variant)
 
 
-class _Matcher:
+def expected_kernels(architecture: Architecture) -> dict[str, list[tuple[int, ...]]]:
+    """Return the shapes of the kernels of each layer, all with four axes."""
+    expected: dict[str, list[tuple[int, ...]]] = {}
+    for name, shape in architecture.tensor_shapes().items():
+        if "/kernel" in name:
+            full = shape if len(shape) == 4 else (1, 1, *shape)
+            expected.setdefault(name.rsplit("/", 1)[0], []).append(full)
+    return expected
+
+
+class Matcher:
+    """A graph without nodes of constants, and which of its nodes have weights."""
+
     def __init__(self, graph: Graph, source: str) -> None:
         self.graph = graph
         self.constants = graph.constants
@@ -96,27 +81,27 @@ class _Matcher:
     def find(self, variant: str | None) -> Found:
         if not self.weighted:
             raise CheckpointError(f"{self.source}: no convolution with constant weights in it")
-        classes = self._kernels(self.weighted[-1])[-1].shape[-1]
+        classes = self.kernels(self.weighted[-1])[-1].shape[-1]
         wrong = {}
 
         def problems(architecture: Architecture) -> list[str]:
-            _, wrong[architecture.variant] = self._layers(architecture)
+            _, wrong[architecture.variant] = self.layers(architecture)
             return wrong[architecture.variant]
 
         architecture = find_variant(self.source, classes, problems, variant)
-        layers, _ = self._layers(architecture)
-        self._check_padding(layers)
+        layers, _ = self.layers(architecture)
+        only_size = self._check_padding(layers)
         tensors: dict[str, np.ndarray] = {}
         shapes = architecture.tensor_shapes()
         norms = {}
         for layer, nodes in layers.items():
             norm = norms[layer] = self._norm(layer, nodes)
             bn = layer.removesuffix("conv") + "bn"
-            kernels = [kernel for node in nodes for kernel in self._kernels(node)]
+            kernels = [kernel for node in nodes for kernel in self.kernels(node)]
             names = [n for n in shapes if n.rsplit("/", 1)[0] == layer and "/kernel" in n]
             whole = bool(norm.whole) and norm.steps == 1 and f"{bn}/gamma" in shapes
             if not whole:
-                kernels = _scaled(layer, kernels, norm.scale)
+                kernels = scaled(layer, kernels, norm.scale)
             for name, kernel in zip(names, kernels, strict=True):
                 tensors[name] = to_float32(kernel.reshape(shapes[name]))
             if f"{layer}/bias" in shapes:
@@ -146,24 +131,19 @@ class _Matcher:
             stem = tensors["stem/conv/kernel"]
             tensors["stem/conv/kernel"] = np.ascontiguousarray(stem[:, :, ::-1])
         ordered = {name: tensors[name] for name in shapes}
-        return Found(architecture, ordered, preprocessing, epsilon, folded)
+        return Found(architecture, ordered, preprocessing, epsilon, folded, only_size)
 
     # -- which convolution is which layer ----------------------------------------------------------
 
-    def _layers(self, architecture: Architecture) -> tuple[dict[str, list[Node]], list[str]]:
+    def layers(self, architecture: Architecture) -> tuple[dict[str, list[Node]], list[str]]:
         """Return the nodes of each layer that has a kernel, and what does not fit."""
-        expected: dict[str, list[tuple[int, ...]]] = {}
-        for name, shape in architecture.tensor_shapes().items():
-            if "/kernel" in name:
-                full = shape if len(shape) == 4 else (1, 1, *shape)
-                expected.setdefault(name.rsplit("/", 1)[0], []).append(full)
         layers: dict[str, list[Node]] = {}
         problems, rest = [], list(self.weighted)
-        for layer, shapes in expected.items():
-            count = 1 if rest and len(self._kernels(rest[0])) == len(shapes) else len(shapes)
+        for layer, shapes in expected_kernels(architecture).items():
+            count = 1 if rest and len(self.kernels(rest[0])) == len(shapes) else len(shapes)
             nodes, rest = rest[:count], rest[count:]
             nodes.sort(key=self._place)
-            found = [kernel.shape for node in nodes for kernel in self._kernels(node)]
+            found = [kernel.shape for node in nodes for kernel in self.kernels(node)]
             if found != shapes:
                 problems.append(f"{layer}: expected kernels {shapes}, found {found or 'none'}")
                 if len(found) < len(shapes):
@@ -179,7 +159,7 @@ class _Matcher:
             return None
         return self.constants.get(node.inputs[1])
 
-    def _kernels(self, node: Node) -> list[np.ndarray]:
+    def kernels(self, node: Node) -> list[np.ndarray]:
         """Return a kernel for each group, (H, W, in, out), or (H, W, C, 1) of a depthwise one."""
         kernel = self._kernel(node)
         assert kernel is not None
@@ -231,13 +211,13 @@ class _Matcher:
             tensor = node.outputs[0]
             yield tensor, node
 
-    def _norm(self, layer: str, nodes: Sequence[Node]) -> _Norm:
+    def _norm(self, layer: str, nodes: Sequence[Node]) -> Norm:
         """Return what happens to the channels of a layer up to its activation."""
-        axis = _output_axis(layer)
+        axis = output_axis(layer)
         parts, last = [], ""
         for node in nodes:
-            width = sum(kernel.shape[axis] for kernel in self._kernels(node))
-            part = _Norm(np.ones(width), np.zeros(width))
+            width = sum(kernel.shape[axis] for kernel in self.kernels(node))
+            part = Norm(np.ones(width), np.zeros(width))
             if len(node.inputs) > 2 and node.inputs[2]:
                 part.apply(Node("Add", "", (), ()), [self._value(node, node.inputs[2])])
             last = self._apply(part, node.outputs[0])
@@ -245,7 +225,7 @@ class _Matcher:
         users = self.consumers.get(last, [])
         if len(parts) == 1:
             return parts[0]
-        norm = _Norm(
+        norm = Norm(
             np.concatenate([part.scale for part in parts]),
             np.concatenate([part.shift for part in parts]),
             steps=sum(part.steps for part in parts),
@@ -254,7 +234,20 @@ class _Matcher:
             self._apply(norm, users[0].outputs[0])
         return norm
 
-    def _apply(self, norm: _Norm, tensor: str) -> str:
+    def constants_of(self, nodes: Sequence[Node]) -> set[str]:
+        """Return the constants that the nodes of a layer, and what follows them, take."""
+        taken = list(nodes)
+        for node in nodes:
+            last = node.outputs[0]
+            for name, following in self._walk(last):
+                taken.append(following)
+                last = name
+            for user in self.consumers.get(last, []):
+                if user.operation == "Concat":
+                    taken += [following for _, following in self._walk(user.outputs[0])]
+        return {name for node in taken for name in node.inputs if name in self.constants}
+
+    def _apply(self, norm: Norm, tensor: str) -> str:
         last = tensor
         for last, node in self._walk(tensor):  # noqa: B007  (the last one is returned)
             if node.operation not in PASSED:
@@ -274,40 +267,27 @@ class _Matcher:
             raise CheckpointError(f"{self.source}: {node.name[:80]}: {name[:80]} is no constant")
         return self.constants[name]
 
-    def _check_padding(self, layers: dict[str, list[Node]]) -> None:
+    def _check_padding(self, layers: dict[str, list[Node]]) -> int:
         """Raise if a stride of 2 is padded alike on both sides: then ours gives other numbers.
 
-        An image with an odd number of pixels a side is padded so by TensorFlow, too.
+        An image with an odd number of pixels a side is padded so by TensorFlow, too. Return this
+        size, or 0 if every size is right.
         """
-        symmetric, size = [], self.graph.input_size
+        symmetric, size, only_size = [], self.graph.input_size, 0
         for layer, nodes in layers.items():
             odd = size % 2 == 1
             if any(max(node.options.get("strides", (1, 1))) > 1 for node in nodes):
                 size = (size + 1) // 2
-            for node in [] if odd else nodes:
+            for node in nodes:
                 top, left, bottom, right = node.options.get("pads") or (0, 0, 0, 0)
                 strides = node.options.get("strides", (1, 1))
                 if max(strides) > 1 and (top, left) == (bottom, right) and top:
-                    symmetric.append(layer)
+                    only_size = self.graph.input_size
+                    symmetric += [] if odd else [layer]
         if symmetric:
             raise CheckpointError(
                 f"{self.source}: pads both sides alike where the stride is 2 (in "
                 f"{list_some(list(dict.fromkeys(symmetric)))}), as timm's mixnet_* do; expected "
                 "TensorFlow's padding, as in tf_mixnet_*"
             )
-
-
-def _output_axis(layer: str) -> int:
-    """Return which axis of a kernel has the output channels: (K, K, C, 1) or (H, W, I, O)."""
-    return 2 if layer.endswith("depthwise_conv") else 3
-
-
-def _scaled(layer: str, kernels: Sequence[np.ndarray], scale: np.ndarray) -> list[np.ndarray]:
-    """Return the kernels of a layer times a factor for each of its output channels."""
-    axis = _output_axis(layer)
-    ends = np.cumsum([kernel.shape[axis] for kernel in kernels])[:-1]
-    factors = np.split(scale, ends)
-    return [
-        kernel * (factor[:, None] if axis == 2 else factor)
-        for kernel, factor in zip(kernels, factors, strict=True)
-    ]
+        return only_size

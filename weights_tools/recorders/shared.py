@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from tinymixnet.errors import TinyMixNetError, TraceError
+from weights_tools import framework_errors
 from weights_tools.extras import import_extra
 
 StrPath = str | os.PathLike[str]
@@ -34,17 +35,10 @@ def computed(nodes: Nodes, fed: Iterable[str]) -> Iterator[str]:
             yield from outputs
 
 
-@contextmanager
-def one_line(file: Any) -> Iterator[None]:
+def one_line(file: Any) -> AbstractContextManager[None]:
     """Turn whatever a runtime raises about a file into a TraceError of one line."""
     name = file if isinstance(file, (str, os.PathLike)) else "the graph"
-    try:
-        yield
-    except TinyMixNetError:
-        raise
-    except Exception as error:
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise TraceError(f"{name}: cannot be recorded ({why})") from error
+    return framework_errors.one_line(name, TraceError, "cannot be recorded", keep_ours=True)
 
 
 def import_package(module: str, extra: str) -> Any:
