@@ -202,12 +202,14 @@ def _evidence(dump: Dump, theirs: TheirTensors, doubtful: Sequence[str]) -> Evid
         others = list(dump.unmatched)
     else:
         found = counts([pair for pair in dump.pairs if pair.layer in known])
-        others = [pair.name for pair in dump.pairs if not pair.layer]
+        others = [pair.name for pair in dump.pairs if pair.unknown]
     order = {name: number for number, name in enumerate(dump.trace.names)}
     last = max((order[name] for name in dump.theirs.values()), default=len(order))
     after = tuple(name for name in others if order[name] > last)
     named = tuple((layer, dump.theirs[layer]) for layer in doubtful)
-    return Evidence(found, len(others), after, named)
+    parts = sum(1 for pair in dump.pairs if pair.layer and pair.part)
+    constants = sum(1 for pair in dump.pairs if pair.constant)
+    return Evidence(found, len(others), after, named, parts, constants)
 
 
 def resized(model: Model, photo: Source, pixels: Array) -> list[Suspect]:

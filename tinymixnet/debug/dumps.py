@@ -104,7 +104,7 @@ class Dump:
             if layer not in dump.theirs and name not in taken
         }
         dump.mismatched = {layer: self.mismatched[layer] for layer in dump._misshaped}
-        others = [pair.name for pair in pairs if not pair.layer]
+        others = [pair.name for pair in pairs if pair.unknown]
         dump.unmatched = {name: self.unmatched.get(name) for name in others if name not in taken}
         return dump
 
