@@ -151,6 +151,6 @@ def test_copies_in_blocks_of_channels(small: Subject, tmp_path: Path) -> None:
 
 def test_a_matmul_before_its_bias_is_not_the_answer(small: Subject, tmp_path: Path) -> None:
     layers = {n: x for n, x in small.clean.items() if n != "probabilities"}
-    layers["matmul"] = layers["logits"] - small.model.tensors["logits/bias"]
-    pairs = found_in(small, layers, tmp_path)
+    product = layers["logits"] - small.model.tensors["logits/bias"]
+    pairs = found_in(small, before_the_last(layers, {"matmul": product}), tmp_path)
     assert (pairs["matmul"].layer, pairs["matmul"].part) == ("logits", "bias missing")
