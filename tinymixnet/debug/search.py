@@ -18,6 +18,7 @@ from tinymixnet.debug.patterns import pattern
 from tinymixnet.debug.precision import UNROUNDED, Judgement, judgements
 from tinymixnet.debug.rounding import to_float16
 from tinymixnet.debug.runner import Change, PartRunner
+from tinymixnet.debug.single_layer import steps
 from tinymixnet.debug.suspects.context import Suspect
 from tinymixnet.engine.kernels import Array
 from tinymixnet.engine.progress import with_progress
@@ -63,6 +64,7 @@ class Search:
         self.causes: dict[str, Cause] = {}  # slug -> cause
         self.errors: dict[str, Error] = {}  # layer -> error when ours is fed their input
         self.unexplained: list[Unexplained] = []
+        self.not_finite: set[str] = set()  # layers in which theirs has NaN or infinity
         self.noisy: list[Unexplained] = []  # as far off as if our weights were rounded ones
 
     def run(self) -> list[Cause]:
@@ -75,9 +77,14 @@ class Search:
         for layer, ours in with_progress(pairs, len(names), itemgetter(0), self.progress):
             before = error(ours, theirs[layer])
             self.errors[layer] = before
+            finite = before.max_error < inf or bool(np.isfinite(theirs[layer]).all())
+            if not finite:
+                self.not_finite.add(layer)
             if layer in harmless or self.limits.right(layer, before):
                 continue
-            if not np.isfinite(theirs[layer]).all():
+            if not np.isfinite(ours).all() or self._has_no_input(layer):
+                continue  # what stands before it is to blame, or nobody can tell
+            if not finite:
                 self._not_finite(layer, ours)
                 continue
             noisy = self._is_noise(layer)
@@ -98,10 +105,20 @@ class Search:
         self._merge()
         return [*self.causes.values(), *self.unexplained_causes(names)]
 
+    def _has_no_input(self, layer: str) -> bool:
+        """Whether a layer is computed from NaN or infinity of theirs, which says nothing of it."""
+        return any(
+            source in self.not_finite
+            or (source not in self.runner.theirs and self._has_no_input(source))
+            for source in self._inputs[layer]
+        )
+
+    @cached_property
+    def _inputs(self) -> dict[str, tuple[str, ...]]:
+        return {step.layer: step.inputs for step in steps(self.runner.model.architecture)}
+
     def _not_finite(self, layer: str, ours: Array) -> None:
         """Note a layer in which theirs alone has NaN or infinity."""
-        if not np.isfinite(ours).all():
-            return  # with their input, ours has too: nobody can tell
         evidence = overflow(self.runner, layer, ours)
         if evidence:
             suspect = Suspect("fp16-overflow", "", evidence)
