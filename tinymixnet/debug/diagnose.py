@@ -29,6 +29,7 @@ from tinymixnet.debug.runner import PartRunner
 from tinymixnet.debug.search import Search, kind_of
 from tinymixnet.debug.suspects import SUSPECTS
 from tinymixnet.debug.suspects.context import Suspect
+from tinymixnet.debug.suspects.convolution import ONE_GROUP
 from tinymixnet.debug.suspects.from_data import other_pixels, raw_weights
 from tinymixnet.debug.suspects.resizes import ways
 from tinymixnet.engine.budget import budget
@@ -90,7 +91,7 @@ def diagnose(
         shows = causes[0].place if causes else None
         return Diagnosis(tuple(causes), len(theirs.names), shows, evidence, warnings)
 
-    suspects = list(SUSPECTS)
+    suspects = [*SUSPECTS, *ONE_GROUP]
     if raw is not None:
         suspects += raw_weights(raw.tensors)
     if photo is not None:

@@ -11,7 +11,13 @@ import numpy as np
 
 from tinymixnet.debug.causes import Cause
 from tinymixnet.debug.evidence import FINE, ROUNDING
-from tinymixnet.debug.last_resorts import other_weights, overflow
+from tinymixnet.debug.last_resorts import (
+    LARGEST_HALF,
+    largest,
+    other_weights,
+    overflow,
+    saturated,
+)
 from tinymixnet.debug.limits import Limits
 from tinymixnet.debug.measure import Error, error, mean_error
 from tinymixnet.debug.patterns import pattern
@@ -80,12 +86,20 @@ class Search:
             finite = before.max_error < inf or bool(np.isfinite(theirs[layer]).all())
             if not finite:
                 self.not_finite.add(layer)
-            if layer in harmless or self.limits.right(layer, before):
+            right = layer in harmless or self.limits.right(layer, before)
+            if right and not largest(ours) > LARGEST_HALF:
                 continue
             if not np.isfinite(ours).all() or self._has_no_input(layer):
                 continue  # what stands before it is to blame, or nobody can tell
             if not finite:
                 self._not_finite(layer, ours)
+                continue
+            exact = before.max_error <= 3 * self.limits.fine
+            if not exact and (cut := saturated(self.runner, layer)):
+                suspect = Suspect("fp16-overflow", "", cut[0])
+                self.add_cause(suspect, (layer,), before.max_error, cut[1])
+                continue
+            if right:  # rounding to float16 might have made infinity of what is beyond its range
                 continue
             noisy = self._is_noise(layer)
             trial = None
