@@ -154,3 +154,18 @@ def test_a_matmul_before_its_bias_is_not_the_answer(small: Subject, tmp_path: Pa
     product = layers["logits"] - small.model.tensors["logits/bias"]
     pairs = found_in(small, before_the_last(layers, {"matmul": product}), tmp_path)
     assert (pairs["matmul"].layer, pairs["matmul"].part) == ("logits", "bias missing")
+
+
+def test_parts_where_names_are_certain(small: Subject, tmp_path: Path) -> None:
+    """Our own names. A copy of a layer that is not there is rather a misspelt name."""
+    x = small.clean["blocks_5/expand_bn"]
+    layers = {n: x for n, x in small.clean.items() if n != BN}
+    more = {
+        "gate of swish": 1 / (1 + np.exp(-x)),
+        "shape": np.array([1, 2, 3], np.int64),
+        "again": x,
+        BN + "_": small.clean[BN],
+        "noise": np.random.default_rng(0).normal(size=x.shape),
+    }
+    found = small.diagnose(write(tmp_path / "dump.npz", before_the_last(layers, more))).evidence
+    assert (found.others, found.parts, found.constants) == (2, 2, 1)

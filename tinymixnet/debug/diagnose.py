@@ -18,6 +18,7 @@ from tinymixnet.debug.checks import expect
 from tinymixnet.debug.compare import HALF_TOLERANCE, compare
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import FORMAT, TheirTensors
+from tinymixnet.debug.leftovers import explain_unmatched
 from tinymixnet.debug.limits import Limits
 from tinymixnet.debug.manifest import Manifest
 from tinymixnet.debug.measure import error
@@ -77,6 +78,8 @@ def diagnose(
     dump.guess_scales(model.layers(pixels))
     if not (dump.certain or dump.pairs):
         dump = pair(model, pixels, dump, progress)
+    elif not dump.pairs:
+        dump = explain_unmatched(model, pixels, dump)
     warnings = _warnings(model, pixels, dump, reference_manifest)
     theirs = TheirTensors(dump)
     causes = theirs.correct_dump_errors(model, pixels)
@@ -208,8 +211,9 @@ def _evidence(dump: Dump, theirs: TheirTensors, doubtful: Sequence[str]) -> Evid
     last = max((order[name] for name in dump.theirs.values()), default=len(order))
     after = tuple(name for name in others if order[name] > last)
     named = tuple((layer, dump.theirs[layer]) for layer in doubtful)
-    parts = sum(1 for pair in dump.pairs if pair.layer and pair.part)
-    constants = sum(1 for pair in dump.pairs if pair.constant)
+    explained = [*dump.pairs, *(dump.explained or ())]
+    parts = sum(1 for pair in explained if pair.layer and pair.part)
+    constants = sum(1 for pair in explained if pair.constant)
     return Evidence(found, len(others), after, named, parts, constants)
 
 

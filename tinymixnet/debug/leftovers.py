@@ -16,7 +16,7 @@ from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.measure import error
 from tinymixnet.debug.names.layouts import Shape, layouts_of
 from tinymixnet.debug.pairs import Pair
-from tinymixnet.debug.parts_of_layers import parts, shifted_by_channel
+from tinymixnet.debug.parts_of_layers import COPY, parts, shifted_by_channel
 from tinymixnet.debug.single_layer import Step, compute, steps
 from tinymixnet.debug.stored_tensors import as_layer
 from tinymixnet.engine.kernels import Array
@@ -46,6 +46,19 @@ def fingerprint(x: Array) -> Fingerprint:
     with np.errstate(all="ignore"):
         total = float(x.sum(dtype=np.float64))
         return Fingerprint(total, float(x.min(initial=0)), float(x.max(initial=0)))
+
+
+def explain_unmatched(model: Model, pixels: Array, dump: Dump) -> Dump:
+    """Return a dump whose names are certain, with what its other tensors are.
+
+    A copy of a layer that is missing stays unmatched: its name is probably misspelt.
+    """
+    if dump.explained is not None or not dump.unmatched:
+        return dump
+    _, found = look_again(model, pixels, dump, dump.unmatched)
+    return dump.with_explained(
+        [pair for pair in found if pair.part != COPY or pair.layer in dump.theirs]
+    )
 
 
 def look_again(

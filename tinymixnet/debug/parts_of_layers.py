@@ -16,6 +16,7 @@ from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.network import statistics
 
 BIAS_MISSING = "bias missing"
+COPY = "copy"
 SAME_SHIFT = 1e-5  # by how much shifts may differ, relative to the range of a channel
 
 
@@ -28,7 +29,7 @@ def parts(
 ) -> Iterator[tuple[str, Array]]:
     """Yield (what it is, tensor) for tensors on the way from a layer's inputs to its value."""
     x = inputs[0] if inputs else value
-    yield "copy", value
+    yield COPY, value
     if step.kind.endswith("conv"):
         yield from _of_convolution(step, x, value, tensors)
     elif step.kind.endswith("bn"):
