@@ -164,7 +164,7 @@ def test_parts_where_names_are_certain(small: Subject, tmp_path: Path) -> None:
         "gate of swish": 1 / (1 + np.exp(-x)),
         "shape": np.array([1, 2, 3], np.int64),
         "again": x,
-        BN + "_": small.clean[BN],
+        BN + "x": small.clean[BN],
         "noise": np.random.default_rng(0).normal(size=x.shape),
     }
     found = small.diagnose(write(tmp_path / "dump.npz", before_the_last(layers, more))).evidence
