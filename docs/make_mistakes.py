@@ -22,7 +22,8 @@ OTHERS = {
     "other-resize": "the photo is cropped or resized in another way: which one is said",
     "low-precision": "values are rounded to float16, bfloat16 or 8-bit integers, and the errors "
     "are as large as this rounding makes them in our run",
-    "fp16-overflow": "NaN or infinity stands where our values are largest: float16 ends at 65504",
+    "fp16-overflow": "NaN, infinity or 65504, where float16 ends, stands where our values are "
+    "larger",
     "other-weights": "most layers do what they should with weights of their own: those of another "
     "variant or training, or none that were loaded",
     "unknown": "no known mistake: the pattern of the error is described",

@@ -1,11 +1,11 @@
-"""Make the table of docs/ports.md: real ports, and what `diagnose` says of them.
+"""Make the table of real ports in docs/debugging.md, and what `diagnose` says of them.
 
-    python -m docs.make_ports_table             record all ports, diagnose them, write the page
+    python -m docs.make_ports_table             record all ports, diagnose them, write the table
     python -m docs.make_ports_table FOLDER      keep the dumps in FOLDER, and take those there
 
 It needs the extra `test-ports`, and takes about ten minutes. Each verdict is the first line of the
-command itself. The exit code is 1 if one of them is not the truth; the page is written all the
-same, and says so.
+command itself. The exit code is 1 if one of them is not the truth; the table is written all
+the same, and says so.
 """
 
 import os
@@ -21,7 +21,7 @@ from benchmarks.measure import markdown
 from docs.make_architecture import fill
 from tests.ports.table import PORTS, Port, record_ports
 
-PAGE = Path(__file__).parent / "ports.md"
+PAGE = Path(__file__).parent / "debugging.md"
 HEADER = ("port", "recorded", "truth", "`diagnose` says", "seconds")
 RULE = ("---", "---", "---", "---", "---:")
 PACKAGES = ("torch", "timm", "geffnet", "pytorchcv", "onnx", "onnxscript", "onnxsim")
@@ -60,12 +60,12 @@ def main(arguments: list[str]) -> int:
         table = list(rows(folder))
     wrong = sum("**wrong**" in row[3] for row in table)
     parts = {
-        "table": lambda: f"\n\n{markdown(HEADER, table, RULE)}\n\n",
-        "count": lambda: f"{len(table)} ports, {len(table) - wrong} verdicts right",
-        "versions": lambda: ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "ports": lambda: f"\n\n{markdown(HEADER, table, RULE)}\n\n",
+        "ports-count": lambda: f"{len(table)} ports, {len(table) - wrong} verdicts right",
+        "ports-versions": lambda: ", ".join(f"{name} {version(name)}" for name in PACKAGES),
     }
     PAGE.write_text(fill(PAGE.read_text("utf-8"), parts), "utf-8")
-    print(f"{PAGE}: {parts['count']()}")
+    print(f"{PAGE}: {parts['ports-count']()}")
     return int(wrong > 0)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import tinymixnet
 from tinymixnet.cli import main
-from tinymixnet.debug.compare import compare
+from tinymixnet.debug.compare import compare, judged
 from tinymixnet.debug.diagnose import diagnose
 from tinymixnet.debug.dumps import Dump, open_dump
 from tinymixnet.debug.manifest import manifest_of
@@ -155,6 +155,40 @@ def test_wrong_arguments(
     assert diagnose(
         model, pixels, dump, progress=True, reference_manifest=manifest_of(model, pixels)
     ).alike
+
+
+# -- NaN and infinity ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "following"),
+    [("logits", "probabilities"), ("blocks_7/se_expand", "blocks_7/se_gate")],
+)
+def test_a_layer_that_gets_infinity_is_not_blamed(
+    first: str, following: str, tmp_path: Path, model: Model, pixels: np.ndarray, layers: Layers
+) -> None:
+    """Nobody can tell what it makes of numbers. The layer that makes infinity of them is named.
+
+    `following` is finite: once right but for its input, and once not what infinity gives.
+    """
+    for factor in (1, 0.9):
+        some = {name: layers[name] for name in list(layers)[: list(layers).index(following)]}
+        some[first] = np.full_like(layers[first], np.inf)
+        some[following] = layers[following] * np.float32(factor)
+        path = tmp_path / f"{factor}"
+        found = diagnose(model, pixels, written(path, some, model, pixels))
+        assert [(cause.slug, cause.places) for cause in found.causes] == [("unknown", (first,))]
+
+
+def test_infinity_is_not_coarse(
+    tmp_path: Path, model: Model, pixels: np.ndarray, layers: Layers
+) -> None:
+    wrong = {name: np.full_like(layers[name], np.inf) for name in ("head/act", "head/pool")}
+    dump = written(tmp_path / "dump", layers | wrong, model, pixels)
+    rows = {row.layer: row for row in judged(model, pixels, dump, "float16").rows}
+    assert rows["head/act"].status == "BEYOND"
+    assert (rows["head/pool"].status, rows["head/pool"].explained) == ("DIFFERENT", None)
+    assert (rows["logits"].status, rows["logits"].explained) == ("ok", None)
 
 
 # -- no RuntimeWarning ----------------------------------------------------------------------------

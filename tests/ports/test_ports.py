@@ -1,4 +1,4 @@
-"""Real ports, recorded and diagnosed: what must be said of some of those in docs/ports.md.
+"""Real ports, recorded and diagnosed: what must be said of some of those in docs/debugging.md.
 
 They need the extra `test-ports`. Without it they are skipped, unless PORTS=1 says that it must be
 there. All ports take minutes: `python -m docs.make_ports_table` goes through them.

@@ -17,6 +17,7 @@ from tests.support.planted import raw_tensors
 from tests.support.synthetic import synthetic_image
 from tinymixnet.debug.diagnose import diagnose
 from tinymixnet.debug.dumps import open_dump
+from tinymixnet.engine.weights import BUNDLED
 from tinymixnet.model import Model
 from weights_tools.record import record_torch
 
@@ -162,11 +163,33 @@ def twice(block: Any) -> None:
     block.forward = lambda x: once(once(x))
 
 
+def in_training(part: Any) -> Any:
+    """A part that stays in training when `model.eval()` is called: somebody has forgotten it."""
+    part.train()
+    part.train = lambda mode=True: part
+    return part
+
+
 def drop_path(net: Any) -> None:
-    """Drop the branches of some blocks, and enlarge those of the others."""
-    for number, block in enumerate(shortcuts(net)):
-        factor = 0 if number % 4 == 1 else 1 / (1 - RATE)
-        after(lambda x, y, factor=factor: y * factor)(block.drop_path)  # type: ignore[misc]
+    """Drop the branches of some blocks, and enlarge those of the others, as timm does it."""
+    from timm.layers import DropPath
+
+    torch.manual_seed(1)
+    for block in shortcuts(net):
+        block.drop_path = in_training(DropPath(RATE))
+
+
+def dropout(net: Any) -> None:
+    """Dropout as a module of its own, which shows what it drops. timm's is a function."""
+    torch.manual_seed(1)
+    net.global_pool = nn.Sequential(net.global_pool, in_training(nn.Dropout(RATE)))
+
+
+def sorted_by_name(net: Any) -> None:
+    labels = tinymixnet.load(BUNDLED).metadata.labels
+    order = sorted(range(len(labels)), key=labels.__getitem__)
+    net.classifier.weight.data = net.classifier.weight.data[order]
+    net.classifier.bias.data = net.classifier.bias.data[order]
 
 
 def pooled_after(layer: Any) -> None:
@@ -271,11 +294,13 @@ MISTAKES: dict[str, tuple[str, Plant]] = {
         "drop-connect",
         each(lambda n: [b.drop_path for b in shortcuts(n)], after(lambda x, y: y * (1 - RATE))),
     ),
+    "dropout": ("dropout", dropout),
     "dropout's scaling": ("dropout", lambda net: before(lambda x: x * (1 - RATE))(net.classifier)),
     "pooling for stride": ("stride-by-pooling", each(strided, pooled_after)),
     "slicing for stride": ("stride-by-slicing", each(strided, sliced_before)),
     "pool before activation": ("pool-before-activation", pool_first),
     "classes permuted": ("classes-permuted", permuted),
+    "classes sorted by name": ("classes-sorted", sorted_by_name),
     "log-softmax": (
         "log-softmax",
         lambda net: after(lambda x, y: functional.log_softmax(y, -1))(net.classifier),
@@ -351,6 +376,8 @@ PAIRS = (
     ("neighbour's weights", "dropout's scaling"),
     ("replicate padding", "residual twice"),
     ("se sums", "block skipped"),
+    ("drop path", "classes sorted by name"),
+    ("dropout", "mish"),
 )
 
 

@@ -26,9 +26,11 @@ class Evidence(NamedTuple):
     """How sure a diagnosis is: what its tensors were paired by, and which were not."""
 
     found: Mapping[str, int]  # how many layers were "given", or paired by "name", "value", "order"
-    others: int = 0  # tensors of theirs that are no layer of ours, nor a part of one
+    others: int = 0  # tensors of theirs that are no layer of ours, nor any of the two below
     after: tuple[str, ...] = ()  # those of them that stand after the last layer
     doubtful: tuple[tuple[str, str], ...] = ()  # (layer, their tensor) that is probably not it
+    parts: int = 0  # tensors of theirs that are a part or a copy of a layer
+    constants: int = 0  # weights, shapes and numbers
 
     def lines(self) -> list[str]:
         """Return the evidence as text."""
@@ -41,6 +43,16 @@ class Evidence(NamedTuple):
         if self.others:
             is_one = "tensor of theirs is" if self.others == 1 else "tensors of theirs are"
             lines[0] += f"; {self.others} {is_one} no layer of ours"
+        besides = [
+            f"{n} {one if n == 1 else many}"
+            for n, one, many in (
+                (self.parts, "part or copy of a layer", "parts or copies of layers"),
+                (self.constants, "constant", "constants"),
+            )
+            if n
+        ]
+        if besides:
+            lines[0] += f"; besides, theirs has {' and '.join(besides)}"
         if self.after:
             lines.append(f"after the last layer that is ours, theirs has {join_names(self.after)}")
         if self.doubtful:

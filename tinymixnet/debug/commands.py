@@ -186,9 +186,12 @@ def opened_dump(model: Model, pixels: np.ndarray, arguments: argparse.Namespace)
 
 def by_value(model: Model, pixels: np.ndarray, dump: "Dump", always: bool = False) -> "Dump":
     """Pair the tensors of a dump by value; not where the names are certain, unless `always`."""
+    from tinymixnet.debug.leftovers import explain_unmatched
     from tinymixnet.debug.pairing import pair
 
-    return pair(model, pixels, dump, progress=True) if always or not dump.certain else dump
+    if always or not dump.certain:
+        return pair(model, pixels, dump, progress=True)
+    return explain_unmatched(model, pixels, dump)
 
 
 def _print_pairs(dump: "Dump") -> int:

@@ -187,10 +187,10 @@ def judged(
     rows = []
     for row in comparison.rows:
         verdict = verdicts.get(row.layer)
-        if verdict is not None and row.status != "shape":
+        nobody_knows = row.added is None or isnan(row.added)
+        if verdict is not None and row.status != "shape" and not nobody_knows:
             status = "BEYOND" if verdict.beyond else "coarse" if row.status != "ok" else "ok"
-            explained = None if row.added is None or isnan(row.added) else verdict.explains
-            row = row._replace(status=status, rounding=verdict.rounding, explained=explained)
+            row = row._replace(status=status, rounding=verdict.rounding, explained=verdict.explains)
         rows.append(row)
     return comparison._replace(rows=rows, precision=precision)
 

@@ -18,6 +18,7 @@ from tinymixnet.debug.checks import expect
 from tinymixnet.debug.compare import HALF_TOLERANCE, compare
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import FORMAT, TheirTensors
+from tinymixnet.debug.leftovers import explain_unmatched
 from tinymixnet.debug.limits import Limits
 from tinymixnet.debug.manifest import Manifest
 from tinymixnet.debug.measure import error
@@ -29,6 +30,7 @@ from tinymixnet.debug.runner import PartRunner
 from tinymixnet.debug.search import Search, kind_of
 from tinymixnet.debug.suspects import SUSPECTS
 from tinymixnet.debug.suspects.context import Suspect
+from tinymixnet.debug.suspects.convolution import ONE_GROUP
 from tinymixnet.debug.suspects.from_data import other_pixels, raw_weights
 from tinymixnet.debug.suspects.resizes import ways
 from tinymixnet.engine.budget import budget
@@ -76,6 +78,8 @@ def diagnose(
     dump.guess_scales(model.layers(pixels))
     if not (dump.certain or dump.pairs):
         dump = pair(model, pixels, dump, progress)
+    elif not dump.pairs:
+        dump = explain_unmatched(model, pixels, dump)
     warnings = _warnings(model, pixels, dump, reference_manifest)
     theirs = TheirTensors(dump)
     causes = theirs.correct_dump_errors(model, pixels)
@@ -90,7 +94,7 @@ def diagnose(
         shows = causes[0].place if causes else None
         return Diagnosis(tuple(causes), len(theirs.names), shows, evidence, warnings)
 
-    suspects = list(SUSPECTS)
+    suspects = [*SUSPECTS, *ONE_GROUP]
     if raw is not None:
         suspects += raw_weights(raw.tensors)
     if photo is not None:
@@ -202,12 +206,15 @@ def _evidence(dump: Dump, theirs: TheirTensors, doubtful: Sequence[str]) -> Evid
         others = list(dump.unmatched)
     else:
         found = counts([pair for pair in dump.pairs if pair.layer in known])
-        others = [pair.name for pair in dump.pairs if not pair.layer]
+        others = [pair.name for pair in dump.pairs if pair.unknown]
     order = {name: number for number, name in enumerate(dump.trace.names)}
     last = max((order[name] for name in dump.theirs.values()), default=len(order))
     after = tuple(name for name in others if order[name] > last)
     named = tuple((layer, dump.theirs[layer]) for layer in doubtful)
-    return Evidence(found, len(others), after, named)
+    explained = [*dump.pairs, *(dump.explained or ())]
+    parts = sum(1 for pair in explained if pair.layer and pair.part)
+    constants = sum(1 for pair in explained if pair.constant)
+    return Evidence(found, len(others), after, named, parts, constants)
 
 
 def resized(model: Model, photo: Source, pixels: Array) -> list[Suspect]:

@@ -56,6 +56,7 @@ class Dump:
         self.trace = trace
         self.suggested = dict(places)  # stored name -> the layer that names and order suggest
         self.pairs: tuple[Pair, ...] = ()  # what `pairing.py` has found; empty without it
+        self.explained: tuple[Pair, ...] | None = None  # what no layer is, where names are certain
         self.certain = False  # whether nothing but the suggested layers will do
         self.expected = dict(candidates.expected)  # canonical name -> shape (N, ...)
         self.map = map_name  # the map of names that was used
@@ -104,7 +105,7 @@ class Dump:
             if layer not in dump.theirs and name not in taken
         }
         dump.mismatched = {layer: self.mismatched[layer] for layer in dump._misshaped}
-        others = [pair.name for pair in pairs if not pair.layer]
+        others = [pair.name for pair in pairs if pair.unknown]
         dump.unmatched = {name: self.unmatched.get(name) for name in others if name not in taken}
         return dump
 
@@ -122,6 +123,14 @@ class Dump:
             for pair in self.pairs
         )
         dump.unmatched = {n: near for n, near in self.unmatched.items() if n not in layers}
+        return dump
+
+    def with_explained(self, pairs: Sequence[Pair]) -> "Dump":
+        """Return this dump with what its unmatched tensors are, of those that somebody knows."""
+        dump = copy.copy(self)
+        dump.explained = tuple(pairs)
+        known = {pair.name for pair in pairs}
+        dump.unmatched = {n: near for n, near in self.unmatched.items() if n not in known}
         return dump
 
     @property

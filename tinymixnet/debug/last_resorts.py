@@ -1,16 +1,18 @@
 """What to look at when no suspect explains a layer: overflow, and weights that are not ours."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tinymixnet.debug.evidence import FINE
+from tinymixnet.debug.measure import error
 from tinymixnet.debug.rounding import to_float16
 from tinymixnet.debug.runner import Change, PartRunner
 from tinymixnet.debug.suspects.context import LayerContext, Suspect, kernels_of
 from tinymixnet.engine.kernels import Array, windows
 
 LARGEST_HALF = 65504  # float16's largest number
+INFINITE_HALF = 65520  # the smallest number that becomes infinite in float16
 HALF = 4e-3  # error that computing one layer in float16 makes
 MOST_FITS = 12  # layers whose weights are fitted
 CHANNELS = 8  # of a layer that is fitted
@@ -41,24 +43,63 @@ def overflow(runner: PartRunner, layer: str, ours: Array) -> str:
                 f"larger ones, and the rest is right. {place}. Scale the values down, or compute "
                 "this layer in float32"
             )
-    if bool((np.isfinite(in_half_range(runner, layer)) == ~bad).all()):
-        return (
-            f"{int(bad.sum())} of {bad.size} values are infinite or NaN, as ours are with numbers "
-            f"of float16. {place}. Compute the layers before in float32"
-        )
+    for what, change in {
+        "with numbers of float16": to_float16,
+        f"with {LARGEST_HALF} as the largest number": infinite_beyond_half,
+    }.items():
+        if bool((np.isfinite(in_half_range(runner, layer, change)) == ~bad).all()):
+            return (
+                f"{int(bad.sum())} of {bad.size} values are infinite or NaN, as ours are {what}. "
+                f"{place}. Compute the layers before in float32"
+            )
     return ""
 
 
-def in_half_range(runner: PartRunner, layer: str) -> Array:
-    """Return our layer with every value since their last tensor rounded to float16."""
+def saturated(runner: PartRunner, layer: str) -> tuple[str, float] | None:
+    """Return a sentence if ours is theirs when all values are cut off where float16 ends.
+
+    Some processors cut off where others give infinity. Also returns the error that this leaves.
+    """
+    cut: list[str] = []
+
+    def cut_off(at: LayerContext) -> Array:
+        if largest(at.value) > LARGEST_HALF:
+            cut.append(at.layer)
+        return np.clip(at.value, -LARGEST_HALF, LARGEST_HALF)
+
+    change = Change(Suspect("", "", "", cut_off), tuple(runner.order))
+    ours = runner.result(runner.start_of(layer), layer, [change])
+    left = error(ours, runner.theirs[layer]).max_error
+    if not cut or left > HALF:
+        return None
+    return (
+        f"values are cut off at {LARGEST_HALF}, where float16 ends, first in {cut[0]}. Scale the "
+        "values down, or compute this layer in float32"
+    ), left
+
+
+def largest(x: Array) -> float:
+    """Return the largest size of a value."""
+    return max(float(x.max(initial=0)), -float(x.min(initial=0)))
+
+
+def infinite_beyond_half(x: Array) -> Array:
+    """Make those values infinite that float16 cannot hold, and leave the others as they are."""
+    return np.where(np.abs(x) >= INFINITE_HALF, np.copysign(np.float32(np.inf), x), x)
+
+
+def in_half_range(
+    runner: PartRunner, layer: str, limit: Callable[[Array], Array] = to_float16
+) -> Array:
+    """Return our layer with every value since their last tensor in the range of float16."""
 
     def limited(at: LayerContext) -> Array:
         value = at.value
         if at.kind.endswith("pool"):  # the mean is a sum first
             before = at.seen.get("depthwise_act", at.x) if at.block else at.x
-            total = to_float16(before.sum((1, 2), keepdims=bool(at.block)))
+            total = limit(before.sum((1, 2), keepdims=bool(at.block)))
             value = total / np.float32(before.shape[1] * before.shape[2])
-        return to_float16(value)
+        return limit(value)
 
     change = Change(Suspect("", "", "", limited), tuple(runner.order))
     return runner.result(runner.start_of(layer), layer, [change])

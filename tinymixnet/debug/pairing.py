@@ -27,12 +27,12 @@ import numpy as np
 
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import MIXED_UP
-from tinymixnet.debug.measure import error
+from tinymixnet.debug.leftovers import look_again
 from tinymixnet.debug.names.choose import MAPS
 from tinymixnet.debug.names.layouts import layouts_of
 from tinymixnet.debug.pairs import Pair
-from tinymixnet.debug.parts_of_layers import BIAS_MISSING, parts
-from tinymixnet.debug.single_layer import Step, compute, steps
+from tinymixnet.debug.parts_of_layers import BIAS_MISSING
+from tinymixnet.debug.single_layer import Step, steps
 from tinymixnet.debug.stored_tensors import StoredTensors, as_layer, sample
 from tinymixnet.debug.walk import FITS, UNLIKE, Hypothesis, Walk
 from tinymixnet.engine.kernels import Array
@@ -40,7 +40,6 @@ from tinymixnet.model import Model
 
 FIRST = 8  # layers of ours that are looked for to see whether all is mixed up
 FOLLOWS = 0.15  # distance at which a layer confirms the tensor that it is computed from
-ALIKE = 2e-3  # largest error, relative to the largest value, of a part of a layer
 
 
 @np.errstate(all="ignore")  # NaN and infinity in a dump are results, not accidents
@@ -93,14 +92,14 @@ def _stored(model: Model, pixels: Array, dump: Dump) -> StoredTensors:
 
 
 def _with_parts(model: Model, pixels: Array, dump: Dump, pairs: Sequence[Pair]) -> Dump:
-    """Return the dump with these pairs, their errors, and what is part of a layer."""
+    """Return the dump with these pairs, their errors, and what its other tensors are."""
     paired = {pair.name for pair in pairs}
     others = [name for name in dump.trace.names if name not in paired]
-    measured, part_pairs = _look_again(model, pixels, dump.with_pairs(pairs), others)
-    known = {pair.name for pair in part_pairs}
+    measured, explained = look_again(model, pixels, dump.with_pairs(pairs), others)
+    known = {pair.name for pair in explained}
     rest = [Pair(name) for name in others if name not in known]
     pairs = [pair._replace(error=measured.get(pair.layer)) for pair in pairs]
-    return dump.with_pairs([*pairs, *part_pairs, *rest])
+    return dump.with_pairs([*pairs, *explained, *rest])
 
 
 def _answers(dump: Dump) -> Iterator[Pair]:
@@ -108,21 +107,21 @@ def _answers(dump: Dump) -> Iterator[Pair]:
 
     A tensor that has one number for each class, and is the only one left, may be the answer.
     """
-    left = [pair.name for pair in dump.pairs if not pair.layer]
-    left += [
+    left = [pair.name for pair in dump.pairs if pair.unknown]
+    unbiased = [
         pair.name for pair in dump.pairs if (pair.layer, pair.part) == ("logits", BIAS_MISSING)
     ]
     for layer in ("logits", "probabilities"):
         if layer in dump.theirs or layer in dump.mismatched:
             continue
         found = []
-        for name in left:
+        for name in left + unbiased * (layer == "logits"):
             for layout in layouts_of(dump.headers[name].shape, dump.expected[layer])[:1]:
                 x = as_layer(dump.trace[name], layout, dump.expected[layer])
                 if layer == "probabilities" or not _adds_up(x):
                     found.append(Pair(name, layer, "order", layout))
         if len(found) == 1:
-            left.remove(found[0].name)
+            left = [name for name in left if name != found[0].name]
             yield found[0]
 
 
@@ -131,7 +130,7 @@ def _odd_answers(dump: Dump) -> Dump:
     n, classes = dump.expected["logits"]
     odd: dict[str, str] = {}
     for pair in dump.pairs:
-        if not pair.layer and prod(dump.headers[pair.name].shape) == n * (classes + 1):
+        if pair.unknown and prod(dump.headers[pair.name].shape) == n * (classes + 1):
             x = dump.trace[pair.name].reshape(n, classes + 1)
             odd.setdefault("probabilities" if _adds_up(x) else "logits", pair.name)
     absent = dump.missing
@@ -203,58 +202,3 @@ def _confirmed(chain: Sequence[Hypothesis], every: Iterable[Step]) -> set[str]:
             if follows:
                 confirmed.add(hypothesis.layer)
     return confirmed
-
-
-def _look_again(
-    model: Model, pixels: Array, dump: Dump, others: Iterable[str]
-) -> tuple[dict[str, float], list[Pair]]:
-    """Return the error of each layer fed with their input, and the others that are parts of one."""
-    left = {name: _numbers(dump.trace[name]) for name in others}
-    measured: dict[str, float] = {}
-    part_pairs: list[Pair] = []
-    feeds: dict[str, Array] = {}
-    every = steps(model.architecture)
-    needed = {layer: number for number, step in enumerate(every) for layer in step.inputs}
-    for number, step in enumerate(every):
-        inputs = [feeds[layer] for layer in step.inputs]
-        with np.errstate(all="ignore"):
-            ours = compute(step, inputs, model.tensors, model.metadata) if inputs else pixels
-            for what, tensor in parts(step, inputs, ours, model.tensors, model.metadata):
-                for name, layout in _equal_to(tensor, dump, left):
-                    del left[name]
-                    part_pairs.append(Pair(name, step.layer, "value", layout, what))
-        value = ours
-        if step.layer in dump.theirs:
-            theirs = dump[step.layer].astype(np.float32, copy=False)
-            measured[step.layer] = error(ours, theirs).max_error
-            value = theirs if step.layer != "image" else ours
-        feeds[step.layer] = value
-        feeds = {layer: x for layer, x in feeds.items() if needed.get(layer, -1) > number}
-    return measured, part_pairs
-
-
-def _numbers(x: Array) -> tuple[float, float, float]:
-    """Return numbers of a tensor that do not depend on its layout: mean, lowest, highest."""
-    with np.errstate(all="ignore"):
-        return float(x.mean(dtype=np.float64)), float(x.min(initial=0)), float(x.max(initial=0))
-
-
-def _equal_to(
-    tensor: Array, dump: Dump, left: Mapping[str, tuple[float, float, float]]
-) -> list[tuple[str, str]]:
-    """Return (name, layout) of the tensors that hold these values."""
-    if not left or not tensor.size:
-        return []
-    mean, low, high = _numbers(tensor)
-    within = ALIKE * max(abs(low), abs(high), 1e-30)
-    result = []
-    for name, numbers in left.items():
-        near = all(abs(a - b) <= within for a, b in zip(numbers, (mean, low, high), strict=True))
-        if not near:
-            continue
-        for layout in layouts_of(dump.headers[name].shape, tensor.shape):
-            theirs = as_layer(dump.trace[name], layout, tensor.shape)
-            if error(tensor, theirs).max_error <= ALIKE:
-                result.append((name, layout))
-                break
-    return result

@@ -10,11 +10,21 @@ class Pair(NamedTuple):
     """A tensor of theirs and what it is."""
 
     name: str
-    layer: str = ""  # empty: nothing of ours
+    layer: str = ""  # empty: no layer of ours, nor a part of one
     found: str = ""  # by its "name", its "value" or the "order"; "given" by the user
     layout: str = ""
-    part: str = ""  # what part of the layer it is; empty for the layer itself
+    part: str = ""  # what part of the layer it is; without a layer, what kind of constant
     error: float | None = None  # of the layer, fed with their input, as in `compare --isolated`
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nobody knows what this tensor is."""
+        return not self.layer and not self.part
+
+    @property
+    def constant(self) -> bool:
+        """Whether it is a number, a shape or a weight, and no activation."""
+        return not self.layer and bool(self.part)
 
 
 def pairs_json(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -25,7 +35,9 @@ def pairs_json(pairs: Sequence[Pair]) -> dict[str, Any]:
             result[pair.name].setdefault("also", []).append(pair.layer)
             continue
         entry: dict[str, Any] = {"layer": "" if pair.part else pair.layer}
-        if pair.part:
+        if pair.constant:
+            entry["constant"] = pair.part
+        elif pair.part:
             entry["part_of"], entry["part"] = pair.layer, pair.part
         if pair.layer:
             entry["found"] = pair.found

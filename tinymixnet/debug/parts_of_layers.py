@@ -16,6 +16,8 @@ from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.network import statistics
 
 BIAS_MISSING = "bias missing"
+COPY = "copy"
+SAME_SHIFT = 1e-5  # by how much shifts may differ, relative to the range of a channel
 
 
 def parts(
@@ -27,7 +29,7 @@ def parts(
 ) -> Iterator[tuple[str, Array]]:
     """Yield (what it is, tensor) for tensors on the way from a layer's inputs to its value."""
     x = inputs[0] if inputs else value
-    yield "copy", value
+    yield COPY, value
     if step.kind.endswith("conv"):
         yield from _of_convolution(step, x, value, tensors)
     elif step.kind.endswith("bn"):
@@ -73,3 +75,13 @@ def _of_convolution(
         if kernel.shape[0] > 1:
             sides = [same_padding(size, kernel.shape[0], stride) for size in x.shape[1:3]]
             yield f"padded input of group {group}", np.pad(part, ((0, 0), *sides, (0, 0)))
+
+
+def shifted_by_channel(x: Array, other: Array) -> bool:
+    """Whether two maps (N, H, W, C) differ by one number in each channel, and by no more."""
+    if x.ndim != 4 or x[..., 0].size < 4:
+        return False
+    shift = x - other
+    apart = np.ptp(shift, axis=(0, 1, 2)).max()
+    varied = min(np.ptp(side, axis=(0, 1, 2)).max() for side in (x, other))
+    return bool(apart <= SAME_SHIFT * varied)

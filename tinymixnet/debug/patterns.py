@@ -17,7 +17,10 @@ def pattern(ours: Array, theirs: Array, block: Block | None) -> str:
     """
     bad = int((~np.isfinite(theirs)).sum())
     if bad:
-        return f"{bad} of their {theirs.size} values are NaN or infinite"
+        return (
+            f"{bad} of their {theirs.size} values are NaN or infinite: something before them "
+            "overflows, or divides by zero"
+        )
     if not np.isfinite(ours).all():
         return "with their input, ours has NaN or infinity and theirs has not"
     a, b = ours.astype(np.float64), theirs.astype(np.float64)

@@ -11,13 +11,20 @@ import numpy as np
 
 from tinymixnet.debug.causes import Cause
 from tinymixnet.debug.evidence import FINE, ROUNDING
-from tinymixnet.debug.last_resorts import other_weights, overflow
+from tinymixnet.debug.last_resorts import (
+    LARGEST_HALF,
+    largest,
+    other_weights,
+    overflow,
+    saturated,
+)
 from tinymixnet.debug.limits import Limits
 from tinymixnet.debug.measure import Error, error, mean_error
 from tinymixnet.debug.patterns import pattern
 from tinymixnet.debug.precision import UNROUNDED, Judgement, judgements
 from tinymixnet.debug.rounding import to_float16
 from tinymixnet.debug.runner import Change, PartRunner
+from tinymixnet.debug.single_layer import steps
 from tinymixnet.debug.suspects.context import Suspect
 from tinymixnet.engine.kernels import Array
 from tinymixnet.engine.progress import with_progress
@@ -63,6 +70,7 @@ class Search:
         self.causes: dict[str, Cause] = {}  # slug -> cause
         self.errors: dict[str, Error] = {}  # layer -> error when ours is fed their input
         self.unexplained: list[Unexplained] = []
+        self.not_finite: set[str] = set()  # layers in which theirs has NaN or infinity
         self.noisy: list[Unexplained] = []  # as far off as if our weights were rounded ones
 
     def run(self) -> list[Cause]:
@@ -75,10 +83,23 @@ class Search:
         for layer, ours in with_progress(pairs, len(names), itemgetter(0), self.progress):
             before = error(ours, theirs[layer])
             self.errors[layer] = before
-            if layer in harmless or self.limits.right(layer, before):
+            finite = before.max_error < inf or bool(np.isfinite(theirs[layer]).all())
+            if not finite:
+                self.not_finite.add(layer)
+            right = layer in harmless or self.limits.right(layer, before)
+            if right and not largest(ours) > LARGEST_HALF:
                 continue
-            if not np.isfinite(theirs[layer]).all():
+            if not np.isfinite(ours).all() or self._has_no_input(layer):
+                continue  # what stands before it is to blame, or nobody can tell
+            if not finite:
                 self._not_finite(layer, ours)
+                continue
+            exact = before.max_error <= 3 * self.limits.fine
+            if not exact and (cut := saturated(self.runner, layer)):
+                suspect = Suspect("fp16-overflow", "", cut[0])
+                self.add_cause(suspect, (layer,), before.max_error, cut[1])
+                continue
+            if right:  # rounding to float16 might have made infinity of what is beyond its range
                 continue
             noisy = self._is_noise(layer)
             trial = None
@@ -98,10 +119,20 @@ class Search:
         self._merge()
         return [*self.causes.values(), *self.unexplained_causes(names)]
 
+    def _has_no_input(self, layer: str) -> bool:
+        """Whether a layer is computed from NaN or infinity of theirs, which says nothing of it."""
+        return any(
+            source in self.not_finite
+            or (source not in self.runner.theirs and self._has_no_input(source))
+            for source in self._inputs[layer]
+        )
+
+    @cached_property
+    def _inputs(self) -> dict[str, tuple[str, ...]]:
+        return {step.layer: step.inputs for step in steps(self.runner.model.architecture)}
+
     def _not_finite(self, layer: str, ours: Array) -> None:
         """Note a layer in which theirs alone has NaN or infinity."""
-        if not np.isfinite(ours).all():
-            return  # with their input, ours has too: nobody can tell
         evidence = overflow(self.runner, layer, ours)
         if evidence:
             suspect = Suspect("fp16-overflow", "", evidence)

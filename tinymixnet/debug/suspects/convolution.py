@@ -16,10 +16,17 @@ from tinymixnet.debug.suspects.context import (
 from tinymixnet.engine.kernels import Array, depthwise_conv2d, pointwise_conv2d
 from tinymixnet.errors import InputError
 
+MOST_GROUPS = 5  # of a mixed convolution in any MixNet
+
 
 def flipped(change: Callable[[Array], Array]) -> Callable[[str, Array], Array]:
     """Apply a change to kernels, and to no other weights."""
     return lambda name, tensor: change(tensor) if "/kernel" in name else tensor
+
+
+def flipped_in_group(change: Callable[[Array], Array], group: int) -> Callable[[str, Array], Array]:
+    """Apply a change to the kernels of one group of channels."""
+    return lambda name, tensor: change(tensor) if name.endswith(f"/kernel_{group}") else tensor
 
 
 def kernel_memory(name: str, tensor: Array, back: bool = False) -> Array:
@@ -109,17 +116,18 @@ def neighbour(step: int) -> Callable[[str], str]:
     return other
 
 
+FLIPS: dict[str, Callable[[Array], Array]] = {
+    "kernels are turned by 180 degrees: a network's convolution does not flip": (
+        lambda k: k[::-1, ::-1]
+    ),
+    "rows and columns of the kernels are exchanged": lambda k: k.swapaxes(0, 1),
+    "kernels are upside down": lambda k: k[::-1],
+    "kernels are mirrored left to right": lambda k: k[:, ::-1],
+}
 CONVOLUTION = [
     *(
         Suspect("flipped-kernel", FILTERS, sentence, weights=flipped(change))
-        for sentence, change in {
-            "kernels are turned by 180 degrees: a network's convolution does not flip": (
-                lambda k: k[::-1, ::-1]
-            ),
-            "rows and columns of the kernels are exchanged": lambda k: k.swapaxes(0, 1),
-            "kernels are upside down": lambda k: k[::-1],
-            "kernels are mirrored left to right": lambda k: k[:, ::-1],
-        }.items()
+        for sentence, change in FLIPS.items()
     ),
     *group_orders(),
     Suspect(
@@ -143,4 +151,16 @@ CONVOLUTION = [
         )
         for step, where in ((-1, "before"), (1, "after"))
     ),
+]
+
+# Not in the list of all suspects: `break` draws from that, and its secrets should stay the same.
+ONE_GROUP = [
+    Suspect(
+        "flipped-kernel",
+        "depthwise_conv",
+        f"in one group of channels, number {group} from 0, {sentence}",
+        weights=flipped_in_group(change, group),
+    )
+    for sentence, change in FLIPS.items()
+    for group in range(MOST_GROUPS)
 ]

@@ -27,12 +27,16 @@ def dropout(at: LayerContext) -> Array | None:
     """Set some values to zero and divide the others by the share that is left."""
     if at.theirs is None or at.theirs.shape != at.value.shape:
         return None
-    kept = (at.theirs != 0) | (at.value == 0)
+    shown = at.value != 0  # a value that is 0 anyway does not show whether it was dropped
+    kept = shown & (at.theirs != 0)
+    count = int(shown.sum())
+    if not count:
+        return None
     ours, theirs = at.value[kept].astype(np.float64), at.theirs[kept]
     factor = float(np.dot(ours, theirs) / (np.dot(ours, ours) or 1))
-    rate, dropped = 1 - 1 / max(factor, 1), float(1 - kept.mean())
-    spread = (rate * (1 - rate) / kept.size) ** 0.5  # standard deviation of the share dropped
-    if rate < 0.01 or abs(dropped - rate) > 4 * spread + 2 / kept.size:
+    rate, dropped = 1 - 1 / max(factor, 1), 1 - float(kept.sum()) / count
+    spread = (rate * (1 - rate) / count) ** 0.5  # standard deviation of the share dropped
+    if rate < 0.01 or abs(dropped - rate) > 4 * spread + 2 / count:
         return None
     return np.where(kept, at.value * np.float32(factor), 0)
 
