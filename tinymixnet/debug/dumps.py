@@ -135,6 +135,19 @@ class Dump:
         known = {*self.theirs, *self.mismatched}
         return [name for name in self.expected if name not in known]
 
+    def homeless(self) -> dict[str, list[str]]:
+        """Return the tensors that are no layer, and which of the missing layers each may be.
+
+        stored name -> layers, in the network's order. Only for tensors paired by value.
+        """
+        free = [pair.name for pair in self.pairs if not pair.layer]
+        missing = self.missing
+        fits = {
+            name: [layer for layer in missing if self.layouts_of(name, self.expected[layer])]
+            for name in free
+        }
+        return {name: layers for name, layers in fits.items() if layers}
+
     @property
     def half(self) -> bool:
         """Whether any layer is stored as float16, so that small differences are lost."""

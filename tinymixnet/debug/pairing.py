@@ -55,7 +55,7 @@ def pair(model: Model, pixels: Array, dump: Dump, progress: bool = False) -> Dum
     ('name', True)
     """
     dump.guess_scales(model.layers(pixels))
-    stored = _stored(model, pixels, dump)
+    stored = stored_tensors(model, pixels, dump)
     bound = dump.suggested if dump.certain else {}
     best = Walk(model, pixels, stored, dump.expected, dump.suggested, bound).run(progress)
     pairs = []
@@ -66,13 +66,13 @@ def pair(model: Model, pixels: Array, dump: Dump, progress: bool = False) -> Dum
             if dump.map != "onnx" and dump.suggested.get(view.name) == hypothesis.layer:
                 how = "given" if dump.certain and dump.map not in MAPS else "name"
             pairs.append(Pair(view.name, hypothesis.layer, how, view.layout))
-    paired = _with_parts(model, pixels, dump, pairs)
+    paired = with_parts(model, pixels, dump, pairs)
     if answers := list(_answers(paired)):
-        paired = _with_parts(model, pixels, dump, [*pairs, *answers])
+        paired = with_parts(model, pixels, dump, [*pairs, *answers])
     return _odd_answers(paired)
 
 
-def _stored(model: Model, pixels: Array, dump: Dump) -> StoredTensors:
+def stored_tensors(model: Model, pixels: Array, dump: Dump) -> StoredTensors:
     """Return their tensors, put in order if all of them are mixed up.
 
     Then none is like one of our first layers, unless it is read in another order.
@@ -92,7 +92,7 @@ def _stored(model: Model, pixels: Array, dump: Dump) -> StoredTensors:
     return plain
 
 
-def _with_parts(model: Model, pixels: Array, dump: Dump, pairs: Sequence[Pair]) -> Dump:
+def with_parts(model: Model, pixels: Array, dump: Dump, pairs: Sequence[Pair]) -> Dump:
     """Return the dump with these pairs, their errors, and what is part of a layer."""
     paired = {pair.name for pair in pairs}
     others = [name for name in dump.trace.names if name not in paired]
