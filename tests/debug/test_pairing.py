@@ -287,6 +287,47 @@ def test_pairs_can_be_printed_mended_and_given_back(
     assert "stem/convolution" in capsys.readouterr().err
 
 
+def test_one_tensor_that_is_several_layers_is_given_back(
+    small: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Theirs leaves out squeeze-and-excite, so that one tensor stands for two layers."""
+    model = small.model
+    weights = str(tmp_path / "weights.h5")
+    write_weights(weights, Weights(model.architecture, dict(model.tensors), model.metadata))
+    np.save(tmp_path / "pixels.npy", small.pixels)
+    layers = small.planted("no se")
+    layers = {name: x for name, x in layers.items() if not name.endswith("/se_scale")}
+    layers, truth = nameless(layers, "in order")
+    command = [str(tmp_path / "pixels.npy"), str(write(tmp_path / "dump.npz", layers))]
+    command += ["--weights", weights]
+
+    assert main(["diagnose", *command, "--pairs"]) == 0
+    pairs = json.loads(capsys.readouterr().out)
+    act = next(n for n, name in truth.items() if name == "blocks_3/depthwise_act")
+    assert (pairs[act]["layer"], pairs[act]["also"]) == (truth[act], ["blocks_3/se_scale"])
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    command += ["--names", str(tmp_path / "pairs.json")]
+
+    assert main(["compare", *command, "--isolated", "--json"]) == 1
+    rows = {row["layer"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert rows["blocks_3/se_scale"]["added"] > 0.1
+    assert rows["blocks_3/depthwise_act"]["added"] < 1e-5
+    assert main(["diagnose", *command]) == 1
+    assert capsys.readouterr().out.startswith("cause: missing-se\n")
+    assert main(["diagnose", *command, "--pairs"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again[act]["also"] == ["blocks_3/se_scale"]
+
+    pairs[act]["also"] = ["blocks_3/se_scaled"]
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    assert main(["diagnose", *command]) == 2
+    assert "blocks_3/se_scaled" in capsys.readouterr().err
+    pairs[act]["also"] = "blocks_3/se_scale"
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    assert main(["diagnose", *command]) == 2
+    assert "--pairs" in capsys.readouterr().err
+
+
 def test_compare_pairs_by_value(
     small: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,7 +35,7 @@ from tinymixnet.debug.parts_of_layers import BIAS_MISSING, parts
 from tinymixnet.debug.single_layer import Step, compute, steps
 from tinymixnet.debug.stored_tensors import StoredTensors, as_layer, sample
 from tinymixnet.debug.walk import FITS, UNLIKE, Hypothesis, Walk
-from tinymixnet.engine.kernels import Array
+from tinymixnet.engine.kernels import Array, softmax
 from tinymixnet.model import Model
 
 FIRST = 8  # layers of ours that are looked for to see whether all is mixed up
@@ -66,9 +66,18 @@ def pair(model: Model, pixels: Array, dump: Dump, progress: bool = False) -> Dum
             if dump.map != "onnx" and dump.suggested.get(view.name) == hypothesis.layer:
                 how = "given" if dump.certain and dump.map not in MAPS else "name"
             pairs.append(Pair(view.name, hypothesis.layer, how, view.layout))
+    more = {layer: stored for stored, layers in dump.also.items() for layer in layers}
+    pairs = [pair for pair in pairs if pair.layer not in more]
+    pairs += [
+        Pair(stored, layer, "given", dump.layouts[layer])
+        for layer, stored in more.items()
+        if dump.theirs.get(layer) == stored
+    ]
     paired = with_parts(model, pixels, dump, pairs)
     if answers := list(_answers(paired)):
         paired = with_parts(model, pixels, dump, [*pairs, *answers])
+    if again := _softmax_again(paired):
+        paired = with_parts(model, pixels, dump, again)
     return _odd_answers(paired)
 
 
@@ -124,6 +133,27 @@ def _answers(dump: Dump) -> Iterator[Pair]:
         if len(found) == 1:
             left.remove(found[0].name)
             yield found[0]
+
+
+def _softmax_again(dump: Dump) -> list[Pair]:
+    """Return other pairs if theirs goes on with a second softmax; [] if it does not.
+
+    Then the result of that one is their answer, and what goes into it stands for the logits.
+    """
+    if "probabilities" not in dump.theirs:
+        return []
+    expected = dump.expected["probabilities"]
+    twice = softmax(dump["probabilities"].astype(np.float32, copy=False))
+    for pair in dump.pairs:
+        for layout in layouts_of(dump.headers[pair.name].shape, expected) if not pair.layer else ():
+            if error(twice, as_layer(dump.trace[pair.name], layout, expected)).max_error <= ALIKE:
+                pairs = [p for p in dump.pairs if p.layer and not p.part]
+                if "logits" in dump.theirs:
+                    pairs = [p for p in pairs if p.layer != "probabilities"]
+                logits = {"probabilities": "logits"}
+                pairs = [p._replace(layer=logits.get(p.layer, p.layer)) for p in pairs]
+                return [*pairs, Pair(pair.name, "probabilities", "value", layout)]
+    return []
 
 
 def _odd_answers(dump: Dump) -> Dump:

@@ -153,7 +153,7 @@ class Walk:
         for option in taken:
             others = options if exact else ()
             yield self._paired(hypothesis, step, option, others)
-        if step.layer in self.bound_layers:
+        if taken and step.layer in self.bound_layers:
             return
         if step.identity:
             again = inputs[0].view if isinstance(inputs[0], Theirs) else None
