@@ -7,11 +7,13 @@ same mistakes everywhere else, too. The tensor that ours then gives to the last 
 one, wherever it stands.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import TheirTensors
 from tinymixnet.debug.measure import error
+from tinymixnet.debug.names.layouts import Shape
 from tinymixnet.debug.pairing import stored_tensors, with_parts
 from tinymixnet.debug.pairs import Pair
 from tinymixnet.debug.runner import PartRunner
@@ -36,15 +38,17 @@ def pair_again(model: Model, pixels: Array, theirs: TheirTensors, search: Search
         for layer, name in dump.theirs.items()
         if (key := (name, dump.layouts[layer], dump.expected[layer])) in every
     }
-    after = _Walk(model, pixels, stored, before, search).run()
+    walk = _Walk(model, pixels, stored, before, search, dump)
+    after = walk.run()
     if after == before:
         return None
-    kept = {(pair.layer, pair.name): pair for pair in dump.pairs if pair.layer and not pair.part}
+    found = {(pair.layer, pair.name): pair.found for pair in dump.pairs if not pair.part}
     pairs = []
     for layer in dump.expected:
         if view := after.get(layer):
-            pair = kept.get((layer, view.name)) or Pair(view.name, layer, "value", view.layout)
-            pairs.append(pair)
+            how = "value" if view.name in walk.settled else "order"
+            how = found.get((layer, view.name), how)
+            pairs.append(Pair(view.name, layer, how, view.layout))
     return with_parts(model, pixels, dump, pairs)
 
 
@@ -74,8 +78,10 @@ class _Walk:
         stored: StoredTensors,
         before: Mapping[str, View],
         search: Search,
+        dump: Dump,
     ) -> None:
-        self.stored, self.before = stored, before
+        self.stored, self.before, self.shapes = stored, before, dump.expected
+        self.parts = {pair.name for pair in dump.pairs if pair.part}  # of layers
         self.views = dict(before)  # layer -> tensor; those ahead are as they were before
         self.settled: set[str] = set()  # names of tensors that agree with their layer
         self.runner = PartRunner(model, pixels, _Tensors(stored, self.views))
@@ -171,20 +177,25 @@ class _Walk:
         return None
 
     def _what_is_left(self) -> None:
-        """Pair a layer that has lost its tensor: with the same one, if nothing else has it now.
+        """Pair layers that have no tensor: with the one that they had, if nothing else has it now.
 
-        Or with the only other tensor of its shape that is left.
+        Or with the only one of their shape that is left, if they are the only layer for it. Inside
+        the blocks, this goes for layers that had one before: a dump need not show all of them.
         """
-        taken = {view.name for view in self.views.values()}
+        taken = {view.name for view in self.views.values()} | self.parts
         for layer, view in self.before.items():
             if layer not in self.views and view.name not in taken:
                 self.views[layer] = view
                 taken.add(view.name)
-        lost = [layer for layer in self.before if layer not in self.views]
-        free = [view for view in {*self.before.values()} if view.name not in taken]
-        for layer in lost:
-            shape = self.before[layer].shape
-            views = [view for view in free if view.shape == shape]
-            layers = [other for other in lost if self.before[other].shape == shape]
-            if len(views) == len(layers) == 1:
-                self.views[layer] = views[0]
+        layers: dict[Shape, list[str]] = defaultdict(list)
+        tensors: dict[Shape, dict[str, View]] = defaultdict(dict)
+        for layer, step in self.steps.items():
+            if layer not in self.views and (layer in self.before or step.kind == "output"):
+                layers[self.shapes[layer]].append(layer)
+        for shape, views in self.stored.views.items():
+            for view in views:
+                if view.name not in taken:
+                    tensors[shape].setdefault(view.name, view)
+        for shape, (layer, *more) in layers.items():
+            if not more and len(tensors[shape]) == 1:
+                (self.views[layer],) = tensors[shape].values()
