@@ -46,8 +46,9 @@ def pair_again(model: Model, pixels: Array, theirs: TheirTensors, search: Search
     pairs = []
     for layer in dump.expected:
         if view := after.get(layer):
-            how = "value" if view.name in walk.settled else "order"
-            how = found.get((layer, view.name), how)
+            how = found.get((layer, view.name), "order")
+            if how == "order" and view.name in walk.settled:
+                how = "value"
             pairs.append(Pair(view.name, layer, how, view.layout))
     return with_parts(model, pixels, dump, pairs)
 
