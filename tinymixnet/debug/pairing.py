@@ -78,7 +78,7 @@ def pair(model: Model, pixels: Array, dump: Dump, progress: bool = False) -> Dum
         paired = with_parts(model, pixels, dump, [*pairs, *answers])
     if again := _softmax_again(paired):
         paired = with_parts(model, pixels, dump, again)
-    return _odd_answers(paired)
+    return odd_answers(paired)
 
 
 def stored_tensors(model: Model, pixels: Array, dump: Dump) -> StoredTensors:
@@ -156,7 +156,7 @@ def _softmax_again(dump: Dump) -> list[Pair]:
     return []
 
 
-def _odd_answers(dump: Dump) -> Dump:
+def odd_answers(dump: Dump) -> Dump:
     """Return the dump with answers that have one class too many, if it has no others."""
     n, classes = dump.expected["logits"]
     odd: dict[str, str] = {}

@@ -14,7 +14,7 @@ from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import TheirTensors
 from tinymixnet.debug.measure import error
 from tinymixnet.debug.names.layouts import Shape
-from tinymixnet.debug.pairing import stored_tensors, with_parts
+from tinymixnet.debug.pairing import odd_answers, stored_tensors, with_parts
 from tinymixnet.debug.pairs import Pair
 from tinymixnet.debug.runner import PartRunner
 from tinymixnet.debug.search import Search
@@ -50,7 +50,7 @@ def pair_again(model: Model, pixels: Array, theirs: TheirTensors, search: Search
             if how == "order" and view.name in walk.settled:
                 how = "value"
             pairs.append(Pair(view.name, layer, how, view.layout))
-    return with_parts(model, pixels, dump, pairs)
+    return odd_answers(with_parts(model, pixels, dump, pairs))
 
 
 class _Tensors(Mapping[str, Array]):
@@ -96,7 +96,7 @@ class _Walk:
             step = self.steps[layer]
             if layer in ("image", "normalize"):
                 continue
-            if step.identity and self.before.get(layer) == self.before.get(step.inputs[0]):
+            if step.identity and self._was_its_input(step):
                 self._give(layer, self.views.get(step.inputs[0]))
                 continue
             own = self.views.get(layer)
@@ -119,6 +119,11 @@ class _Walk:
 
     def _is_before(self, layer: str, other: str) -> bool:
         return self.runner.order.index(layer) < self.runner.order.index(other)
+
+    def _was_its_input(self, step: Step) -> bool:
+        source = step.inputs[0]
+        known = source in self.before or source in self.views
+        return known and self.before.get(step.layer) == self.before.get(source)
 
     def _repeats_its_input(self, step: Step) -> bool:
         """Whether a layer should be what its input is, a tensor that is surely the right one."""
