@@ -1,6 +1,7 @@
 """One look at the tensors of a dump, paired as they are: which layers are wrong, and why."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from math import inf
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from tinymixnet.debug.compare import HALF_TOLERANCE
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import FORMAT, TheirTensors
 from tinymixnet.debug.limits import Limits
+from tinymixnet.debug.pairing import adds_up
 from tinymixnet.debug.measure import error, join_names
 from tinymixnet.debug.precision import judgements
 from tinymixnet.debug.runner import PartRunner
@@ -76,20 +78,23 @@ def unpaired_end(found: Findings) -> list[Cause]:
     All that was compared is right. But tensors with the shape of later layers are there, and equal
     none of them: what they are nobody can tell, and a mistake may hide in them.
     """
-    theirs = found.theirs
-    order = list(theirs.dump.expected)
-    end = max(order.index(layer) for layer in theirs.names)
-    later = {
-        name: [layer for layer in layers if order.index(layer) > end]
-        for name, layers in theirs.dump.homeless().items()
-    }
-    later |= {theirs.dump.theirs[n]: [n] for n in found.doubtful if order.index(n) > end}
-    names = [name for name, layers in later.items() if layers]
-    if not names:
+    dump = found.theirs.dump
+    order = list(dump.expected)
+    end = max(order.index(layer) for layer in found.theirs.names)
+    candidates = dump.homeless() | {dump.theirs[layer]: [layer] for layer in found.doubtful}
+    later: dict[str, list[str]] = {}
+    for name, layers in candidates.items():
+        some = [layer for layer in layers if order.index(layer) > end]
+        # After the logits anything may have their shape, but probabilities add up to one.
+        if some == ["probabilities"] and not adds_up(dump.trace[name]):
+            some = []
+        if some:
+            later[name] = some
+    if not later:
         return []
-    layers = sorted({layer for name in names for layer in later[name]}, key=order.index)
+    layers = sorted({*chain.from_iterable(later.values())}, key=order.index)
     sentence = (
-        f"all layers up to {order[end]} are right, but {join_names(names)} could not be paired: "
+        f"all layers up to {order[end]} are right, but {join_names([*later])} could not be paired: "
         f"nothing that ours computes is like it, and its shape is that of {join_names(layers)}. "
         "Say with --names which layer it is"
     )

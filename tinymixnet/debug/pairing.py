@@ -128,7 +128,7 @@ def _answers(dump: Dump) -> Iterator[Pair]:
         for name in left:
             for layout in layouts_of(dump.headers[name].shape, dump.expected[layer])[:1]:
                 x = as_layer(dump.trace[name], layout, dump.expected[layer])
-                if layer == "probabilities" or not _adds_up(x):
+                if layer == "probabilities" or not adds_up(x):
                     found.append(Pair(name, layer, "order", layout))
         if len(found) == 1:
             left.remove(found[0].name)
@@ -163,12 +163,12 @@ def odd_answers(dump: Dump) -> Dump:
     for pair in dump.pairs:
         if not pair.layer and prod(dump.headers[pair.name].shape) == n * (classes + 1):
             x = dump.trace[pair.name].reshape(n, classes + 1)
-            odd.setdefault("probabilities" if _adds_up(x) else "logits", pair.name)
+            odd.setdefault("probabilities" if adds_up(x) else "logits", pair.name)
     absent = dump.missing
     return dump.with_misshaped({layer: name for layer, name in odd.items() if layer in absent})
 
 
-def _adds_up(x: Array) -> bool:
+def adds_up(x: Array) -> bool:
     """Whether these are probabilities; x (N, classes)."""
     with np.errstate(all="ignore"):
         return bool((x >= 0).all() and np.allclose(x.sum(axis=-1), 1, atol=1e-2))
