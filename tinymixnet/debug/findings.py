@@ -10,8 +10,8 @@ from tinymixnet.debug.compare import HALF_TOLERANCE
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import FORMAT, TheirTensors
 from tinymixnet.debug.limits import Limits
-from tinymixnet.debug.pairing import adds_up
 from tinymixnet.debug.measure import error, join_names
+from tinymixnet.debug.pairing import adds_up
 from tinymixnet.debug.precision import judgements
 from tinymixnet.debug.runner import PartRunner
 from tinymixnet.debug.search import Search, kind_of
