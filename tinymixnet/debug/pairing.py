@@ -39,8 +39,10 @@ from tinymixnet.engine.kernels import Array, softmax
 from tinymixnet.model import Model
 
 FIRST = 8  # layers of ours that are looked for to see whether all is mixed up
+FEW = 4  # outputs of blocks that are looked for
 FOLLOWS = 0.15  # distance at which a layer confirms the tensor that it is computed from
 ALIKE = 2e-3  # largest error, relative to the largest value, of a part of a layer
+Sample = tuple[tuple[int, ...], Array]  # the shape of a layer, and `sample` of it
 
 
 @np.errstate(all="ignore")  # NaN and infinity in a dump are results, not accidents
@@ -84,21 +86,37 @@ def pair(model: Model, pixels: Array, dump: Dump, progress: bool = False) -> Dum
 def stored_tensors(model: Model, pixels: Array, dump: Dump) -> StoredTensors:
     """Return their tensors, put in order if all of them are mixed up.
 
-    Then none is like one of our first layers, unless it is read in another order.
+    Then none is like one of our first layers, unless it is read in another order. A dump
+    need not show more than what the blocks give, so the first of those count as well.
     """
     shapes = dict.fromkeys(dump.expected.values())
-    first = [x for _, x in islice(model.layers(pixels), FIRST) if x.shape[-1] > 3]
+    first = islice(dump.expected, FIRST)
+    blocks = (layer for layer in dump.expected if layer.endswith("/output"))
+    layers, outputs = _samples(model, pixels, first), _samples(model, pixels, islice(blocks, FEW))
 
-    def known(stored: StoredTensors) -> int:
-        alike = (stored.distances(x.shape, sample(x)).min(initial=UNLIKE) for x in first)
+    def known(stored: StoredTensors, samples: Sequence[Sample]) -> int:
+        alike = (stored.distances(shape, x).min(initial=UNLIKE) for shape, x in samples)
         return sum(distance < FITS for distance in alike)
 
     plain = StoredTensors(dump.trace, shapes)
-    if not known(plain):
+    if not known(plain, [*layers, *outputs]):
         for turned in MIXED_UP.values():
-            if known(other := StoredTensors(dump.trace, shapes, turned)) >= len(first) / 2:
+            other = StoredTensors(dump.trace, shapes, turned)
+            if any(known(other, some) >= max(1, len(some) / 2) for some in (layers, outputs)):
                 return other
     return plain
+
+
+def _samples(model: Model, pixels: Array, wanted: Iterable[str]) -> list[Sample]:
+    """Return shape and sample of some layers of ours, but for those that are images."""
+    rest, result = set(wanted), []
+    for layer, x in model.layers(pixels):
+        if layer in rest and x.shape[-1] > 3:
+            result.append((x.shape, sample(x)))
+        rest.discard(layer)
+        if not rest:
+            break
+    return result
 
 
 def with_parts(model: Model, pixels: Array, dump: Dump, pairs: Sequence[Pair]) -> Dump:
