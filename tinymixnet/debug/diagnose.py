@@ -99,7 +99,7 @@ def _conclusion(found: Findings, warnings: tuple[str, ...]) -> Diagnosis:
     if not causes and not differing:
         causes += unpaired_end(found)
         if not causes:
-            return Diagnosis((), layers, None, evidence, warnings)
+            return Diagnosis((), layers, None, evidence, warnings, dump.pairs)
     elif not causes and differing[0] in dump.mismatched:
         shape, due = dump.mismatched[differing[0]]
         sentence = f"no known mistake; its shape is {shape}, not {due}"
@@ -116,7 +116,7 @@ def _conclusion(found: Findings, warnings: tuple[str, ...]) -> Diagnosis:
     shows = min([*differing, first.place], key=order.index)
     every = first._replace(place=shows), *others
     first_wrong = differing[0] if differing else shows
-    return Diagnosis(every, layers, first_wrong, evidence, warnings)
+    return Diagnosis(every, layers, first_wrong, evidence, warnings, dump.pairs)
 
 
 def _warnings(
