@@ -72,7 +72,7 @@ def diagnose(
         dump = pair(model, pixels, dump, progress)
     suspects = cache(partial(_suspects, model, pixels, photo, raw))
     found = look(model, pixels, dump, suspects, progress)
-    if found.doubts and not dump.certain and found.search and found.search.guilty:
+    if found.doubts and found.search and not dump.certain:
         better = pair_again(model, pixels, found.theirs, found.search)
         found = look(model, pixels, better, suspects, progress) if better else found
     warnings = _warnings(model, pixels, found.theirs.dump, reference_manifest)

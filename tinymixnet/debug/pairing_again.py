@@ -1,10 +1,11 @@
-"""Pair once more, when some of their mistakes are known.
+"""Pair once more, when a search has looked for their mistakes.
 
 The first pairing (`pairing.py`) knows of no mistakes. Where each block has one, and the dump shows
 little but the blocks' outputs, no tensor is near to what ours computes, and those of one shape are
 taken for one another. But the first of these blocks may well be explained. Then ours can make the
 same mistakes everywhere else, too. The tensor that ours then gives to the last digits is the right
-one, wherever it stands.
+one, wherever it stands. Where no mistake is known yet, a tensor that ours gives without any may
+still be found so: the first pairing has to weigh all layers at once and may miss it.
 """
 
 from collections import defaultdict
