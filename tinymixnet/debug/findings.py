@@ -5,13 +5,13 @@ from itertools import chain
 from math import inf
 from typing import NamedTuple
 
+from tinymixnet.debug.answers import adds_up
 from tinymixnet.debug.causes import Cause
 from tinymixnet.debug.compare import HALF_TOLERANCE
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import FORMAT, TheirTensors
 from tinymixnet.debug.limits import Limits
 from tinymixnet.debug.measure import error, join_names
-from tinymixnet.debug.pairing import adds_up
 from tinymixnet.debug.precision import judgements
 from tinymixnet.debug.runner import PartRunner
 from tinymixnet.debug.search import Search, kind_of

@@ -21,27 +21,26 @@ block. Names and order only decide between tensors that fit equally well.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from math import prod
 
 import numpy as np
 
+from tinymixnet.debug.answers import answers_by_order, odd_answers, softmax_again
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import MIXED_UP
 from tinymixnet.debug.measure import error
 from tinymixnet.debug.names.choose import MAPS
 from tinymixnet.debug.names.layouts import layouts_of
 from tinymixnet.debug.pairs import Pair
-from tinymixnet.debug.parts_of_layers import BIAS_MISSING, parts
+from tinymixnet.debug.parts_of_layers import ALIKE, parts
 from tinymixnet.debug.single_layer import Step, compute, steps
 from tinymixnet.debug.stored_tensors import StoredTensors, as_layer, sample
 from tinymixnet.debug.walk import FITS, UNLIKE, Hypothesis, Walk
-from tinymixnet.engine.kernels import Array, softmax
+from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
 
 FIRST = 8  # layers of ours that are looked for to see whether all is mixed up
 FEW = 4  # outputs of blocks that are looked for
 FOLLOWS = 0.15  # distance at which a layer confirms the tensor that it is computed from
-ALIKE = 2e-3  # largest error, relative to the largest value, of a part of a layer
 Sample = tuple[tuple[int, ...], Array]  # the shape of a layer, and `sample` of it
 
 
@@ -76,9 +75,9 @@ def pair(model: Model, pixels: Array, dump: Dump, progress: bool = False) -> Dum
         if dump.theirs.get(layer) == stored
     ]
     paired = with_parts(model, pixels, dump, pairs)
-    if answers := list(_answers(paired)):
+    if answers := list(answers_by_order(paired)):
         paired = with_parts(model, pixels, dump, [*pairs, *answers])
-    if again := _softmax_again(paired):
+    if again := softmax_again(paired):
         paired = with_parts(model, pixels, dump, again)
     return odd_answers(paired)
 
@@ -128,68 +127,6 @@ def with_parts(model: Model, pixels: Array, dump: Dump, pairs: Sequence[Pair]) -
     rest = [Pair(name) for name in others if name not in known]
     pairs = [pair._replace(error=measured.get(pair.layer)) for pair in pairs]
     return dump.with_pairs([*pairs, *part_pairs, *rest])
-
-
-def _answers(dump: Dump) -> Iterator[Pair]:
-    """Yield pairs for the end of the network, where nothing follows that could confirm a pair.
-
-    A tensor that has one number for each class, and is the only one left, may be the answer.
-    """
-    left = [pair.name for pair in dump.pairs if not pair.layer]
-    left += [
-        pair.name for pair in dump.pairs if (pair.layer, pair.part) == ("logits", BIAS_MISSING)
-    ]
-    for layer in ("logits", "probabilities"):
-        if layer in dump.theirs or layer in dump.mismatched:
-            continue
-        found = []
-        for name in left:
-            for layout in layouts_of(dump.headers[name].shape, dump.expected[layer])[:1]:
-                x = as_layer(dump.trace[name], layout, dump.expected[layer])
-                if layer == "probabilities" or not adds_up(x):
-                    found.append(Pair(name, layer, "order", layout))
-        if len(found) == 1:
-            left.remove(found[0].name)
-            yield found[0]
-
-
-def _softmax_again(dump: Dump) -> list[Pair]:
-    """Return other pairs if theirs goes on with a second softmax; [] if it does not.
-
-    Then the result of that one is their answer, and what goes into it stands for the logits.
-    """
-    if "probabilities" not in dump.theirs:
-        return []
-    expected = dump.expected["probabilities"]
-    twice = softmax(dump["probabilities"].astype(np.float32, copy=False))
-    for pair in dump.pairs:
-        for layout in layouts_of(dump.headers[pair.name].shape, expected) if not pair.layer else ():
-            if error(twice, as_layer(dump.trace[pair.name], layout, expected)).max_error <= ALIKE:
-                pairs = [p for p in dump.pairs if p.layer and not p.part]
-                if "logits" in dump.theirs:
-                    pairs = [p for p in pairs if p.layer != "probabilities"]
-                logits = {"probabilities": "logits"}
-                pairs = [p._replace(layer=logits.get(p.layer, p.layer)) for p in pairs]
-                return [*pairs, Pair(pair.name, "probabilities", "value", layout)]
-    return []
-
-
-def odd_answers(dump: Dump) -> Dump:
-    """Return the dump with answers that have one class too many, if it has no others."""
-    n, classes = dump.expected["logits"]
-    odd: dict[str, str] = {}
-    for pair in dump.pairs:
-        if not pair.layer and prod(dump.headers[pair.name].shape) == n * (classes + 1):
-            x = dump.trace[pair.name].reshape(n, classes + 1)
-            odd.setdefault("probabilities" if adds_up(x) else "logits", pair.name)
-    absent = dump.missing
-    return dump.with_misshaped({layer: name for layer, name in odd.items() if layer in absent})
-
-
-def adds_up(x: Array) -> bool:
-    """Whether these are probabilities; x (N, classes)."""
-    with np.errstate(all="ignore"):
-        return bool((x >= 0).all() and np.allclose(x.sum(axis=-1), 1, atol=1e-2))
 
 
 def _reliable_names(best: Hypothesis, dump: Dump) -> Mapping[str, str]:

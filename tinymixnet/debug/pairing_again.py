@@ -11,11 +11,12 @@ still be found so: the first pairing has to weigh all layers at once and may mis
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+from tinymixnet.debug.answers import odd_answers
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import TheirTensors
 from tinymixnet.debug.measure import error
 from tinymixnet.debug.names.layouts import Shape
-from tinymixnet.debug.pairing import odd_answers, stored_tensors, with_parts
+from tinymixnet.debug.pairing import stored_tensors, with_parts
 from tinymixnet.debug.pairs import Pair
 from tinymixnet.debug.runner import PartRunner
 from tinymixnet.debug.search import Search

@@ -16,6 +16,7 @@ from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.network import statistics
 
 BIAS_MISSING = "bias missing"
+ALIKE = 2e-3  # largest error, relative to the largest value, of a part of a layer
 
 
 def parts(
