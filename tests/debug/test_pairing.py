@@ -155,19 +155,29 @@ def test_other_peoples_ports_are_right(
 UNDECIDED = {"other-weights": ("shuffled",)}
 
 
+# Of dumps that hold nothing but the blocks' outputs, and for some mistakes the answer, each mistake
+# comes in one kind, in turns: all four take too long.
+BLOCKS = ("blocks, in order", "blocks nchw, shuffled", "blocks, shuffled", "blocks nchw, in order")
+IN_BLOCKS = {name: BLOCKS[number % len(BLOCKS)] for number, name in enumerate(EVERY)}
+
+
 @pytest.mark.sweep(name=ONE_OF_EACH_CAUSE)
-@pytest.mark.parametrize("how", ["in order", "shuffled"])
+@pytest.mark.parametrize("how", ["in order", "shuffled", "blocks"])
 @pytest.mark.parametrize("name", EVERY)
 def test_a_mistake_is_found_without_names(
     request: pytest.FixtureRequest, name: str, how: str, tmp_path: Path
 ) -> None:
     bug = EVERY[name]
+    mode, _, order = (IN_BLOCKS[name] if how == "blocks" else f"full, {how}").partition(", ")
     subject = request.getfixturevalue("small_photo" if bug.resize else "small")
-    layers, _ = nameless(dumped(subject.planted(name), "full", bug), how)
-    found, causes = diagnosed(subject, layers, tmp_path, bug).slugs, list(bug.causes)
+    layers, _ = nameless(dumped(subject.planted(name), mode, bug), order)
+    found = diagnosed(subject, layers, tmp_path, bug).slugs
+    causes = list((how == "blocks" and bug.blocks) or bug.causes)
     if any(how in UNDECIDED.get(cause, ()) for cause in causes):
         assert "unknown" in found
         assert set(found) <= {*causes, "unknown"}
+    elif how == "blocks":  # two may first show in the same block: then in either order
+        assert sorted(found) == sorted(causes)
     else:
         assert found == causes
 
@@ -181,30 +191,6 @@ def test_what_is_unknown_is_so_without_names(small: Subject, name: str, tmp_path
     assert pattern in found.text()
     # pools and products do not see every pattern, but nothing outside the early block is blamed
     assert {place.split("/")[0] for place in found.causes[0].places} == {"blocks_3"}
-
-
-# Each mistake comes in one of these, in turns: all four take too long.
-BLOCKS = ("blocks, in order", "blocks nchw, shuffled", "blocks, shuffled", "blocks nchw, in order")
-IN_BLOCKS = [(name, BLOCKS[number % len(BLOCKS)]) for number, name in enumerate(EVERY)]
-UNDECIDED_IN_BLOCKS: tuple[str, ...] = ()  # what must be unknown there
-
-
-@pytest.mark.sweep(case=[case for case in IN_BLOCKS if case[0] in ONE_OF_EACH_CAUSE])
-@pytest.mark.parametrize("case", IN_BLOCKS, ids=", ".join)
-def test_a_mistake_is_found_in_blocks_without_names(
-    request: pytest.FixtureRequest, case: tuple[str, str], tmp_path: Path
-) -> None:
-    """Nothing but the outputs of the blocks is there, and for some mistakes the answer."""
-    name, (mode, _, how) = case[0], case[1].partition(", ")
-    bug = EVERY[name]
-    subject = request.getfixturevalue("small_photo" if bug.resize else "small")
-    layers, _ = nameless(dumped(subject.planted(name), mode, bug), how)
-    found, causes = diagnosed(subject, layers, tmp_path, bug).slugs, bug.blocks or bug.causes
-    if name in UNDECIDED_IN_BLOCKS:
-        assert "unknown" in found
-        assert set(found) <= {*causes, "unknown"}
-    else:  # two may first show in the same block: then in either order
-        assert sorted(found) == sorted(causes)
 
 
 @pytest.mark.sweep
