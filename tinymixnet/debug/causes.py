@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tinymixnet.debug.measure import join_names
+from tinymixnet.debug.pairs import Pair
 from tinymixnet.debug.strict_json import json_values
 from tinymixnet.errors import printable
 
@@ -71,6 +72,7 @@ class Diagnosis(NamedTuple):
     first: str | None  # the first of them that differs
     evidence: Evidence = Evidence({})
     warnings: tuple[str, ...] = ()  # those of `compare`
+    pairs: tuple[Pair, ...] = ()  # which tensor is which layer; empty if the names are certain
 
     @property
     def alike(self) -> bool:

@@ -6,7 +6,9 @@ Each imports what it needs when it runs, so that `classify` starts quickly.
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from tinymixnet.debug.compare import Comparison
     from tinymixnet.debug.dumps import Dump
     from tinymixnet.debug.manifest import Manifest
+    from tinymixnet.debug.pairs import Pair
 
 IMAGE = "a photo, or a .npy file of pixels (N, H, W, 3), 0..255, which are used as they are"
 PRECISIONS = ("float16", "bfloat16", "int8")  # as in precision.py, which takes time to import
@@ -194,11 +197,11 @@ def by_value(model: Model, pixels: np.ndarray, dump: "Dump", always: bool = Fals
     return explain_unmatched(model, pixels, dump)
 
 
-def _print_pairs(dump: "Dump") -> int:
+def _print_pairs(pairs: "Sequence[Pair]") -> int:
     """Print which tensor is which layer, as --names takes it back: one a line."""
     from tinymixnet.debug.pairs import pairs_json
 
-    entries = pairs_json(dump.pairs).items()
+    entries = pairs_json(pairs).items()
     lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries]
     print("{\n" + ",\n".join(lines) + "\n}")
     return 0
@@ -324,7 +327,7 @@ def _pairs_of(arguments: argparse.Namespace, image: str) -> int:
     if _is_trace(image):
         raise TraceError(f"{image}: --pairs needs the image itself, as values decide")
     model = load(arguments.weights)
-    return _print_pairs(dump_of(model, picture_of(model, arguments, image), arguments))
+    return _print_pairs(dump_of(model, picture_of(model, arguments, image), arguments).pairs)
 
 
 def _is_trace(path: str) -> bool:
@@ -383,10 +386,14 @@ def run_diagnose(arguments: argparse.Namespace) -> int:
     raw = load(arguments.raw_weights) if arguments.raw_weights else None
     pixels = picture_of(model, arguments, arguments.image)
     dump = dump_of(model, pixels, arguments)
-    if arguments.pairs:
-        return _print_pairs(dump)
     photo = None if arguments.image.endswith(".npy") else arguments.image
     manifest = _manifest(model, pixels, dump, arguments, arguments.image)
-    diagnosis = diagnose(model, pixels, dump, photo, raw, True, manifest)
+    diagnosed = partial(diagnose, model, pixels, dump, photo, raw, True, manifest)
+    if arguments.pairs:
+        pairs = dump.pairs
+        with suppress(TraceError):  # nothing could be compared: there are only names to give
+            pairs = diagnosed().pairs
+        return _print_pairs(pairs)
+    diagnosis = diagnosed()
     print(json.dumps(diagnosis.as_json()) if arguments.json else diagnosis.text())
     return 0 if diagnosis.alike else 1

@@ -9,25 +9,23 @@ but then more suspects must be tried for each tensor.
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from tinymixnet.debug.causes import Cause, Diagnosis, Evidence
 from tinymixnet.debug.checks import expect
-from tinymixnet.debug.compare import HALF_TOLERANCE, compare
+from tinymixnet.debug.compare import compare
 from tinymixnet.debug.dumps import Dump
-from tinymixnet.debug.evidence import FORMAT, TheirTensors
+from tinymixnet.debug.evidence import TheirTensors
+from tinymixnet.debug.findings import TOLERANCE, Findings, look, unpaired_end
 from tinymixnet.debug.leftovers import explain_unmatched
-from tinymixnet.debug.limits import Limits
 from tinymixnet.debug.manifest import Manifest
-from tinymixnet.debug.measure import error
 from tinymixnet.debug.names.choose import MAPS
 from tinymixnet.debug.pairing import pair
+from tinymixnet.debug.pairing_again import pair_again
 from tinymixnet.debug.pairs import counts
-from tinymixnet.debug.precision import judgements
-from tinymixnet.debug.runner import PartRunner
-from tinymixnet.debug.search import Search, kind_of
 from tinymixnet.debug.suspects import SUSPECTS
 from tinymixnet.debug.suspects.context import Suspect
 from tinymixnet.debug.suspects.convolution import ONE_GROUP
@@ -39,10 +37,6 @@ from tinymixnet.engine.kernels import Array
 from tinymixnet.engine.pixels import check_pixels
 from tinymixnet.errors import ImageError, InputError, TraceError
 from tinymixnet.model import Model
-
-EQUAL = 2e-5  # largest error of a layer of a whole run that is ours but for rounding
-INCONCLUSIVE = ["image", "normalize", "probabilities", "se_gate", "se_pool", "head/pool"]
-TOLERANCE = 1e-4  # largest error of a whole run of a correct port, as in `compare`
 
 
 @np.errstate(all="ignore")  # NaN and infinity in a dump are results, not accidents
@@ -80,53 +74,53 @@ def diagnose(
         dump = pair(model, pixels, dump, progress)
     elif not dump.pairs:
         dump = explain_unmatched(model, pixels, dump)
-    warnings = _warnings(model, pixels, dump, reference_manifest)
-    theirs = TheirTensors(dump)
-    causes = theirs.correct_dump_errors(model, pixels)
-    if not set(theirs.names) - {"image"}:
-        shapes = [f"{name} is {its}, not {due}" for name, (its, due) in dump.mismatched.items()]
-        why = shapes[0] if shapes else "no name is known: --names says which is which"
-        raise TraceError(f"{dump.trace.path}: no layer could be compared ({why})")
-    differing, doubtful = _different(model, pixels, theirs)
-    theirs.without(doubtful)
-    evidence = _evidence(dump, theirs, doubtful)
-    if not differing:
-        shows = causes[0].place if causes else None
-        return Diagnosis(tuple(causes), len(theirs.names), shows, evidence, warnings)
+    suspects = cache(partial(_suspects, model, pixels, photo, raw))
+    found = look(model, pixels, dump, suspects, progress)
+    if found.doubts and found.search and not dump.certain:
+        better = pair_again(model, pixels, found.theirs, found.search)
+        found = look(model, pixels, better, suspects, progress) if better else found
+    warnings = _warnings(model, pixels, found.theirs.dump, reference_manifest)
+    return _conclusion(found, warnings)
 
+
+def _suspects(
+    model: Model, pixels: Array, photo: "Source | None", raw: Model | None
+) -> list[Suspect]:
+    """Return all mistakes to try, those among them that only a photo or raw weights can show."""
     suspects = [*SUSPECTS, *ONE_GROUP]
     if raw is not None:
         suspects += raw_weights(raw.tensors)
     if photo is not None:
         suspects += resized(model, photo, pixels)
-    runner = PartRunner(model, pixels, theirs)
-    found = _search(runner, theirs, suspects, progress)
-    if guesses := _wrong_guesses(dump, theirs, found):
-        theirs.without(guesses)
-        doubtful += guesses
-        evidence = _evidence(dump, theirs, doubtful)
-        runner = PartRunner(model, pixels, theirs)
-        found = _search(runner, theirs, suspects, progress)
-        differing = [name for name in differing if name not in guesses]
-    causes += found
+    return suspects
+
+
+def _conclusion(found: Findings, warnings: tuple[str, ...]) -> Diagnosis:
+    """Return the diagnosis that follows from what was found."""
+    theirs, differing = found.theirs, list(found.differing)
+    dump, causes, layers = theirs.dump, list(found.causes), len(theirs.names)
+    evidence = _evidence(dump, theirs, found.doubtful)
     if not causes and not differing:
-        return Diagnosis((), len(theirs.names), None, evidence, warnings)
-    if not causes and differing[0] in dump.mismatched:
+        causes += unpaired_end(found)
+        if not causes:
+            return Diagnosis((), layers, None, evidence, warnings, dump.pairs)
+    elif not causes and differing[0] in dump.mismatched:
         shape, due = dump.mismatched[differing[0]]
         sentence = f"no known mistake; its shape is {shape}, not {due}"
         causes.append(Cause("unknown", differing[0], (differing[0],), np.inf, np.inf, sentence))
     elif not causes:  # no layer is wrong by itself, and yet the runs drift apart
         sentence = "every layer is right, but rounding adds up: is all of it float32?"
         causes.append(Cause("low-precision", differing[0], (differing[0],), 0, 0, sentence))
+    order = list(dump.expected)
     merged: dict[str, Cause] = {}
-    for cause in sorted(causes, key=lambda cause: runner.order.index(cause.place)):
+    for cause in sorted(causes, key=lambda cause: order.index(cause.place)):
         old = merged.get(cause.slug)
         merged[cause.slug] = old._replace(places=old.places + cause.places) if old else cause
     first, *others = merged.values()
-    shows = min([*differing, first.place], key=runner.order.index)
+    shows = min([*differing, first.place], key=order.index)
     every = first._replace(place=shows), *others
     first_wrong = differing[0] if differing else shows
-    return Diagnosis(every, len(theirs.names), first_wrong, evidence, warnings)
+    return Diagnosis(every, layers, first_wrong, evidence, warnings, dump.pairs)
 
 
 def _warnings(
@@ -136,65 +130,6 @@ def _warnings(
     with suppress(TraceError):  # where no shape is ours, there is nothing to warn of
         return tuple(compare(model.layers(pixels), dump, TOLERANCE, reference_manifest).warnings)
     return ()
-
-
-def _search(
-    runner: PartRunner, theirs: TheirTensors, suspects: Sequence[Suspect], progress: bool
-) -> list[Cause]:
-    """Return the causes that a search finds, few digits among them."""
-    rounded = theirs.rounding()
-    verdicts = None
-    if rounded:
-        how, unrounded = FORMAT[rounded.how], rounded.others
-        verdicts = judgements(runner.model, runner.pixels, theirs, how, unrounded=unrounded)
-    search = Search(runner, suspects, Limits(theirs.fine, verdicts), progress)
-    causes = search.run()
-    if rounded:
-        causes.append(search.rounding(rounded.how, rounded.places))
-    return causes
-
-
-def _wrong_guesses(dump: Dump, theirs: TheirTensors, causes: Sequence[Cause]) -> list[str]:
-    """Return the layers that only the order speaks for, and that no known mistake explains.
-
-    They were probably paired wrongly, unless they are most of what there is.
-    """
-    guessed = {pair.layer for pair in dump.pairs if pair.found == "order" and not pair.part}
-    unknown = {place for cause in causes if cause.slug == "unknown" for place in cause.places}
-    wrong = [layer for layer in theirs.names if layer in guessed and layer in unknown]
-    others = set(theirs.names) - guessed - {"image"}
-    return wrong if len(others) > len(wrong) else []
-
-
-def _different(model: Model, pixels: Array, theirs: TheirTensors) -> tuple[list[str], list[str]]:
-    """Return the layers beyond the tolerance in a whole run, or of another shape, and the doubtful.
-
-    Every layer but the image leads to all that follow. So what stands before a layer of theirs that
-    equals ours cannot be wrong, whatever it looks like: it is doubtful whether it is that layer.
-
-    Ports store the image in different forms: as raw pixels, say, or with blue first. So differences
-    before the first convolution are ignored if that agrees.
-    """
-    tolerance = HALF_TOLERANCE if theirs.half else TOLERANCE
-    right: dict[str, bool] = {}
-    equal: list[str] = []
-    for name, x in model.layers(pixels):
-        if name in theirs:
-            apart = error(x, theirs[name]).max_error
-            right[name] = apart <= tolerance
-            if apart <= EQUAL and kind_of(name) not in INCONCLUSIVE:
-                equal.append(name)
-        elif name in theirs.dump.mismatched and name != "image":
-            right[name] = False
-    for name in ("image", "normalize"):
-        later = [fine for other, fine in right.items() if other not in ("image", name)]
-        if later and later[0]:
-            right.pop(name, None)
-    order = list(right)
-    before = order[: order.index(equal[-1])] if equal else []
-    doubtful = [name for name in before if not right[name] and name in theirs]
-    differing = [name for name, fine in right.items() if not fine and name not in before]
-    return differing, doubtful
 
 
 def _evidence(dump: Dump, theirs: TheirTensors, doubtful: Sequence[str]) -> Evidence:

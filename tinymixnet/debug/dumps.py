@@ -51,8 +51,12 @@ class Dump:
         map_name: str,
         places: Names,
         layout: str | None = None,
+        also: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """places: stored name -> layer. Of several for one layer the first that fits is taken."""
+        """places: stored name -> layer. Of several for one layer the first that fits is taken.
+
+        also: stored name -> more layers that it is, where theirs leaves out what is between them.
+        """
         self.trace = trace
         self.suggested = dict(places)  # stored name -> the layer that names and order suggest
         self.pairs: tuple[Pair, ...] = ()  # what `pairing.py` has found; empty without it
@@ -63,7 +67,9 @@ class Dump:
         self.headers: dict[str, Header] = {name: trace.header(name) for name in trace.names}
         self.theirs: dict[str, str] = {}  # canonical -> stored name, of layers that fit
         self._misshaped: dict[str, str] = {}  # the same, of layers that do not fit
-        for stored, name in places.items():
+        self.also = {stored: tuple(layers) for stored, layers in (also or {}).items()}
+        more = [(stored, layer) for stored, layers in self.also.items() for layer in layers]
+        for stored, name in [*places.items(), *more]:
             if not name:
                 continue
             if name not in self.theirs and self.layouts_of(stored, self.expected[name]):
@@ -143,6 +149,19 @@ class Dump:
         """The layers that the dump does not have, not even in another shape."""
         known = {*self.theirs, *self.mismatched}
         return [name for name in self.expected if name not in known]
+
+    def homeless(self) -> dict[str, list[str]]:
+        """Return the tensors that are no layer, and which of the missing layers each may be.
+
+        stored name -> layers, in the network's order. Only for tensors paired by value.
+        """
+        free = [pair.name for pair in self.pairs if pair.unknown]
+        missing = self.missing
+        fits = {
+            name: [layer for layer in missing if self.layouts_of(name, self.expected[layer])]
+            for name in free
+        }
+        return {name: layers for name, layers in fits.items() if layers}
 
     @property
     def half(self) -> bool:
@@ -250,8 +269,8 @@ def open_dump(
         shapes={name: trace.header(name).shape for name in trace.names},
         expected={name: (batch, *shape) for name, shape in shapes.items()},
     )
-    map_name, places = choose_names(candidates, architecture, names)
-    dump = Dump(trace, candidates, map_name, places, layout)
+    map_name, places, also = choose_names(candidates, architecture, names)
+    dump = Dump(trace, candidates, map_name, places, layout, also)
     # Whoever says which names these are, or uses ours, has decided. Other names only suggest.
     ours = map_name == "canonical" and 2 * len(places) >= len(candidates.shapes)
     dump.certain = names is not None or ours

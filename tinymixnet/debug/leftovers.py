@@ -16,13 +16,11 @@ from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.measure import error
 from tinymixnet.debug.names.layouts import Shape, layouts_of
 from tinymixnet.debug.pairs import Pair
-from tinymixnet.debug.parts_of_layers import COPY, parts, shifted_by_channel
+from tinymixnet.debug.parts_of_layers import ALIKE, COPY, parts, shifted_by_channel
 from tinymixnet.debug.single_layer import Step, compute, steps
 from tinymixnet.debug.stored_tensors import as_layer
 from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
-
-ALIKE = 2e-3  # largest error, relative to the largest value, of a part of a layer
 
 
 class Fingerprint(NamedTuple):

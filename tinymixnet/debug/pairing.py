@@ -21,25 +21,25 @@ block. Names and order only decide between tensors that fit equally well.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from math import prod
 
 import numpy as np
 
+from tinymixnet.debug.answers import answers_by_order, odd_answers, softmax_again
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import MIXED_UP
 from tinymixnet.debug.leftovers import look_again
 from tinymixnet.debug.names.choose import MAPS
-from tinymixnet.debug.names.layouts import layouts_of
 from tinymixnet.debug.pairs import Pair
-from tinymixnet.debug.parts_of_layers import BIAS_MISSING
 from tinymixnet.debug.single_layer import Step, steps
-from tinymixnet.debug.stored_tensors import StoredTensors, as_layer, sample
+from tinymixnet.debug.stored_tensors import StoredTensors, sample
 from tinymixnet.debug.walk import FITS, UNLIKE, Hypothesis, Walk
 from tinymixnet.engine.kernels import Array
 from tinymixnet.model import Model
 
 FIRST = 8  # layers of ours that are looked for to see whether all is mixed up
+FEW = 4  # outputs of blocks that are looked for
 FOLLOWS = 0.15  # distance at which a layer confirms the tensor that it is computed from
+Sample = tuple[tuple[int, ...], Array]  # the shape of a layer, and `sample` of it
 
 
 @np.errstate(all="ignore")  # NaN and infinity in a dump are results, not accidents
@@ -54,7 +54,7 @@ def pair(model: Model, pixels: Array, dump: Dump, progress: bool = False) -> Dum
     ('name', True)
     """
     dump.guess_scales(model.layers(pixels))
-    stored = _stored(model, pixels, dump)
+    stored = stored_tensors(model, pixels, dump)
     bound = dump.suggested if dump.certain else {}
     best = Walk(model, pixels, stored, dump.expected, dump.suggested, bound).run(progress)
     pairs = []
@@ -65,33 +65,58 @@ def pair(model: Model, pixels: Array, dump: Dump, progress: bool = False) -> Dum
             if dump.map != "onnx" and dump.suggested.get(view.name) == hypothesis.layer:
                 how = "given" if dump.certain and dump.map not in MAPS else "name"
             pairs.append(Pair(view.name, hypothesis.layer, how, view.layout))
-    paired = _with_parts(model, pixels, dump, pairs)
-    if answers := list(_answers(paired)):
-        paired = _with_parts(model, pixels, dump, [*pairs, *answers])
-    return _odd_answers(paired)
+    more = {layer: stored for stored, layers in dump.also.items() for layer in layers}
+    pairs = [pair for pair in pairs if pair.layer not in more]
+    pairs += [
+        Pair(stored, layer, "given", dump.layouts[layer])
+        for layer, stored in more.items()
+        if dump.theirs.get(layer) == stored
+    ]
+    paired = with_parts(model, pixels, dump, pairs)
+    if answers := list(answers_by_order(paired)):
+        paired = with_parts(model, pixels, dump, [*pairs, *answers])
+    if again := softmax_again(paired):
+        paired = with_parts(model, pixels, dump, again)
+    return odd_answers(paired)
 
 
-def _stored(model: Model, pixels: Array, dump: Dump) -> StoredTensors:
+def stored_tensors(model: Model, pixels: Array, dump: Dump) -> StoredTensors:
     """Return their tensors, put in order if all of them are mixed up.
 
-    Then none is like one of our first layers, unless it is read in another order.
+    Then none is like one of our first layers, unless it is read in another order. A dump
+    need not show more than what the blocks give, so the first of those count as well.
     """
     shapes = dict.fromkeys(dump.expected.values())
-    first = [x for _, x in islice(model.layers(pixels), FIRST) if x.shape[-1] > 3]
+    first = islice(dump.expected, FIRST)
+    blocks = (layer for layer in dump.expected if layer.endswith("/output"))
+    layers, outputs = _samples(model, pixels, first), _samples(model, pixels, islice(blocks, FEW))
 
-    def known(stored: StoredTensors) -> int:
-        alike = (stored.distances(x.shape, sample(x)).min(initial=UNLIKE) for x in first)
+    def known(stored: StoredTensors, samples: Sequence[Sample]) -> int:
+        alike = (stored.distances(shape, x).min(initial=UNLIKE) for shape, x in samples)
         return sum(distance < FITS for distance in alike)
 
     plain = StoredTensors(dump.trace, shapes)
-    if not known(plain):
+    if not known(plain, [*layers, *outputs]):
         for turned in MIXED_UP.values():
-            if known(other := StoredTensors(dump.trace, shapes, turned)) >= len(first) / 2:
+            other = StoredTensors(dump.trace, shapes, turned)
+            if any(known(other, some) >= max(1, len(some) / 2) for some in (layers, outputs)):
                 return other
     return plain
 
 
-def _with_parts(model: Model, pixels: Array, dump: Dump, pairs: Sequence[Pair]) -> Dump:
+def _samples(model: Model, pixels: Array, wanted: Iterable[str]) -> list[Sample]:
+    """Return shape and sample of some layers of ours, but for those that are images."""
+    rest, result = set(wanted), []
+    for layer, x in model.layers(pixels):
+        if layer in rest and x.shape[-1] > 3:
+            result.append((x.shape, sample(x)))
+        rest.discard(layer)
+        if not rest:
+            break
+    return result
+
+
+def with_parts(model: Model, pixels: Array, dump: Dump, pairs: Sequence[Pair]) -> Dump:
     """Return the dump with these pairs, their errors, and what its other tensors are."""
     paired = {pair.name for pair in pairs}
     others = [name for name in dump.trace.names if name not in paired]
@@ -100,47 +125,6 @@ def _with_parts(model: Model, pixels: Array, dump: Dump, pairs: Sequence[Pair]) 
     rest = [Pair(name) for name in others if name not in known]
     pairs = [pair._replace(error=measured.get(pair.layer)) for pair in pairs]
     return dump.with_pairs([*pairs, *explained, *rest])
-
-
-def _answers(dump: Dump) -> Iterator[Pair]:
-    """Yield pairs for the end of the network, where nothing follows that could confirm a pair.
-
-    A tensor that has one number for each class, and is the only one left, may be the answer.
-    """
-    left = [pair.name for pair in dump.pairs if pair.unknown]
-    unbiased = [
-        pair.name for pair in dump.pairs if (pair.layer, pair.part) == ("logits", BIAS_MISSING)
-    ]
-    for layer in ("logits", "probabilities"):
-        if layer in dump.theirs or layer in dump.mismatched:
-            continue
-        found = []
-        for name in left + unbiased * (layer == "logits"):
-            for layout in layouts_of(dump.headers[name].shape, dump.expected[layer])[:1]:
-                x = as_layer(dump.trace[name], layout, dump.expected[layer])
-                if layer == "probabilities" or not _adds_up(x):
-                    found.append(Pair(name, layer, "order", layout))
-        if len(found) == 1:
-            left = [name for name in left if name != found[0].name]
-            yield found[0]
-
-
-def _odd_answers(dump: Dump) -> Dump:
-    """Return the dump with answers that have one class too many, if it has no others."""
-    n, classes = dump.expected["logits"]
-    odd: dict[str, str] = {}
-    for pair in dump.pairs:
-        if pair.unknown and prod(dump.headers[pair.name].shape) == n * (classes + 1):
-            x = dump.trace[pair.name].reshape(n, classes + 1)
-            odd.setdefault("probabilities" if _adds_up(x) else "logits", pair.name)
-    absent = dump.missing
-    return dump.with_misshaped({layer: name for layer, name in odd.items() if layer in absent})
-
-
-def _adds_up(x: Array) -> bool:
-    """Whether these are probabilities; x (N, classes)."""
-    with np.errstate(all="ignore"):
-        return bool((x >= 0).all() and np.allclose(x.sum(axis=-1), 1, atol=1e-2))
 
 
 def _reliable_names(best: Hypothesis, dump: Dump) -> Mapping[str, str]:

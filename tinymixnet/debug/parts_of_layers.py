@@ -18,6 +18,7 @@ from tinymixnet.engine.network import statistics
 BIAS_MISSING = "bias missing"
 COPY = "copy"
 SAME_SHIFT = 1e-5  # by how much shifts may differ, relative to the range of a channel
+ALIKE = 2e-3  # largest error, relative to the largest value, of a part of a layer
 
 
 def parts(

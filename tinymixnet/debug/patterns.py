@@ -23,25 +23,26 @@ def pattern(ours: Array, theirs: Array, block: Block | None) -> str:
         )
     if not np.isfinite(ours).all():
         return "with their input, ours has NaN or infinity and theirs has not"
-    a, b = ours.astype(np.float64), theirs.astype(np.float64)
-    wrong = float(np.square(b - a).sum())
+    a, b, size = _of_usual_size(ours, theirs)
+    wrong = _power(b - a)
 
     def remains(explained: Array) -> float:
         """Return which part of the error stays if `explained` is what theirs should be."""
-        return float(np.square(b - explained).sum()) / wrong
+        return _power(np.subtract(b, explained, out=explained)) / wrong
 
-    factor = float((a * b).sum() / (np.square(a).sum() or 1))
-    if remains(a * factor) < 0.01:
+    factor = float(np.vdot(a, b) / (_power(a) or 1))
+    if remains(a * np.float32(factor)) < 0.01:
         return f"a constant factor: theirs is ours times {factor:.4g}"
     offset = float((b - a).mean())
-    if remains(a + offset) < 0.01:
-        return f"a constant offset: theirs is ours plus {offset:.4g}"
-    if where := _channels(np.square(b - a), block):
+    if remains(a + np.float32(offset)) < 0.01:
+        return f"a constant offset: theirs is ours plus {offset * size:.4g}"
+    if where := _channels(b - a, block):
         return where
     axes = tuple(range(a.ndim - 1))
     pixels = a.size // a.shape[-1]
     if pixels >= 8:
-        if remains(a * ((a * b).sum(axes) / np.maximum(np.square(a).sum(axes), 1e-30))) < 0.01:
+        products, powers = _by_channel(a, b), _by_channel(a, a)
+        if remains(a * (products / np.maximum(powers, 1e-30))) < 0.01:
             return "each channel of theirs is ours times a factor of its own"
         if remains(a + (b - a).mean(axes)) < 0.01:
             return "each channel of theirs is ours plus an offset of its own"
@@ -54,22 +55,44 @@ def pattern(ours: Array, theirs: Array, block: Block | None) -> str:
     return SPREAD
 
 
+def _of_usual_size(ours: Array, theirs: Array) -> tuple[Array, Array, float]:
+    """Return both divided by the third value, so that no square leaves the range of float32.
+
+    A large layer in float64 would take too much memory. Mostly, nothing has to be divided.
+    """
+    largest = max(float(max(x.max(initial=0), -x.min(initial=0))) for x in (ours, theirs))
+    size = 1.0 if 1e-9 < largest < 1e9 or not largest else largest
+    a, b = (x.astype(np.float32, copy=False) for x in (ours, theirs))
+    return (a, b, 1.0) if size == 1.0 else (a / np.float32(size), b / np.float32(size), size)
+
+
+def _power(x: Array) -> float:
+    return float(np.vdot(x, x))
+
+
+def _by_channel(a: Array, b: Array) -> Array:
+    """Return the sum of a * b over all pixels: (..., C) -> (C,)."""
+    c = a.shape[-1]
+    return np.einsum("pc,pc->c", a.reshape(-1, c), b.reshape(-1, c))
+
+
 def _pixels(a: Array, b: Array) -> str:
     """Name a shift by one pixel, or the borders, if that is nearly all of the error; else ""."""
     inside = np.s_[:, 2:-2, 2:-2]
-    wrong, inner = np.square(b - a).sum(), np.square(b - a)[inside].sum()
+    wrong, inner = _power(b - a), _power((b - a)[inside])
     for dy, dx in product((-1, 0, 1), repeat=2):
-        if np.square(b - np.roll(a, (dy, dx), (1, 2)))[inside].sum() < 0.05 * inner:
+        moved = np.roll(a, (dy, dx), (1, 2))
+        if _power(np.subtract(b, moved, out=moved)[inside]) < 0.05 * inner:
             return f"shifted by one pixel: theirs is ours, {dy} further down, {dx} to the right"
     if inner < 0.05 * wrong:
         return "the error is at the borders alone: look at the padding"
     return ""
 
 
-def _channels(squares: Array, block: Block | None) -> str:
+def _channels(difference: Array, block: Block | None) -> str:
     """Name the channels that hold all of the error, if they are few; else ""."""
-    c = squares.shape[-1]
-    energy = squares.reshape(-1, c).sum(axis=0)
+    c = difference.shape[-1]
+    energy = _by_channel(difference, difference)
     bad = np.flatnonzero(energy > 1e-4 * energy.max())
     if len(bad) > 0.8 * c:
         return ""

@@ -195,6 +195,19 @@ class Search:
             and error(self.runner.pixels, theirs["image"]).max_error <= self.limits.fine
         )
 
+    def trials(self, layer: str) -> Iterator[tuple[Change, ...]]:
+        """Yield what the mistakes found so far may have changed before a layer of theirs.
+
+        Each of them in all places and in single ones, and some together.
+        """
+        places = self.candidate_layers(self.runner.start_of(layer), layer)
+        every = [list(self._changes(suspect, places)) for suspect in self.guilty]
+        for changes in every:
+            yield from ((change,) for change in changes)
+        everywhere = [changes[0] for changes in every if changes]
+        for size in range(2, MOST_AT_ONCE + 1):
+            yield from islice(combinations(everywhere, size), NEAREST)
+
     def explain(self, layer: str, before: Error) -> Trial | None:
         """Return the changes that turn our layer into theirs, or None.
 
@@ -252,6 +265,7 @@ class Search:
         """
         # One change for each suspect: the one at work in all places.
         more = list({change.suspect: change for change in reversed(every)}.values())
+        more.sort(key=lambda change: change.suspect.fitted)  # those explain more than they should
         for size in range(2, MOST_AT_ONCE + 1):
             most = MOST_TRIALS // cost // (size - 1)
             found = []

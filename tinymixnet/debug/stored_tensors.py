@@ -27,6 +27,7 @@ class View(NamedTuple):
     name: str
     layout: str
     shape: Shape  # (N, H, W, C) or (N, C)
+    layouts: tuple[str, ...]  # all layouts in which it fits, the likeliest first
 
 
 class Kept:
@@ -73,7 +74,7 @@ class StoredTensors:
                     stored = trace[name] if stored is None else stored
                     if not zero_padded(stored, layout, shape):
                         continue
-                    view = View(number, name, layout, shape)
+                    view = View(number, name, layout, shape, layouts)
                     self.views[shape].append(view)
                     found[shape].append(sample(self._layer(stored, view)).ravel())
         self._samples = {shape: np.array(rows) for shape, rows in found.items() if rows}

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinymixnet.debug.feeds import Feed, Ours, Pixels, Theirs
 from tinymixnet.debug.single_layer import Step, steps
-from tinymixnet.debug.stored_tensors import StoredTensors, View
+from tinymixnet.debug.stored_tensors import StoredTensors, View, is_map
 from tinymixnet.engine.kernels import Array
 from tinymixnet.engine.progress import with_progress
 from tinymixnet.model import Model
@@ -56,6 +56,7 @@ class Hypothesis:
     option: Option | None = None  # None: missing, or left out
     left_out: View | None = None  # the tensor that is taken once more
     others: Sequence[Option] = field(default=(), repr=False)  # that were not taken
+    layout: str = ""  # of the last map that fitted
 
     def chain(self) -> list["Hypothesis"]:
         """Return this and all before it, first to last."""
@@ -152,7 +153,7 @@ class Walk:
         for option in taken:
             others = options if exact else ()
             yield self._paired(hypothesis, step, option, others)
-        if step.layer in self.bound_layers:
+        if taken and step.layer in self.bound_layers:
             return
         if step.identity:
             again = inputs[0].view if isinstance(inputs[0], Theirs) else None
@@ -192,6 +193,8 @@ class Walk:
                 continue
             if hypothesis.used >> view.number & 1:
                 continue
+            if distance > UNLIKE and view.layout != _likely_layout(view, hypothesis):
+                continue
             digits = min(max(-log10(max(distance, 1e-30)), 0.0), DIGITS) / DIGITS
             total = points * digits + self._prior(hypothesis, step, view)
             if distance > UNLIKE:
@@ -218,6 +221,8 @@ class Walk:
         following = self._next(hypothesis, step, feed, option.points, option=option)
         following.used |= 1 << option.view.number
         following.last = option.view.number
+        if is_map(option.view.shape) and option.distance < FITS:
+            following.layout = option.view.layout
         following.others = [other for other in others if other is not option]
         return following
 
@@ -241,6 +246,7 @@ class Walk:
             option,
             left_out,
             others,
+            hypothesis.layout,
         )
 
     def _second_thoughts(
@@ -270,6 +276,11 @@ def _plausible(options: Sequence[Option]) -> Sequence[Option]:
     if nearest > 0.05:
         return options
     return [option for option in options if option.distance <= 5 * nearest]
+
+
+def _likely_layout(view: View, hypothesis: Hypothesis) -> str:
+    """Return the layout of a tensor if its values do not tell: that of the tensors before it."""
+    return hypothesis.layout if hypothesis.layout in view.layouts else view.layouts[0]
 
 
 def _view(feed: Feed) -> View | None:

@@ -1,8 +1,11 @@
 """Choose the map of names for a dump: one of ours, or the user's own."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from tinymixnet.debug.names.candidates import Candidates, Names
 from tinymixnet.debug.names.canonical import by_canonical, nearest, plain
@@ -21,10 +24,20 @@ MAPS: dict[str, Callable[[Candidates, Architecture], Names]] = {
 }
 
 
+class Chosen(NamedTuple):
+    """The names that are used for a dump."""
+
+    map: str  # the name of the map
+    places: Names
+    also: Mapping[str, Sequence[str]] = MappingProxyType(
+        {}
+    )  # stored name -> more layers that it is
+
+
 def choose_names(
     candidates: Candidates, architecture: Architecture, names: str | os.PathLike[str] | None
-) -> tuple[str, Names]:
-    """Return the name of the map that is used, and the layer that it gives each tensor.
+) -> Chosen:
+    """Return the map that is used, and the layer that it gives each tensor.
 
     names: a shipped map, a JSON file {their name: canonical name}, or None for the shipped map that
     places most tensors. Raises TraceError for a file that is no such map.
@@ -37,17 +50,19 @@ def choose_names(
         if 4 * placed[best] < len(candidates.shapes):  # these names say little: try the order
             ordered = by_order(candidates, architecture)
             if _count_placed(candidates, ordered) > placed[best]:
-                return "onnx", ordered
-        return best, maps[best]
+                return Chosen("onnx", ordered)
+        return Chosen(best, maps[best])
     if not isinstance(names, (str, os.PathLike)):
         raise InputError(f"names: expected a path or a name, found {type(names).__name__}")
     if os.fspath(names) in MAPS:
         chosen = str(names)
         places = MAPS[chosen](candidates, architecture)
-        return chosen, places if chosen == "onnx" else {**canonical, **places}
-    given = _read_map(Path(names), candidates)
+        return Chosen(chosen, places if chosen == "onnx" else {**canonical, **places})
+    entries = _read_map(Path(names), candidates)
+    given = {stored: layers[0] for stored, layers in entries.items()}
+    also = {stored: layers[1:] for stored, layers in entries.items() if layers[1:]}
     # The user's map comes first, because of two tensors for one layer the first one is taken.
-    return os.fspath(names), {**given, **canonical, **given}
+    return Chosen(os.fspath(names), {**given, **canonical, **given}, also)
 
 
 def _count_placed(candidates: Candidates, places: Names) -> int:
@@ -55,8 +70,11 @@ def _count_placed(candidates: Candidates, places: Names) -> int:
     return len({name for stored, name in places.items() if name and candidates.fits(stored, name)})
 
 
-def _read_map(path: Path, candidates: Candidates) -> Names:
-    """Read a user's map; a tensor whose name is not in it may match one as file names keep it."""
+def _read_map(path: Path, candidates: Candidates) -> dict[str, list[str]]:
+    """Return the layers of each tensor that a user's map names, mostly one.
+
+    A tensor whose name is not in it may match one as file names keep it.
+    """
     try:
         if not path.is_file():
             raise TraceError(f"neither a file nor one of {', '.join(MAPS)}")
@@ -65,8 +83,8 @@ def _read_map(path: Path, candidates: Candidates) -> Names:
         entries = read_json(path.read_bytes())
         if not isinstance(entries, dict):
             raise TraceError("expected an object of names, {theirs: canonical}")
-        entries = {theirs: _layer_of(entry) for theirs, entry in entries.items()}
-        for name in entries.values():
+        entries = {theirs: _layers_of(entry) for theirs, entry in entries.items()}
+        for name in chain.from_iterable(entries.values()):
             if name and name not in candidates.expected:
                 guess = nearest(name, list(candidates.expected))
                 hint = f", is it {guess}?" if guess else ""
@@ -81,9 +99,13 @@ def _read_map(path: Path, candidates: Candidates) -> Names:
     return {**lossy, **exact}
 
 
-def _layer_of(entry: object) -> str:
-    """Return the layer of an entry: a name, or an object as --pairs prints it."""
-    layer = entry.get("layer") if isinstance(entry, dict) else entry
-    if not isinstance(layer, str):
+def _layers_of(entry: object) -> list[str]:
+    """Return the layers of an entry: a name, or an object as --pairs prints it."""
+    layers = [entry]
+    if isinstance(entry, dict):
+        also = entry.get("also", [])
+        layers = [entry.get("layer"), *(also if isinstance(also, list) else [None])]
+    names = [layer for layer in layers if isinstance(layer, str)]
+    if len(names) < len(layers):
         raise TraceError("expected an object of names, {theirs: canonical}, or what --pairs prints")
-    return layer
+    return names
