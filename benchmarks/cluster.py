@@ -63,7 +63,8 @@ def table(measured: Sequence[tuple[int, Spread, Spread]]) -> str:
 
 
 def _minutes(rate: float) -> str:
-    return f"{IMAGENET / rate / 60:.0f}"
+    minutes = IMAGENET / rate / 60
+    return f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.1f}"
 
 
 def sized(model: Model, size: int | None) -> Model:

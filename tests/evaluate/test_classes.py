@@ -81,11 +81,53 @@ def test_numbers_that_are_no_classes(names, words):
         of(metadata, names)
 
 
+def test_numbers_that_count_from_one():
+    """All of 1 to 6, of weights with six classes; and 1000, of weights that know ImageNet's."""
+    with pytest.raises(InputError, match=r"from 0 to 5, .*, found 6; do yours begin with 1"):
+        of(TINY, [str(i) for i in range(1, 7)])
+    with pytest.raises(InputError, match="ImageNet's from 0 to 999, found 1000; do yours begin"):
+        of(TINY, ["135", "283", "1000"])
+
+
 def test_labels_in_any_spelling():
     names = ["tiger_cat", "EGYPTIAN CAT", "crane (machine)", "Crane_(bird)", " microphone "]
     understood = of(TINY, names)
     assert understood.kind == LABELS
     assert list(understood.number_of.values()) == [1, 2, 3, 0, 4]
+
+
+@pytest.mark.parametrize("spelling", [str, lambda s: s.replace(" ", "_"), lambda s: f" {s} "])
+def test_every_label_of_imagenet_is_its_own_class(spelling):
+    """Also "Cardigan", a dog, and "cardigan"."""
+    numbers = of(THOUSAND, [spelling(label) for label in THOUSAND.labels]).number_of
+    assert list(numbers.values()) == [*range(1000)]
+    with pytest.raises(InputError, match="two classes are called CARDIGAN"):
+        of(THOUSAND, ["CARDIGAN"])
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("Potters-Wheel", "potter's wheel"),
+        ("go_kart", "go-kart"),
+        ("crane, bird", "crane (bird)"),
+        ("goldfish, Carassius auratus", "goldfish"),
+        ("Cardigan, Cardigan Welsh corgi", "Cardigan"),
+        ("maillot, tank suit", "maillot, tank suit"),
+        ("maillot", "maillot"),
+    ],
+)
+def test_labels_with_other_marks_and_with_more_names(name, label):
+    assert of(THOUSAND, [name]).number_of == {name: THOUSAND.labels.index(label)}
+
+
+def test_a_list_of_names_whose_first_is_ambiguous():
+    with pytest.raises(InputError, match="two classes are called crane: "):
+        of(THOUSAND, ["crane, a tall one", "tench"])
+
+
+def test_marks_without_words():
+    assert of(THOUSAND, ["tench", ",", "()", "_"]).unknown == ["()", ",", "_"]
 
 
 @pytest.mark.parametrize("metadata", [TINY, THOUSAND, BUNDLED])
@@ -102,7 +144,7 @@ def test_a_part_in_brackets_may_be_missing_where_only_one_is_meant():
 
 
 def test_weights_with_two_labels_that_are_the_same():
-    metadata = Metadata(labels=("cat", "dog", "Cat"))
+    metadata = Metadata(labels=("cat", "dog", "cat"))
     assert of(metadata, ["dog"]).number_of == {"dog": 1}
     with pytest.raises(InputError, match="two classes are called cat: class 0, class 2"):
         of(metadata, ["cat", "dog"])

@@ -313,8 +313,14 @@ def test_a_cluster_started_by_dasks_own_commands(tmp_path, model, weights, photo
     output = tmp_path / "r.jsonl"
     assert model.evaluate(folder, output, cluster=address, limit=20).photos == 20
 
-    command = [*MODULE, "evaluate", folder, "--weights", weights, "-o", output, "--dask", address]
-    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    code = (  # the command, which looks for a lost scheduler for a second instead of ten
+        "import sys; from tinymixnet.evaluate import cluster; cluster.CONNECT = 1.0\n"
+        "from tinymixnet.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["evaluate", folder, "--weights", weights, "-o", output, "--dask", address]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], stderr=subprocess.PIPE, text=True
+    )
     end = time.monotonic() + 60
     while output.read_bytes().count(b"\n") < 40 and time.monotonic() < end:
         time.sleep(0.01)

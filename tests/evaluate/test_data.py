@@ -90,6 +90,10 @@ def test_a_table_of_classes(tmp_path, opened, model, photos, expected, table, li
         ("file,class", "{file},{id}"),
         ("class,file", "{id},{file}"),
         ("ImageId,PredictionString", "{stem},{id} 1 2 3 4 {id} 5 6 7 8"),
+        ("Image Path,what it is", "{file},{id}"),
+        ("what it is,file", "{id},{file}"),
+        ("label,which", "{id},{file}"),
+        ("which,what,why", "{file},{id},x"),
     ],
 )
 def test_tables_with_a_first_row_of_names(tmp_path, opened, model, photos, expected, header, line):
@@ -163,9 +167,26 @@ def test_what_is_no_photo_is_left_out_with_a_word(tmp_path, opened, photos, expe
     assert truths_of(data) == expected
     assert set(data.left_out) == {
         "1 photo beside the class folders",
-        "1 folder without photos",
+        "2 folders without photos: empty, lists",
         "2 files without a photo's ending (.txt, .xml)",
     }
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, opened, photos, expected, monkeypatch):
+    """Root may read every folder, so what the system says is made up here."""
+    path = as_folders(photos, tmp_path / "val", {i: str(i) for i in range(6)})
+    (path / "secret").mkdir()
+    scandir = os.scandir
+
+    def refuse(place):
+        if Path(place).name == "secret":
+            raise PermissionError(13, "Permission denied")
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    data = opened(path)
+    assert truths_of(data) == expected
+    assert data.left_out == ("1 folder that cannot be read: secret",)
 
 
 @pytest.mark.parametrize("content", ["goldfish\ntench\n", "x.jpg 0\n", ""])
@@ -289,6 +310,7 @@ def test_photos_without_a_table(tmp_path, opened, photos):
         (b"a.jpg,0\nb.jpg\n", "found 'b.jpg'"),
         (b"a.jpg,\n", "no class"),
         (b'a.jpg,"0', "unexpected end"),
+        (b"name\na.jpg,zebras\n", "none of 1 class"),
         (b"a.jpg,zebras\n", "none of 1 class"),
         (b"\xff\xfea", "labels.csv"),
         (b"a.jpg," + b"x" * 200_000, "labels.csv"),
@@ -331,6 +353,23 @@ def test_files_of_a_table_that_are_not_there(tmp_path, opened, photos):
         "2 photos of the table that were not found: ../../etc/passwd, /etc/c.jpg",
         "1 photo that the table does not name",
     )
+
+
+@pytest.mark.parametrize("before", ["val/", "./", "C:\\photos\\val\\", "/data/imagenet/val/"])
+def test_a_table_that_names_folders_around_data(tmp_path, opened, photos, before):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(photos[0].content)
+    (tmp_path / "labels.txt").write_text(f"{before}a.jpg 0\n{before}b 1\n{before}c.jpg 1\n")
+    data = opened(tmp_path)
+    assert truths_of(data) == {"a.jpg": 0, "b.jpg": 1}
+    assert data.left_out == (f"1 photo of the table that were not found: {before}c.jpg",)
+
+
+def test_a_table_never_takes_the_photo_of_another_folder(tmp_path, opened, photos):
+    path = as_folders(photos[:1], tmp_path / "val", dict.fromkeys(range(6), "one"))
+    [file] = [file.name for file in path.rglob("*.JPEG")]
+    (path / "labels.csv").write_text(f"other/{file},1\none/{file},0\n")
+    assert truths_of(opened(path)) == {file: 0}
 
 
 def test_two_tables(tmp_path, opened, photos):

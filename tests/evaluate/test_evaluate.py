@@ -227,6 +227,29 @@ def test_the_report(tmp_path, weights, folder):
     assert page.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("presets", "page"), [([], "./r.jsonl"), (["--preset", "all"], "r.timm.jsonl")]
+)
+def test_one_path_for_the_results_and_the_page(tmp_path, weights, folder, presets, page):
+    """It is refused before a photo is asked about."""
+    output = tmp_path / "r.jsonl"
+    page = f"{tmp_path}/{page}"
+    arguments = [folder, "--weights", weights, "-o", output, *presets, "--report", page]
+    code, out, err = evaluate(*arguments)
+    assert (code, out) == (2, "")
+    assert err == f"tinymixnet: {page}: is named for the results and for the page\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_files_of_results_are_looked_at_first(tmp_path, weights, folder):
+    (tmp_path / "r.timm.jsonl").write_text("mine")
+    output = tmp_path / "r.jsonl"
+    code, _, err = evaluate(folder, "--weights", weights, "-o", output, "--preset", "all")
+    assert code == 2
+    assert "r.timm.jsonl: something else is there already" in err
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
 def test_progress_is_for_people(tmp_path, weights, folder):
     """On a terminal tqdm draws a bar on standard error; elsewhere nothing is drawn."""
     pytest.importorskip("tqdm")

@@ -1,7 +1,9 @@
 """The file of results: documented, append-only, continued where it stopped, never mixed."""
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.support.photo_sets import as_folders
+from tests.support.photo_sets import Labelled, as_folders, as_npz, as_tar
 from tests.support.sweep import number
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.errors import InputError
@@ -66,7 +69,9 @@ def test_the_file_as_documented(finished, model, photos, folder):
 def test_reading_gives_what_was_returned(finished, model, folder):
     read, returned = read_results(finished), model.evaluate(folder)
     assert np.array_equal(read.predictions, returned.predictions)
+    contents = read.header["data"].pop("contents_sha256")
     assert read.header == returned.header
+    assert re.fullmatch("[0-9a-f]{64}", contents)  # nobody needs it without a file
     assert (read.top1, read.top5) == (returned.top1, returned.top5)
     assert 0 < read.top1 < 1
     assert read.predictions.dtype.names == ("file", "truth", "best", "probability")
@@ -210,6 +215,41 @@ def test_results_of_something_else_are_not_continued(tmp_path, finished, model, 
             call()
         assert words in str(caught.value)
         assert finished.read_bytes() == before
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "files in an .npz", "images in an .npz"])
+def test_photos_that_were_changed_and_kept_their_size(tmp_path, model, photos, form):
+    """Names, sizes and classes are the same; only the checksum of the contents tells."""
+    output = tmp_path / "r.jsonl"
+
+    def lay_out(photos):
+        folder = as_folders(photos, tmp_path / "val", {i: str(i) for i in range(6)})
+        if form == "folder":
+            return folder
+        if form == "tar":
+            return as_tar(folder, tmp_path / "val.tar")
+        if form == "files in an .npz":
+            return as_npz(photos, tmp_path / "val.npz")
+        images = np.stack([np.asarray(Image.open(io.BytesIO(p.content))) for p in photos])
+        np.savez(tmp_path / "val.npz", images=images, labels=[p.truth for p in photos])
+        return tmp_path / "val.npz"
+
+    noise = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    one, other = (bmp(pixels) for pixels in noise)
+    several = [Labelled(one, photo.truth) for photo in photos]
+    model.evaluate(lay_out(several), output, limit=3)
+    before = output.read_bytes()
+    several[20] = Labelled(other, several[20].truth)
+    data = lay_out(several)
+    with pytest.raises(InputError, match=r"another evaluation: data contents sha256 .*, now "):
+        model.evaluate(data, output)
+    assert output.read_bytes() == before
+
+
+def bmp(pixels):
+    with io.BytesIO() as file:
+        Image.fromarray(pixels).save(file, "BMP")
+        return file.getvalue()
 
 
 def test_the_same_data_elsewhere_goes_on(tmp_path, finished, model, photos):

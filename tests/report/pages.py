@@ -13,7 +13,7 @@ from tinymixnet import Model
 from tinymixnet.debug.dumps import open_dump
 from tinymixnet.report.page import write_report
 
-VOID = {"meta", "link", "img", "br"}  # elements without an end
+VOID = {"meta", "link", "img", "br", "input"}  # elements without an end
 HACK = '<script>window.hacked=1</script><img src="x" onerror="window.hacked=1">'
 EVIL = f"{HACK}\x1b[2J\n\x07\u202e\u2028\x9b"
 

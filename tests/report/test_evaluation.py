@@ -474,6 +474,45 @@ def test_keyboard_reaches_what_can_be_opened(browser: Browser, page: Path) -> No
     assert browser.js("document.querySelector('#classes tbody').checkVisibility()")
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_all_classes_are_sorted_without_a_script(browser: Browser, page: Path, width: int) -> None:
+    """By accuracy at first, then by name; the columns stay below their headings."""
+    assert "<script" not in page.read_text("utf-8")
+    browser.open(page.as_uri(), width)
+    browser.js("document.querySelector('details.all').open = true")
+    seen = (
+        "[...document.querySelectorAll('.all tbody tr')].sort((a, b) => a.getBoundingClientRect()"
+        ".top - b.getBoundingClientRect().top).map((r) => [r.cells[0].textContent, "
+        "parseFloat(r.cells[1].textContent)])"
+    )
+    first = browser.js(seen)
+    assert [share for _, share in first] == sorted(share for _, share in first)
+    browser.js("document.querySelector('.by-name').click()")
+    names = [name for name, _ in browser.js(seen)]
+    assert names == sorted(name for name, _ in first)
+    assert names != [name for name, _ in first]
+    browser.js("document.querySelector('.all .scroll').scrollTop = 500")
+    above = browser.js(
+        "(() => { const [head, ...rows] = document.querySelectorAll('.all tr');"
+        "const left = (row) => [...row.cells].map((c) => c.getBoundingClientRect().right);"
+        "const frame = document.querySelector('.all .scroll').getBoundingClientRect();"
+        "return [head.cells[1].getBoundingClientRect().top - frame.top,"
+        "rows.filter((r) => left(r).join() !== left(head).join()).length]; })()"
+    )
+    assert above == [pytest.approx(1, abs=1), 0]
+    assert browser.js("document.documentElement.scrollWidth") <= width
+    browser.js("document.querySelectorAll('.orders input')[0].click()")
+    assert browser.js(seen) == first
+
+
+def test_no_right_answer_has_no_bar(browser: Browser, tmp_path: Path) -> None:
+    rows = answers(40, 5)
+    rows["best"][:, 0] = (rows["truth"] + 1) % 5
+    browser.open(write(tmp_path, results(rows)).as_uri())
+    widths = "[...document.querySelectorAll('#classes .meter i')].map((i) => i.offsetWidth)"
+    assert browser.js(widths) == [0] * 5
+
+
 def test_page_prints(browser: Browser, page: Path) -> None:
     browser.open(page.as_uri())
     pdf = base64.b64decode(browser.call("Page.printToPDF", printBackground=False)["data"])

@@ -32,11 +32,8 @@ MIXED_UP = {
     "tensors in NCHW order are dumped as NHWC": memory_as_nchw,
     "rows and columns are exchanged in what is dumped": rows_and_columns_exchanged,
 }
-FORMAT = {
-    "float16": "float16",
-    "bfloat16": "bfloat16",
-    "8-bit integers": "int8",
-}  # for `judgements`
+# The name that `judgements` has for a format.
+FORMAT = {"float16": "float16", "bfloat16": "bfloat16", "8-bit integers": "int8"}
 
 
 class FewDigits(NamedTuple):

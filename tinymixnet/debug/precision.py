@@ -85,9 +85,8 @@ def rounded_layers(
                 return
             x, rounded = rounded, coarse.send(rounded)[1]
             if how == "int8" and layer in swishes and x is not None:
-                rounded = x * to_steps(
-                    sigmoid(x), Scale(GATE_STEP)
-                )  # as ports compute x * sigmoid(x)
+                # Ports compute x * sigmoid(x), and the sigmoid has 8 bits, too.
+                rounded = x * to_steps(sigmoid(x), Scale(GATE_STEP))
             scale, usual = scales.get(layer) if scales else None, 0.0
             known = theirs[layer] if layer in theirs and layer != "image" else None
             if layer not in unrounded and (known is not None or not hidden(layer, model)):

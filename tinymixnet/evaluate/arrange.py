@@ -17,7 +17,7 @@ from tinymixnet.evaluate.tables import (
     missing_words,
     read_table,
 )
-from tinymixnet.evaluate.words import count
+from tinymixnet.evaluate.words import count, listed
 
 DEVELOPMENT_KIT = "ILSVRC2012_devkit_t12/data"
 EXPECTED = (
@@ -63,9 +63,9 @@ def arrange(
         raise InputError(f"{listing.path}: photos, but no table of their classes; {EXPECTED}")
     if loose:
         left_out.append(f"{count(len(loose), 'photo')} beside the class folders")
-    folders = {name.split("/", 1)[0] for name in others if "/" in name} - {*class_of.values()}
-    if folders:
-        left_out.append(f"{count(len(folders), 'folder')} without photos")
+    folders = listing.folders | {name.split("/", 1)[0] for name in others if "/" in name}
+    if empty := sorted(folders - {*class_of.values()}):
+        left_out.append(f"{count(len(empty), 'folder')} without photos: {listed(empty)}")
     return f"{form} of class folders", class_of, left_out + _other_words(others)
 
 
@@ -83,11 +83,9 @@ def unknown_words(understood: Understood, class_of: Mapping[str, str]) -> list[s
         return []
     names = set(unknown)
     photos = sum(name in names for name in class_of.values())
-    shown = ", ".join(printable(name, 40) for name in unknown[:5])
-    more = ", ..." if len(unknown) > 5 else ""
     return [
         f"{count(len(unknown), 'class')} that these weights do not know "
-        f"({count(photos, 'photo')}): {shown}{more}"
+        f"({count(photos, 'photo')}): {listed(unknown)}"
     ]
 
 

@@ -7,11 +7,12 @@ one of these is right for a whole set, and which one is always said.
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tinymixnet.engine.metadata import Metadata
 from tinymixnet.errors import InputError, printable
 from tinymixnet.evaluate.imagenet import imagenet_classes, known_wordnet_ids
+from tinymixnet.evaluate.words import listed
 
 WORDNET_ID = re.compile(r"n[0-9]{8}")
 NUMBER = re.compile(r"[0-9]{1,6}")
@@ -21,7 +22,6 @@ WORDNET, NUMBERS, IMAGENET_NUMBERS, LABELS = (
     "class numbers of ImageNet's 1000",
     "label names",
 )
-SHOWN = 5  # names that a message lists
 
 
 class Understood(NamedTuple):
@@ -56,7 +56,7 @@ def understand(
         understood = _as_labels(names, labels)
     if names and len(understood.unknown) == len(understood.number_of):
         raise InputError(
-            f"none of {len(names):,} classes ({_listed(sorted(names))}) is one of the weights' "
+            f"none of {len(names):,} classes ({listed(sorted(names))}) is one of the weights' "
             f"{len(labels):,}; they were taken for {understood.kind}, expected WordNet ids "
             "(n02123045), numbers from 0, or labels"
         )
@@ -69,7 +69,7 @@ def _as_wordnet_ids(
     known = known_wordnet_ids(metadata, labels)
     if not known:
         raise InputError(
-            f"the classes are WordNet ids ({_listed(sorted(names))}), which these weights do not "
+            f"the classes are WordNet ids ({listed(sorted(names))}), which these weights do not "
             "know; name the classes by their labels or numbers"
         )
     return Understood(WORDNET, _looked_up(names, {wnid: i for i, wnid in enumerate(known)}))
@@ -81,58 +81,78 @@ def _as_numbers(
     """Numbers below the number of classes are the weights' own.
 
     If some are higher, they are all ImageNet's, of weights that say which of ImageNet's classes
-    they know.
+    they know. The numbers from 1 to the number of classes, all of them, count from 1: an error.
     """
     values = {name: int(name) for name in names if NUMBER.fullmatch(name)}
     highest = max(values.values(), default=0)
     if highest < classes:
         return Understood(NUMBERS, {name: values.get(name) for name in names})
     of_imagenet = {number: i for i, number in enumerate(metadata.imagenet_indices)}
-    if own_only or not of_imagenet or highest >= len(imagenet_classes()):
+    all_from_one = {*values.values()} == {*range(1, classes + 1)}
+    most = len(imagenet_classes())
+    if own_only or not of_imagenet or highest >= most or all_from_one:
+        expected = f"numbers from 0 to {classes - 1}"
+        if of_imagenet and not own_only and classes < most:
+            expected += f", or ImageNet's from 0 to {most - 1}"
         hint = ""
-        if highest == classes and 0 not in values.values():
-            hint = ": do yours begin with 1?"
-        raise InputError(
-            f"classes: expected numbers from 0 to {classes - 1}, found {highest}{hint}"
-        )
+        if highest in (classes, most) and 0 not in values.values():
+            hint = "; do yours begin with 1?"
+        raise InputError(f"classes: expected {expected}, found {highest}{hint}")
     numbers = {name: of_imagenet.get(values.get(name, -1)) for name in names}
     return Understood(IMAGENET_NUMBERS, numbers)
 
 
 def _as_labels(names: Collection[str], labels: Sequence[str]) -> Understood:
-    """Labels count as equal whatever their case, and with _ for a space.
+    """Labels count as equal whatever their case and whatever stands between their words.
 
-    A part in brackets, as in "crane (bird)", may be missing where nothing else is called the same:
-    neither another class of the weights, nor another of ImageNet's.
+    A name that is spelt exactly as one label is that one: ImageNet has "Cardigan", a dog, and
+    "cardigan". A part in brackets, as in "crane (bird)", may be missing where nothing else is
+    called the same: neither another class of the weights, nor another of ImageNet's. Of several
+    names between commas, as in "goldfish, Carassius auratus", the first is the label.
     """
-    meant: dict[str, set[str]] = {}  # a simplified name: the labels it may mean
     imagenet = [c.label for c in imagenet_classes()]
-    of_imagenet = set(labels) <= set(imagenet)
-    for label in {*labels, *(imagenet if of_imagenet else [])}:
+    others = imagenet if set(labels) <= set(imagenet) else []
+    own: dict[tuple[Any, str], list[int]] = {}  # (a spelling, a label in it): the weights' classes
+    meant: dict[str, set[str]] = {}  # a label in its loosest spelling: all that it may mean
+    for i, label in enumerate(labels):
+        for spelling in (_spelt, _simplified):
+            own.setdefault((spelling, spelling(label)), []).append(i)
+    for label in {*labels, *others}:
         for name in {_simplified(label), _without_brackets(label)}:
             meant.setdefault(name, set()).add(label)
-    number_of: dict[str, int | None] = {}
-    for name in names:
-        wanted = _simplified(name)
-        exact = [i for i, label in enumerate(labels) if _simplified(label) == wanted]
-        candidates = meant.get(wanted, set())
-        if len(exact) > 1 or (not exact and len(candidates) > 1):
-            which = sorted(candidates) if not exact else [f"class {i}" for i in exact]
-            raise InputError(
-                f"two classes are called {printable(name)}: {_listed(which)}; say which one, by "
-                "its whole label, its WordNet id or its number"
-            )
-        if exact:
-            number_of[name] = exact[0]
-        else:
-            [label] = candidates or [""]
-            number_of[name] = labels.index(label) if label in labels else None
-    return Understood(LABELS, number_of)
+
+    def number(name: str) -> int | None:
+        for spelling in (_spelt, _simplified):
+            if found := own.get((spelling, spelling(name))):
+                return _only(name, found, [f"class {i}" for i in found])
+        candidates = sorted(meant.get(_simplified(name), ()))
+        if not candidates and "," in name:
+            return number(name.split(",")[0])
+        label = _only(name, candidates, candidates) if candidates else ""
+        return labels.index(label) if label in labels else None
+
+    return Understood(LABELS, {name: number(name) for name in names})
+
+
+def _only(name: str, found: Sequence[Any], called: Sequence[str]) -> Any:
+    """Return the only class that a name may mean."""
+    if len(found) > 1:
+        raise InputError(
+            f"two classes are called {printable(name)}: {listed(called)}; say which one, by "
+            "its whole label, its WordNet id or its number"
+        )
+    return found[0]
+
+
+def _spelt(label: str) -> str:
+    """Return a label with single spaces, and with a space for each _."""
+    return " ".join(unicodedata.normalize("NFKC", label).replace("_", " ").split())
 
 
 def _simplified(label: str) -> str:
-    """Return a label in small letters, with single spaces: "Egyptian_cat" is "egyptian cat"."""
-    return " ".join(unicodedata.normalize("NFKC", label).casefold().replace("_", " ").split())
+    """Return a label's words in small letters: "Potter's_wheel" is "potters wheel"."""
+    letters = re.sub("['\u2019]", "", _spelt(label).casefold())
+    return " ".join(re.findall(r"\w+", letters)) or letters
 
 
 def _without_brackets(label: str) -> str:
@@ -141,8 +161,3 @@ def _without_brackets(label: str) -> str:
 
 def _looked_up(names: Collection[str], numbers: Mapping[str, int]) -> dict[str, int | None]:
     return {name: numbers.get(name) for name in names}
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(printable(name, 80) for name in names[:SHOWN])
-    return shown + (", ..." if len(names) > SHOWN else "")

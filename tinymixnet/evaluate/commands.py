@@ -10,7 +10,7 @@ from typing import Any
 from tinymixnet.debug.commands import positive
 from tinymixnet.debug.strict_json import write_json
 from tinymixnet.engine.images import PRESETS
-from tinymixnet.errors import printable
+from tinymixnet.errors import InputError, printable
 from tinymixnet.model import load
 
 ALL = "all"
@@ -76,26 +76,33 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from tinymixnet.evaluate.data import open_data
     from tinymixnet.evaluate.imagenet import published
     from tinymixnet.evaluate.progress import with_progress
+    from tinymixnet.evaluate.results_file import check_results_place
     from tinymixnet.evaluate.summary import as_json, data_words, result_words
 
-    inputs = [arguments.data, arguments.labels, arguments.weights, arguments.output]
+    inputs = [arguments.data, arguments.labels, arguments.weights]
+    presets = list(PRESETS) if arguments.preset == ALL else [arguments.preset]
+    output_of = {preset: _output(arguments.output, preset, len(presets) > 1) for preset in presets}
+    outputs = [output for output in output_of.values() if output is not None]
+    for output in outputs:  # all of them before the first photo
+        check_results_place(output, inputs)
     if arguments.report:
         from tinymixnet.report.evaluation import check_evaluation_page, write_evaluation
 
+        inputs += outputs
         check_evaluation_page(arguments.report, inputs)
+        if os.path.realpath(arguments.report) in map(os.path.realpath, outputs):
+            raise InputError(f"{arguments.report}: is named for the results and for the page")
     model = load(arguments.weights)
     data = open_data(arguments.data, model.metadata, model.labels, arguments.labels)
     if not arguments.json:
         print("\n".join(data_words(data)), flush=True)
-    presets = [arguments.preset]
-    if arguments.preset == ALL:  # the weights' own first: the page shows the first in detail
-        presets = sorted(PRESETS, key=lambda name: name != model.metadata.preset)
-    outputs = [_output(arguments.output, preset, len(presets) > 1) for preset in presets]
+    # The weights' own first: the page shows the first in detail.
+    presets.sort(key=lambda name: name != model.metadata.preset)
     found = []
-    for preset, output in zip(presets, outputs, strict=True):
+    for preset in presets:
         results = model.evaluate(
             data,
-            output,
+            output_of[preset],
             preset,
             arguments.limit,
             arguments.workers,
@@ -104,9 +111,9 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         )
         found.append(results)
         if arguments.json:
-            print(write_json(as_json(results, output)), flush=True)
+            print(write_json(as_json(results, output_of[preset])), flush=True)
         else:
-            print("\n".join(result_words(results, output)), flush=True)
+            print("\n".join(result_words(results, output_of[preset])), flush=True)
     if arguments.report:
         known = {one.header["preset"]: published(one.header) for one in found}
         write_evaluation(

@@ -4,6 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from tinymixnet.engine.metadata import Metadata
 from tinymixnet.errors import InputError
 from tinymixnet.evaluate.arrange import EXPECTED, arrange, checked_path, unknown_words
 from tinymixnet.evaluate.classes import understand
+from tinymixnet.evaluate.contents import contents_hash
 from tinymixnet.evaluate.listing import list_folder, list_tar
 from tinymixnet.evaluate.npz import EXPECTED as NPZ_EXPECTED
 from tinymixnet.evaluate.npz import read_npz
@@ -62,6 +64,11 @@ class LabelledPhotos:
         for file, size, truth in self.photos:
             digest.update(_encoded(file) + f"\0{size} {truth}\n".encode())
         return digest.hexdigest()
+
+    @cached_property
+    def contents(self) -> str:
+        """The SHA-256 of what is in the photos. It reads all of them, once."""
+        return contents_hash((photo.file for photo in self.photos), self.read)
 
 
 def open_data(

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tinymixnet.engine.budget import budget
-from tinymixnet.errors import ImageError, InputError, printable
+from tinymixnet.errors import ImageError, InputError
 from tinymixnet.evaluate.tar import FOLDER, REGULAR, read_tar
-from tinymixnet.evaluate.words import count
+from tinymixnet.evaluate.words import count, listed
 
 LONGEST_NAME = 4096  # characters, as of a path in Linux
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -27,6 +27,7 @@ class Listing(NamedTuple):
     read: Callable[[str], "str | bytes"]  # a path, or the content of a file
     left_out: list[str]  # what else is there, in words
     path: Path
+    folders: frozenset[str] = frozenset()  # those directly in it, empty or not
 
     def photos(self) -> list[str]:
         """Return the names that end as a photo's does, in order."""
@@ -46,6 +47,7 @@ def list_folder(path: Path) -> Listing:
     sizes: dict[str, int] = {}
     seen: set[tuple[int, int]] = set()
     unreadable: list[str] = []
+    top: set[str] = set()
     again = 0
     folders = [""]
     for prefix in folders:  # grows while it is read
@@ -65,6 +67,8 @@ def list_folder(path: Path) -> Listing:
                         folders.append(f"{name}/")
                     else:
                         sizes[name] = _size(entry)
+            if prefix.count("/") == 1:
+                top.add(prefix[:-1])
         except OSError as error:
             if not prefix:
                 raise InputError(f"{path}: cannot be read ({error.strerror})") from None
@@ -73,9 +77,10 @@ def list_folder(path: Path) -> Listing:
     if again:
         left_out.append(f"{count(again, 'link')} to a folder that is listed already")
     if unreadable:
-        shown = ", ".join(printable(folder, 80) for folder in unreadable[:5])
-        left_out.append(f"{count(len(unreadable), 'folder')} that cannot be read: {shown}")
-    return Listing(sizes, lambda name: str(path / name), left_out, path)
+        left_out.append(
+            f"{count(len(unreadable), 'folder')} that cannot be read: {listed(unreadable)}"
+        )
+    return Listing(sizes, lambda name: str(path / name), left_out, path, frozenset(top))
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -101,6 +106,7 @@ def list_tar(path: Path) -> Listing:
     is damaged or ends too early.
     """
     places: dict[str, tuple[int, int]] = {}  # name: (offset, bytes)
+    folders: set[str] = set()
     others: Counter[str] = Counter()
     for member in read_tar(path):
         name = _member_name(member.name)
@@ -108,6 +114,7 @@ def list_tar(path: Path) -> Listing:
             others["with a name that is too long"] += 1
             continue
         if member.kind == FOLDER:
+            folders.add(name or "")
             continue
         if member.kind not in REGULAR:
             others["of another kind (link, device, sparse file)"] += 1
@@ -127,10 +134,12 @@ def list_tar(path: Path) -> Listing:
             raise ImageError("the archive has become shorter")
         return content
 
-    places = _without_common_folder(places)
+    common, places = _without_common_folder(places)
+    inner = (name.removeprefix(common).split("/")[0] for name in folders if name + "/" != common)
+    top = frozenset(name for name in inner if name and not name.startswith("."))
     sizes = {name: size for name, (_, size) in places.items()}
     left_out = [f"{count(number, 'file')} {what}" for what, number in others.items() if number]
-    return Listing(sizes, read, left_out, path)
+    return Listing(sizes, read, left_out, path, top)
 
 
 def _member_name(name: str) -> str | None:
@@ -139,13 +148,16 @@ def _member_name(name: str) -> str | None:
     return None if ".." in parts or not parts else "/".join(parts)
 
 
-def _without_common_folder(places: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Return the places without a folder that all files lie in, such as val/, if folders follow.
+def _without_common_folder(
+    places: dict[str, tuple[int, int]],
+) -> tuple[str, dict[str, tuple[int, int]]]:
+    """Return the folder that all files lie in, such as val/, if folders follow; places without it.
 
     `tar cf val.tar val` puts it there. A single folder that photos lie in is a class.
     """
     first = {name.split("/")[0] for name in places}
     inner = {name.split("/")[1] for name in places if name.count("/") > 1}
     if len(first) != 1 or len(inner) < 2 or any(name.count("/") < 2 for name in places):
-        return places
-    return {name.split("/", 1)[1]: place for name, place in places.items()}
+        return "", places
+    common = f"{first.pop()}/"
+    return common, {name.removeprefix(common): place for name, place in places.items()}

@@ -33,9 +33,7 @@ class ResultsFile:
         self, path: str | os.PathLike[str], header: Mapping[str, Any], inputs: Iterable[Any] = ()
     ) -> None:
         """inputs: what is read, and is not to be overwritten; not even inside of a folder."""
-        sources = list(inputs)
-        check_output(path, sources, own=_is_own)
-        _refuse_inside(Path(path), sources)
+        check_results_place(path, inputs)
         self.path = Path(path)
         self.rows: list[Row] = []
         self.synced = time.monotonic()
@@ -117,6 +115,13 @@ class ResultsFile:
         os.close(self.file)
 
 
+def check_results_place(path: str | os.PathLike[str], inputs: Iterable[Any] = ()) -> None:
+    """Raise InputError unless the path is free, or holds results, and is none of the inputs."""
+    sources = list(inputs)
+    check_output(path, sources, own=_is_own)
+    _refuse_inside(Path(path), sources)
+
+
 def _is_own(path: Path) -> bool:
     """Whether a file is one of results, or is empty, or ends within the first bytes of one."""
     try:
@@ -151,5 +156,5 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key in {**old, **new}:
             if (part, key) not in MAY_DIFFER and old.get(key) != new.get(key):
                 short = [printable(str(value.get(key)), 20) for value in (old, new)]
-                found.append(f"{name} {key} {short[0]}, now {short[1]}")
+                found.append(f"{name} {key.replace('_', ' ')} {short[0]}, now {short[1]}")
     return found

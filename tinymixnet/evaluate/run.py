@@ -16,7 +16,7 @@ from tinymixnet.engine.weights import Weights, tensors_hash
 from tinymixnet.errors import InputError, TinyMixNetError, printable
 from tinymixnet.evaluate.data import LabelledPhotos, Photo
 from tinymixnet.evaluate.results import FORMAT, VERSION, Results, Row, collect, prediction_type
-from tinymixnet.evaluate.results_file import ResultsFile
+from tinymixnet.evaluate.results_file import ResultsFile, check_results_place
 from tinymixnet.fast.workers import map_in_processes, usable_cores
 
 Classify = Callable[[Source], Any]  # gives the best answers: (label, probability, number) of each
@@ -26,7 +26,10 @@ Progress = Callable[[Iterable[Any], int, int], Iterable[Any]]  # items, how many
 def make_header(
     weights: Weights, labels: tuple[str, ...], data: LabelledPhotos, preset: str | None
 ) -> dict[str, Any]:
-    """Return what is evaluated, as the first line of a file of results says it."""
+    """Return what is evaluated, as the first line of a file of results says it.
+
+    That line has the checksum of the photos' contents as well, which is not needed without a file.
+    """
     architecture, tensors, metadata = weights
     name, parameters = metadata.chosen_preset(preset)
     return {
@@ -83,11 +86,11 @@ def evaluate(
     longest = max((len(photo.file) for photo in wanted), default=0)
     size = len(wanted) * prediction_type(longest).itemsize
     budget.check("layer_bytes", size, f"a table of names of up to {longest:,} characters")
-    with (
-        ResultsFile(output, header, [data.path, data.table])
-        if output is not None
-        else nullcontext() as file
-    ):
+    inputs = [data.path, data.table]
+    if output is not None:
+        check_results_place(output, inputs)  # before all photos are read for their checksum
+        header = {**header, "data": {**header["data"], "contents_sha256": data.contents}}
+    with ResultsFile(output, header, inputs) if output is not None else nullcontext() as file:
         rows = list(file.rows) if file else []
         _check_rows(output, rows, data.photos)
         rest = wanted[len(rows) :]

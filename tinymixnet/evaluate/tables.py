@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Sequence
@@ -10,7 +11,8 @@ from typing import NamedTuple
 
 from tinymixnet.errors import InputError, printable
 from tinymixnet.evaluate.imagenet import VALIDATION_NAME, wordnet_id_of_ilsvrc2012
-from tinymixnet.evaluate.words import count
+from tinymixnet.evaluate.listing import is_photo
+from tinymixnet.evaluate.words import count, listed
 
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 NAMES = (
@@ -26,8 +28,14 @@ LARGEST_TABLE = 1 << 28  # bytes; ImageNet's 1.3 million training photos take 60
 LONGEST_CELL = 4096  # characters
 MARKS = ",\t; "  # between columns
 SAMPLE = 100  # lines by which the mark is chosen
-FILE_COLUMNS = {"file", "filename", "file_name", "image", "imageid", "image_id", "path", "photo"}
-CLASS_COLUMNS = ("class", "wordnet_id", "label", "index", "truth", "predictionstring")
+FILE_COLUMNS = {
+    *("file", "filename", "file_name", "path", "filepath", "file_path", "photo"),
+    *("image", "imageid", "image_id", "image_name", "image_path"),
+}
+CLASS_COLUMNS = (
+    *("class", "wordnet_id", "wnid", "synset", "label", "class_name", "index", "class_id"),
+    *("truth", "predictionstring"),
+)
 EXPECTED = "expected a line for each photo: its file, then its class (file class, or file,class)"
 
 
@@ -39,17 +47,23 @@ class Truths(NamedTuple):
 
 
 class Finder:
-    """Finds the photo that a table means: by its name, the last part of it, or without ending."""
+    """Finds the photo that a table means: by its name, the last part of it, or without ending.
+
+    A table may also say more than is there: val/a.jpg, where DATA is the folder val.
+    """
 
     def __init__(self, photos: Sequence[str]) -> None:
-        self.exact = set(photos)
-        self.last = _unique(photos, _last)
-        self.stem = _unique(photos, _stem)
+        self.whole = _unique(photos, _without_ending) | {photo: photo for photo in photos}
+        self.last = _unique(photos, _stem) | _unique(photos, _last)
+        self.depth = max((photo.count("/") + 1 for photo in photos), default=0)
 
     def find(self, file: str) -> str | None:
         """Return a photo's whole name; None if no photo fits, or several do."""
-        file = file.replace("\\", "/").removeprefix("./")
-        return file if file in self.exact else self.last.get(file) or self.stem.get(file)
+        parts = [part for part in file.replace("\\", "/").split("/") if part not in ("", ".")]
+        for start in range(max(0, len(parts) - self.depth), len(parts)):
+            if photo := self.whole.get("/".join(parts[start:])):
+                return photo
+        return self.last.get(parts[0]) if len(parts) == 1 else None
 
 
 def _unique(photos: Sequence[str], part: Callable[[str], str]) -> dict[str, str]:
@@ -65,7 +79,11 @@ def _last(photo: str) -> str:
 
 
 def _stem(photo: str) -> str:
-    return _last(photo).rsplit(".", 1)[0]
+    return _last(_without_ending(photo))
+
+
+def _without_ending(photo: str) -> str:
+    return os.path.splitext(photo)[0]
 
 
 def read_table(name: str, content: bytes, photos: Sequence[str]) -> Truths:
@@ -127,20 +145,27 @@ def _rows(text: str, finder: Finder) -> list[tuple[str, str]]:
     if not cells:
         raise InputError(f"empty; {EXPECTED}")
     file_column, class_column = 0, 1
-    header = [cell.casefold() for cell in cells[0]]
+    header = [cell.casefold().replace(" ", "_") for cell in cells[0]]
     files = [i for i, cell in enumerate(header) if cell in FILE_COLUMNS]
-    if files:
+    if files or (len(cells) > 1 and _names_columns(header, finder)):
         classes = [header.index(name) for name in CLASS_COLUMNS if name in header]
-        file_column = files[0]
+        file_column = files[0] if files else int(classes[:1] == [0])
         class_column = classes[0] if classes else 1 - min(file_column, 1)
         cells = cells[1:]
     for row in cells:
         if len(row) <= max(file_column, class_column):
             raise InputError(f"{EXPECTED}, found {printable(' '.join(row), 80)!r}")
     rows = [(row[file_column], row[class_column]) for row in cells]
-    if files and header[class_column] == "predictionstring":  # of Kaggle: the class, and boxes
+    if header[class_column:][:1] == ["predictionstring"]:  # of Kaggle: the class, and boxes
         rows = [(file, (words.split() or [""])[0]) for file, words in rows]
     return rows
+
+
+def _names_columns(cells: Sequence[str], finder: Finder) -> bool:
+    """Whether a first row can only name the columns: it has neither a photo nor a number."""
+    return not any(
+        is_photo(cell) or finder.find(cell) or re.search("[0-9]", cell) for cell in cells
+    )
 
 
 def _cut(text: str, mark: str, finder: Finder) -> list[list[str]]:
@@ -181,6 +206,4 @@ def missing_words(missing: Sequence[str]) -> list[str]:
     """Return what to say of files that a table names and that are not there."""
     if not missing:
         return []
-    shown = ", ".join(printable(file, 80) for file in missing[:5])
-    more = ", ..." if len(missing) > 5 else ""
-    return [f"{count(len(missing), 'photo')} of the table that were not found: {shown}{more}"]
+    return [f"{count(len(missing), 'photo')} of the table that were not found: {listed(missing)}"]

@@ -1,4 +1,10 @@
-"""Numbers in sentences."""
+"""Numbers and names in sentences."""
+
+from collections.abc import Sequence
+
+from tinymixnet.errors import printable
+
+SHOWN = 5  # names that a list in a sentence has at most
 
 
 def count(number: int, thing: str) -> str:
@@ -18,3 +24,14 @@ def percent(share: float) -> str:
     '78.85 %'
     """
     return "-" if share != share else f"{100 * share:.2f} %"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first few of names from files and folders, fit to be printed.
+
+    >>> listed(["go-kart", "maillot, tank suit", *"abcd"])
+    'go-kart, "maillot, tank suit", a, b, c, ...'
+    """
+    shown = [printable(name, 80) for name in names[:SHOWN]]
+    quoted = [f'"{name}"' if "," in name else name for name in shown]
+    return ", ".join(quoted) + (", ..." if len(names) > SHOWN else "")

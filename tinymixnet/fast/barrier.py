@@ -49,9 +49,8 @@ class Barrier:
         self.slices = None if patience is None else round(patience / SLICE)
         self.poll = select.poll()
         self.poll.register(inbox, select.POLLIN)
-        for (
-            file
-        ) in watched:  # not for POLLIN: a message for the time after this may be there already
+        for file in watched:
+            # Not for POLLIN: a message for the time after this barrier may be there already.
             self.poll.register(file, select.POLLHUP)
         os.set_blocking(inbox, False)
 

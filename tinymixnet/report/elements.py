@@ -15,8 +15,9 @@ def meter(probability: float, who: str = "") -> str:
 
 def bar(percent: float, text: str, kind: str = "ours") -> str:
     """Return a bar that is `percent` of its row long, with a text beside it."""
+    none = "" if percent > 0 else ' class="none"'
     return (
-        f'<span class="meter {kind}"><span><i style="width:{percent:.2f}%"></i></span>'
+        f'<span class="meter {kind}"><span><i{none} style="width:{percent:.2f}%"></i></span>'
         f"<b>{text}</b></span>"
     )
 
@@ -30,9 +31,10 @@ def scrolling_table(headings: Iterable[str], rows: Iterable[str], label: str) ->
     )
 
 
-def table_row(heading: str, texts: Iterable[str]) -> str:
+def table_row(heading: str, texts: Iterable[str], style: str = "") -> str:
     """Return a row of a table that begins with its heading."""
-    return f'<tr><th scope="row">{heading}</th>{table_cells(texts)}</tr>'
+    styled = f' style="{style}"' if style else ""
+    return f'<tr{styled}><th scope="row">{heading}</th>{table_cells(texts)}</tr>'
 
 
 def table_cells(texts: Iterable[str]) -> str:

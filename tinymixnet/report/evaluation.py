@@ -126,7 +126,8 @@ def _conditions(result: Results) -> str:
         f"{photos} of {_data(result)}, cropped and resized to {size} × {size} pixels by the preset "
         f"{to_html(header['preset'])}. The weights know {count(labels, 'class')}"
     )
-    return f"{text}, of which {classes:,} are compared." if classes < labels else f"{text}."
+    are = "is" if classes == 1 else "are"
+    return f"{text}, of which {classes:,} {are} compared." if classes < labels else f"{text}."
 
 
 # -- the result -----------------------------------------------------------------------------------

@@ -25,6 +25,11 @@ ENDS = 10  # classes that are listed as the least and as the most accurate
 PAIRS = 10  # pairs of classes that are shown
 PAIR_PHOTOS = 4  # of each direction of a pair
 PHOTOS = 12  # mistakes, and right answers
+# Of the rows of the table of all classes. The style sheet sorts them: there is no script.
+ORDERS = """<fieldset class="orders"><legend>Order of the rows</legend>
+<label><input type="radio" name="order" checked> least accurate first</label>
+<label><input type="radio" name="order" class="by-name"> by name</label></fieldset>
+"""
 
 
 # -- classes --------------------------------------------------------------------------------------
@@ -43,8 +48,8 @@ def classes_section(album: Album) -> str:
         f'<div class="halves"><div><h3>Least accurate</h3>{_bars(album, counts[:ENDS])}</div>'
         f"<div><h3>Most accurate</h3>{_bars(album, best)}</div></div>"
         f'<details class="all"><summary>All {len(counts):,} classes as a table</summary>'
-        f"<p>The least accurate first. Top-5: the truth is among the five best answers.</p>"
-        f"{_class_table(album, counts)}</details>"
+        f"<p>Top-5: the truth is among the five best answers.</p>"
+        f"{ORDERS}{_class_table(album, counts)}</details>"
     )
     return section("classes", "Accuracy per class", reading, content)
 
@@ -68,13 +73,15 @@ def _bars(album: Album, counts: Sequence[ClassCount]) -> str:
 
 def _class_table(album: Album, counts: Sequence[ClassCount]) -> str:
     rows = []
+    by_name = sorted(counts, key=lambda one: (album.label(one.number).casefold(), one.number))
+    place = {one.number: i for i, one in enumerate(by_name)}
     for one in counts:
         mistake = ""
         if one.mistake is not None:
             mistake = f"{album.label(one.mistake)}, {count(one.mistakes, 'time')}"
         five = format_probability(one.five / one.photos)
         cells = [meter(one.accuracy), five, f"{one.photos:,}", mistake]
-        rows.append(table_row(album.label(one.number), cells))
+        rows.append(table_row(album.label(one.number), cells, f"--name:{place[one.number]}"))
     headings = ["Class", "Top-1", "Top-5", "Photos", "Most often taken for"]
     return scrolling_table(headings, rows, "Table of all classes")
 
