@@ -63,6 +63,23 @@ def test_many_constants_that_would_be_huge_together() -> None:
     assert 10 < len(graph.with_constants_computed().constants) < 20
 
 
+@pytest.mark.parametrize("ends", [("a", "b"), ("b", "a")])
+def test_operations_in_a_circle(ends: tuple[str, str], tmp_path: Path) -> None:
+    """Whoever follows a tensor to its end, or back to its beginning, would walk for ever."""
+    onnx = needed("onnx")
+    helper, values = onnx.helper, np.ones((5, 3, 3, 3), np.float32)
+    kernel = onnx.numpy_helper.from_array(values, "kernel")
+    x, y = (helper.make_tensor_value_info(name, 1, None) for name in "xy")
+    conv = helper.make_node("Conv", ["b", "kernel"], ["a"])
+    nodes = [conv, *(helper.make_node("Identity", [one], [other]) for one, other in (ends, "ab"))]
+    graph = helper.make_graph(nodes, "g", [x], [y], [kernel])
+    onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
+    with pytest.raises(CheckpointError, match="in no order in which they could be computed"):
+        convert(tmp_path / "model.onnx", tmp_path / "out.h5")
+    with pytest.raises(CheckpointError, match="in no order in which they could be computed"):
+        inspect(tmp_path / "model.onnx")
+
+
 def test_external_data_behind_a_linked_folder(tmp_path: Path) -> None:
     onnx = needed("onnx")
     for name in ("model", "secret"):

@@ -6,15 +6,15 @@ from contextlib import suppress
 from tinymixnet.engine.architecture import Architecture
 from tinymixnet.errors import CheckpointError
 from weights_tools.alignment import aligned
+from weights_tools.graphs.chain import Chain, expected_kernels
 from weights_tools.graphs.graph import Graph, Node
-from weights_tools.graphs.match import Matcher, expected_kernels
 
 
 def classes_of(graph: Graph) -> int:
     """Return the width of the last convolution or product, or 0 if the graph has none of ours."""
-    matcher = Matcher(graph.with_constants_computed(), "")
+    chain = Chain(graph)
     try:
-        return matcher.kernels(matcher.weighted[-1])[-1].shape[-1] if matcher.weighted else 0
+        return chain.kernels(chain.weighted[-1])[-1].shape[-1] if chain.weighted else 0
     except CheckpointError:  # a kernel without four axes
         return 0
 
@@ -26,17 +26,17 @@ def compare(graph: Graph, architecture: Architecture) -> tuple[list[str], list[s
     the graph's constants those with several numbers count, and only floats: others are shapes and
     axes.
     """
-    matcher = Matcher(graph.with_constants_computed(), "")
+    chain = Chain(graph)
     try:
-        layers, problems = matcher.layers(architecture)
+        layers, problems = chain.layers(architecture)
     except CheckpointError as error:
         problems = [str(error)]
     if problems:
-        layers = _found_layers(matcher, architecture)
+        layers = _found_layers(chain, architecture)
     missing = [name for name in architecture.tensor_shapes() if _layer_of(name) not in layers]
-    used = {name for nodes in layers.values() for name in matcher.constants_of(nodes)}
-    if matcher.weighted:
-        used.update(_before(matcher, matcher.weighted[0]))
+    used = {name for nodes in layers.values() for name in chain.constants_of(nodes)}
+    if chain.weighted:
+        used.update(_before(chain, chain.weighted[0]))
     used = _stored(graph, used)
     surplus = [
         name
@@ -52,13 +52,13 @@ def _layer_of(name: str) -> str:
     return f"{layer.removesuffix('bn')}conv" if layer.endswith("bn") else layer
 
 
-def _found_layers(matcher: Matcher, architecture: Architecture) -> dict[str, list[Node]]:
+def _found_layers(chain: Chain, architecture: Architecture) -> dict[str, list[Node]]:
     """Return the nodes of the layers all of whose kernels are there, others being left out."""
     ours = [(layer, s) for layer, shapes in expected_kernels(architecture).items() for s in shapes]
     theirs = []
-    for node in matcher.weighted:
+    for node in chain.weighted:
         with suppress(CheckpointError):  # a kernel without four axes is none of ours
-            theirs += [(node, kernel.shape) for kernel in matcher.kernels(node)]
+            theirs += [(node, kernel.shape) for kernel in chain.kernels(node)]
     pairs = aligned([shape for _, shape in ours], [shape for _, shape in theirs])
     found: dict[str, list[Node]] = {}
     for mine, other in pairs:
@@ -71,15 +71,15 @@ def _found_layers(matcher: Matcher, architecture: Architecture) -> dict[str, lis
     }
 
 
-def _before(matcher: Matcher, first: Node) -> Iterable[str]:
+def _before(chain: Chain, first: Node) -> Iterable[str]:
     """Yield the constants of all operations before a node."""
-    makers = {name: node for node in matcher.graph.nodes for name in node.outputs}
+    makers = {name: node for node in chain.graph.nodes for name in node.outputs}
     waiting, seen = [first.inputs[0]], set()
     while waiting:
         node = makers.get(waiting.pop())
         if node is not None and id(node) not in seen:
             seen.add(id(node))
-            yield from (name for name in node.inputs if name in matcher.constants)
+            yield from (name for name in node.inputs if name in chain.constants)
             waiting += node.inputs
 
 

@@ -18,6 +18,11 @@ class Norm:
     epsilon: float = 0.0
     steps: int = 0
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the graph does nothing else than one batch norm."""
+        return bool(self.whole) and self.steps == 1
+
     def apply(self, node: Node, values: Sequence[np.ndarray]) -> None:
         """Add one more operation. values: its constant inputs."""
         if node.operation == "BatchNormalization":
