@@ -29,9 +29,8 @@ class Chosen(NamedTuple):
 
     map: str  # the name of the map
     places: Names
-    also: Mapping[str, Sequence[str]] = MappingProxyType(
-        {}
-    )  # stored name -> more layers that it is
+    # Stored name -> more layers that it is, where theirs leaves out what is between them.
+    also: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 def choose_names(
