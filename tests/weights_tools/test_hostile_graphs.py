@@ -7,6 +7,7 @@ import pickle
 import re
 import resource
 import struct
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -183,3 +184,38 @@ def test_every_extra_that_a_message_names_exists() -> None:
     }
     assert {"onnx", "openvino", "tensorflow", "keras", "timm"} <= named
     assert named <= {*settings["options.extras_require"]}
+
+
+GARBAGE = {
+    "model.pb": (b"\x0a", "tensorflow"),
+    "model.tflite": (b"\x1c\0\0\0TFL3", "tensorflow"),
+    "model.onnx": (b"\x08\x08", "onnx"),
+    "model.keras": (b"PK\x03\x04", "numpy"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("convert", "model.pb"),
+        ("record", "model.pb"),
+        ("inspect", "model.tflite"),
+        ("convert", "model.onnx"),
+        ("inspect", "model.keras"),
+    ],
+)
+def test_a_damaged_file_gives_one_line(command: str, name: str, tmp_path: Path) -> None:
+    """Also where the framework would greet with lines of its own: in a process of its own."""
+    start, framework = GARBAGE[name]
+    needed(framework)
+    path, out = tmp_path / name, str(tmp_path / "out")
+    path.write_bytes(start + bytes(range(256)) * 8)
+    np.save(tmp_path / "x.npy", np.zeros((1, 8, 8, 3), np.float32))
+    rest = {"convert": ["-o", f"{out}.h5"], "record": [str(tmp_path / "x.npy"), "-o", out]}
+    words = [command, str(path), *rest.get(command, [])]
+    run = [sys.executable, "-m", "weights_tools", *words]
+    done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(rf"python -m weights_tools: {re.escape(str(path))}: .+\n", done.stderr)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([name, "x.npy"])

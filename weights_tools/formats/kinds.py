@@ -11,6 +11,7 @@ EXPECTED = (
     "expected .safetensors, .npz, PyTorch's .pth, .onnx, OpenVINO's .xml, a TensorFlow .pb or "
     "SavedModel folder, .tflite, or Keras's .keras, .h5 or .weights.h5"
 )
+ZIP = b"PK\x03\x04"
 SMALLEST_ONNX_VERSION = 3  # of the file format; older files have no operator sets
 
 
@@ -33,7 +34,7 @@ def kind_of(path: Path) -> str:
         return "safetensors"
     if head[4:8] == b"TFL3":
         return "tflite"
-    if head.startswith(b"PK\x03\x04"):
+    if head.startswith(ZIP):
         return _kind_of_zip(path)
     if head.startswith(SIGNATURE):
         return _kind_of_hdf5(path)
@@ -54,9 +55,14 @@ def is_known(path: Path) -> bool:
         return True
     try:
         kind_of(path)
-    except CheckpointError:
-        return False
+    except CheckpointError:  # of a damaged zip file, too, and that is no checkpoint either
+        return path.is_file() and _starts_as_zip(path)
     return True
+
+
+def _starts_as_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(ZIP)) == ZIP
 
 
 def _kind_of_zip(path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinymixnet.errors import TraceError
 from weights_tools.recorders.recording import open_recording
 from weights_tools.recorders.shared import (
     ALL,
@@ -89,6 +90,6 @@ def _package() -> Any:
         return import_module("ai_edge_litert.interpreter")
     except ImportError:
         try:
-            return import_module("tensorflow").lite
-        except ImportError:
+            return import_package("tensorflow", "record-tflite").lite
+        except TraceError:
             return import_package("ai_edge_litert", "record-tflite")
