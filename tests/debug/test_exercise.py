@@ -26,7 +26,7 @@ from tinymixnet.errors import InputError, TraceError
 from tinymixnet.model import Model, load
 
 CAT = str(Path(tinymixnet.__file__).parent / "data" / "cat.jpg")
-SECRETS = range(sweep.number(1, 4))  # at each level
+SECRETS = range(sweep.number(1, 2))  # at each level
 Output = pytest.CaptureFixture[str]
 Make = Callable[..., Path]
 

@@ -157,9 +157,9 @@ def test_hostile_shapes_are_cheap() -> None:
         (1,) * 32, (2,) * 32, (0,), (1, 0, 5), (1 << 62,) * 4, (1 << 62,), tuple(range(1, 33)),
         (1,) * 31 + (24576,),
     ]  # fmt: skip
-    start = time.perf_counter()
+    start = time.thread_time()
     fits = {shape: [layouts_of(shape, due) for due in expected] for shape in shapes}
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1
     for shape, found in fits.items():
         for due, layouts in zip(expected, found, strict=True):
             if layouts:

@@ -144,9 +144,9 @@ def test_an_overflow_shows_after_either_way_of_swish(way):
 
 def test_the_faster_swish_is_chosen_once_and_quickly(monkeypatch):
     swish_module.fastest.cache_clear()
-    start = time.perf_counter()
+    start = time.thread_time()  # as the machine may have other work
     assert swish_module.fastest() in (BY_TANH, BY_EXP)
-    assert time.perf_counter() - start < 0.02  # about 0.2 ms, on a machine that has other work
+    assert time.thread_time() - start < 0.02  # about 0.2 ms, when nothing else fills the caches
     for slow, quick in ((BY_TANH, BY_EXP), (BY_EXP, BY_TANH)):
         delayed = slow._replace(activate=lambda *_: time.sleep(0.001))
         names = {"BY_TANH": delayed, "BY_EXP": quick}
@@ -203,9 +203,9 @@ def test_a_product_in_tiles_is_the_same_product(pixels, pay, monkeypatch):
 
 def test_whether_tiles_pay_is_measured_once_and_quickly():
     products.tiles_pay.cache_clear()
-    start = time.perf_counter()
+    start = time.thread_time()  # as the machine may have other work
     assert products.tiles_pay() in (False, True)
-    assert time.perf_counter() - start < 0.05  # under 1 ms, on a machine that has other work
+    assert time.thread_time() - start < 0.05  # under 1 ms, when nothing else fills the caches
 
 
 SIZES = [(224, 224), (192, 192), (160, 160), (97, 131), (32, 32)]
