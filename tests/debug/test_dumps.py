@@ -1,6 +1,9 @@
 """Foreign dumps: every naming, layout and type that a port may write must come out as ours."""
 
+import gc
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
+from tinymixnet.debug.arrays import open_arrays
 from tinymixnet.debug.dumps import Dump, open_dump
 from tinymixnet.debug.names.canonical import nearest
 from tinymixnet.debug.names.layouts import layouts_of
@@ -668,3 +672,22 @@ def test_folder_npz_and_h5_alike(tmp_path: Path) -> None:
 
 def test_a_run_of_ours(tiny: Tensors, tmp_path: Path) -> None:
     assert_same(opened(tmp_path, tiny), tiny)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for open files in /proc")
+def test_an_archive_is_closed_when_nobody_needs_it(tmp_path: Path) -> None:
+    """Also in a circle of references, which waits for the collector of circles."""
+    path = tmp_path / "dump.npz"
+    np.savez(path, a=np.zeros(3, np.float32))
+
+    def is_open() -> bool:
+        files = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
+        return any(os.path.realpath(file) == str(path.resolve()) for file in files)
+
+    arrays = open_arrays(path)
+    vars(arrays)["circle"] = arrays
+    assert arrays.header("a.npy").shape == (3,)
+    assert is_open()
+    del arrays
+    gc.collect()  # a file that nobody closes would warn here, and warnings are errors
+    assert not is_open()

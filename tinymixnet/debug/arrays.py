@@ -10,6 +10,7 @@ import io
 import os
 import re
 import stat
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from math import prod
@@ -159,6 +160,8 @@ def _archive(path: Path) -> tuple[list[str], Open]:
         with archive.open(info) as stream:
             yield stream, info.file_size
 
+    # In a circle of references Python might end the file first, and warn that nobody closed it.
+    weakref.finalize(opened, archive.close)
     return list(members), opened
 
 
