@@ -71,6 +71,15 @@ def diagnosed(subject: Subject, layers: Layers, folder: Path, bug: Bug | None = 
     return subject.diagnose(path, raw=subject.raw if bug and bug.raw else None)
 
 
+def command_line(subject: Subject, layers: Layers, folder: Path) -> list[str]:
+    """Write what a command reads: pixels, a dump of these layers, weights; return its arguments."""
+    model, weights = subject.model, str(folder / "weights.h5")
+    write_weights(weights, Weights(model.architecture, dict(model.tensors), model.metadata))
+    np.save(folder / "pixels.npy", subject.pixels)
+    dump = str(write(folder / "dump.npz", layers))
+    return [str(folder / "pixels.npy"), dump, "--weights", weights]
+
+
 def test_one_layer_at_a_time_is_the_same_as_all_of_them(small: Subject) -> None:
     model = small.model
     layers = dict(model.layers(small.pixels))
@@ -260,13 +269,8 @@ def test_parts_of_layers_are_known_as_such(small: Subject, tmp_path: Path) -> No
 def test_pairs_can_be_printed_mended_and_given_back(
     small: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = small.model
-    weights = str(tmp_path / "weights.h5")
-    write_weights(weights, Weights(model.architecture, dict(model.tensors), model.metadata))
-    np.save(tmp_path / "pixels.npy", small.pixels)
     layers, truth = nameless(small.clean, "shuffled")
-    dump = str(write(tmp_path / "dump.npz", layers))
-    command = [str(tmp_path / "pixels.npy"), dump, "--weights", weights]
+    command = command_line(small, layers, tmp_path)
 
     assert main(["diagnose", *command, "--pairs"]) == 0
     pairs = json.loads(capsys.readouterr().out)
@@ -300,15 +304,10 @@ def test_one_tensor_that_is_several_layers_is_given_back(
     small: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Theirs leaves out squeeze-and-excite, so that one tensor stands for two layers."""
-    model = small.model
-    weights = str(tmp_path / "weights.h5")
-    write_weights(weights, Weights(model.architecture, dict(model.tensors), model.metadata))
-    np.save(tmp_path / "pixels.npy", small.pixels)
     layers = small.planted("no se")
     layers = {name: x for name, x in layers.items() if not name.endswith("/se_scale")}
     layers, truth = nameless(layers, "in order")
-    command = [str(tmp_path / "pixels.npy"), str(write(tmp_path / "dump.npz", layers))]
-    command += ["--weights", weights]
+    command = command_line(small, layers, tmp_path)
 
     assert main(["diagnose", *command, "--pairs"]) == 0
     pairs = json.loads(capsys.readouterr().out)
@@ -340,12 +339,7 @@ def test_one_tensor_that_is_several_layers_is_given_back(
 def test_compare_pairs_by_value(
     small: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = small.model
-    weights = str(tmp_path / "weights.h5")
-    write_weights(weights, Weights(model.architecture, dict(model.tensors), model.metadata))
-    np.save(tmp_path / "pixels.npy", small.pixels)
     layers, _ = nameless(small.planted("no residual"), "shuffled")
-    dump = str(write(tmp_path / "dump.npz", layers))
-    command = [str(tmp_path / "pixels.npy"), dump, "--weights", weights, "--isolated", "--json"]
+    command = [*command_line(small, layers, tmp_path), "--isolated", "--json"]
     assert main(["compare", *command]) == 1
     assert json.loads(capsys.readouterr().out)["guilty"] == "blocks_0/output"

@@ -17,6 +17,8 @@ from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import Weights
 from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.model import Model
+from weights_tools.exporters.keras_model import keras_model
+from weights_tools.graphs.from_tensorflow import _frozen
 
 METADATA = Metadata(
     labels=("cat", "dog, or wolf", "café", "d", "e", "f"),
@@ -64,3 +66,18 @@ def assert_equal(left: Weights, right: Weights) -> None:
     assert {n: x.tobytes() for n, x in left.tensors.items()} == {
         n: x.tobytes() for n, x in right.tensors.items()
     }
+
+
+def save_with_keras(folder: Path) -> Any:
+    """Save the network in every way of today's Keras and TensorFlow; return the Keras model."""
+    tf = needed("tensorflow")
+    model = keras_model(WEIGHTS)
+    model.save(folder / "model.keras")
+    model.save_weights(folder / "model.weights.h5")
+    model.export(folder / "saved", verbose=False)
+    shape = tf.TensorSpec([1, 64, 64, 3], tf.float32)
+    function = tf.function(lambda x: model(x, training=False)).get_concrete_function(shape)
+    (folder / "frozen.pb").write_bytes(_frozen(function).SerializeToString())
+    lite = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    (folder / "model.tflite").write_bytes(lite.convert())
+    return model

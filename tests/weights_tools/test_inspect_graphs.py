@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.weights_tools import foreign
-from tests.weights_tools.foreign import WEIGHTS, assert_equal, needed
+from tests.weights_tools.foreign import WEIGHTS, assert_equal, needed, save_with_keras
 from tinymixnet.cli import run
 from tinymixnet.engine.images import PRESETS
 from tinymixnet.engine.weights import read_weights
@@ -102,18 +102,9 @@ def test_a_graph_that_is_no_network_of_ours(tmp_path: Path) -> None:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same network as every kind of graph."""
     from weights_tools.exporters.openvino_ir import openvino_model
-    from weights_tools.graphs.from_tensorflow import _frozen
 
-    tf, folder = needed("tensorflow"), tmp_path_factory.mktemp("graphs")
-    model = keras_model(WEIGHTS)
-    model.save(folder / "model.keras")
-    model.save_weights(folder / "model.weights.h5")
-    model.export(folder / "saved", verbose=False)
-    shape = tf.TensorSpec([1, 64, 64, 3], tf.float32)
-    function = tf.function(lambda x: model(x, training=False)).get_concrete_function(shape)
-    (folder / "frozen.pb").write_bytes(_frozen(function).SerializeToString())
-    lite = tf.lite.TFLiteConverter.from_concrete_functions([function])
-    (folder / "model.tflite").write_bytes(lite.convert())
+    folder = tmp_path_factory.mktemp("graphs")
+    save_with_keras(folder)
     needed("openvino").save_model(openvino_model(WEIGHTS), folder / "model.xml")
     saved_onnx(folder / "model.onnx", lambda model: None)
     return folder

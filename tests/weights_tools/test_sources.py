@@ -24,6 +24,7 @@ from tests.weights_tools.foreign import (
     distance,
     logits,
     needed,
+    save_with_keras,
 )
 from tinymixnet.cli import run
 from tinymixnet.engine.architecture import VARIANTS
@@ -326,19 +327,8 @@ def test_check_is_not_blinded_by_certain_probabilities(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def keras_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One Keras model, saved in every way that there is."""
-    tf, folder = needed("tensorflow"), tmp_path_factory.mktemp("keras")
-    model = keras_model(WEIGHTS)
-    model.save(folder / "model.keras")
-    model.save(folder / "model.h5")  # the old format
-    model.save_weights(folder / "model.weights.h5")
-    model.export(folder / "saved", verbose=False)
-    shape = tf.TensorSpec([1, 64, 64, 3], tf.float32)
-    function = tf.function(lambda x: model(x, training=False)).get_concrete_function(shape)
-    from weights_tools.graphs.from_tensorflow import _frozen
-
-    (folder / "frozen.pb").write_bytes(_frozen(function).SerializeToString())
-    lite = tf.lite.TFLiteConverter.from_concrete_functions([function])
-    (folder / "model.tflite").write_bytes(lite.convert())
+    folder = tmp_path_factory.mktemp("keras")
+    save_with_keras(folder).save(folder / "model.h5")  # the old format
     return folder
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tinymixnet.debug.evidence import FINE
-from tinymixnet.debug.measure import error
+from tinymixnet.debug.measure import error, largest_size
 from tinymixnet.debug.rounding import to_float16
 from tinymixnet.debug.runner import Change, PartRunner
 from tinymixnet.debug.suspects.context import LayerContext, Suspect, kernels_of
@@ -63,7 +63,7 @@ def saturated(runner: PartRunner, layer: str) -> tuple[str, float] | None:
     cut: list[str] = []
 
     def cut_off(at: LayerContext) -> Array:
-        if largest(at.value) > LARGEST_HALF:
+        if largest_size(at.value) > LARGEST_HALF:
             cut.append(at.layer)
         return np.clip(at.value, -LARGEST_HALF, LARGEST_HALF)
 
@@ -76,11 +76,6 @@ def saturated(runner: PartRunner, layer: str) -> tuple[str, float] | None:
         f"values are cut off at {LARGEST_HALF}, where float16 ends, first in {cut[0]}. Scale the "
         "values down, or compute this layer in float32"
     ), left
-
-
-def largest(x: Array) -> float:
-    """Return the largest size of a value."""
-    return max(float(x.max(initial=0)), -float(x.min(initial=0)))
 
 
 def infinite_beyond_half(x: Array) -> Array:

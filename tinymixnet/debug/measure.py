@@ -148,3 +148,8 @@ def join_names(names: Sequence[str]) -> str:
     """Return the first few names, and how many more there are."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
+
+
+def largest_size(x: Array) -> float:
+    """Return the largest absolute value, without a copy of all of them."""
+    return max(float(x.max(initial=0)), -float(x.min(initial=0)))

@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 
+from tinymixnet.debug.measure import largest_size
 from tinymixnet.engine.architecture import Block
 from tinymixnet.engine.kernels import Array, split_channels
 
@@ -60,8 +61,8 @@ def _of_usual_size(ours: Array, theirs: Array) -> tuple[Array, Array, float]:
 
     A large layer in float64 would take too much memory. Mostly, nothing has to be divided.
     """
-    largest = max(float(max(x.max(initial=0), -x.min(initial=0))) for x in (ours, theirs))
-    size = 1.0 if 1e-9 < largest < 1e9 or not largest else largest
+    top = max(largest_size(ours), largest_size(theirs))
+    size = 1.0 if 1e-9 < top < 1e9 or not top else top
     a, b = (x.astype(np.float32, copy=False) for x in (ours, theirs))
     return (a, b, 1.0) if size == 1.0 else (a / np.float32(size), b / np.float32(size), size)
 

@@ -11,15 +11,9 @@ import numpy as np
 
 from tinymixnet.debug.causes import Cause
 from tinymixnet.debug.evidence import FINE, ROUNDING
-from tinymixnet.debug.last_resorts import (
-    LARGEST_HALF,
-    largest,
-    other_weights,
-    overflow,
-    saturated,
-)
+from tinymixnet.debug.last_resorts import LARGEST_HALF, other_weights, overflow, saturated
 from tinymixnet.debug.limits import Limits
-from tinymixnet.debug.measure import Error, error, mean_error
+from tinymixnet.debug.measure import Error, error, largest_size, mean_error
 from tinymixnet.debug.patterns import pattern
 from tinymixnet.debug.precision import UNROUNDED, Judgement, judgements
 from tinymixnet.debug.rounding import to_float16
@@ -87,7 +81,7 @@ class Search:
             if not finite:
                 self.not_finite.add(layer)
             right = layer in harmless or self.limits.right(layer, before)
-            if right and not largest(ours) > LARGEST_HALF:
+            if right and not largest_size(ours) > LARGEST_HALF:
                 continue
             if not np.isfinite(ours).all() or self._has_no_input(layer):
                 continue  # what stands before it is to blame, or nobody can tell
