@@ -54,7 +54,7 @@ def of_all_sides():
         yield pytest.param(peer, marks=[pytest.mark.whole] * again, id=peer.build.__name__)
 
 
-@pytest.mark.parametrize("peer", of_all_sides())
+@pytest.mark.parametrize("peer", list(of_all_sides()))
 def test_every_side_computes_the_same_and_then_waits_idly(peer, weights):
     if why := peers.why_skipped(peer):
         pytest.skip(why)
@@ -291,7 +291,10 @@ def test_startup_prints_whole_processes_and_what_each_adds(capsys):
     startup.main(["--quick"])
     rows = cells(re.findall(r"(?:^\|.*\n)+", capsys.readouterr().out, re.MULTILINE)[0])[2:]
     assert [row[0] for row in rows] == list(startup.STAGES)
-    assert all(float(row[1].split()[0]) > 0 and float(row[3].split()[0]) > 0 for row in rows)
+    wall, processor = ([float(row[i].split()[0]) for row in rows] for i in (1, 3))
+    assert min(wall) > 0
+    assert min(processor) >= 0  # some systems count in hundredths of a second
+    assert processor[-1] > 0
     runs = {stage: [startup.Run(wall, 0.1)] for stage, wall in (("a", 0.2), ("b", 0.5))}
     _, _, *rows = cells(startup.table(runs))
     assert [row[1:3] for row in rows] == [
