@@ -420,7 +420,7 @@ def test_what_is_no_file_is_kept(tiny: Model, tmp_path: Path, kind: str) -> None
 
 
 def identity(path: Path) -> tuple[int, ...]:
-    """What a file is and when it was changed; not when it was read, which following a link changes."""
+    """What a file is and when it was changed, not when it was read: following a link reads it."""
     found = path.lstat()
     return found.st_mode, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
