@@ -61,6 +61,13 @@ def split(x: Array, sizes: Iterable[int]) -> list[Array]:
     return np.split(x, np.cumsum(list(sizes))[:-1])
 
 
+def whole_plane(x: Array, layout: Layout, missing: Array) -> Array:
+    """Return a block's output (H, W, C). In x (C, layout.size), `missing` (C,) is missing."""
+    output = layout.plane(x)
+    output += missing
+    return output
+
+
 class Memory:
     """Allocates the arrays of one program, and asks the budget about their sum.
 
@@ -153,9 +160,12 @@ class Compiler:
         self.activate("stem", x, swish=False)
         outputs["stem/act"] = Output(len(self.steps), partial(layout.plane, x))
 
+        name = "stem"
         for block in blocks:
-            x, layout = self.block(block, x, layout)
-            outputs[f"{block.name}/output"] = Output(len(self.steps), partial(layout.plane, x))
+            x, layout = self.block(block, x, layout, self.constants[f"{name}/missing"])
+            name = block.name
+            read = partial(whole_plane, x, layout, self.constants[f"{name}/missing"])
+            outputs[f"{name}/output"] = Output(len(self.steps), read)
 
         compact = Layout(layout.height, layout.width)
         last = self.append_bias_rows("head", x, layout, compact, [len(x)])
@@ -186,8 +196,11 @@ class Compiler:
             return Layout(h, w)
         return Layout(h, w, max(PHASES_PER_AXIS, stride))
 
-    def block(self, b: Block, x: Array, before: Layout) -> tuple[Array, Layout]:
-        """Add a block's steps, in the order of `network.mixnet_block`; return (output, layout)."""
+    def block(self, b: Block, x: Array, before: Layout, missing: Array) -> tuple[Array, Layout]:
+        """Add a block's steps, in the order of `network.mixnet_block`; return (output, layout).
+
+        missing: a number for each channel of x that still has to be added, see `constants.py`.
+        """
         layout = self.layout_for(before.height, before.width, b.stride)
         channels = len(self.constants[f"{b.name}/depthwise/bias"])
         if b.expand_groups:
@@ -202,10 +215,12 @@ class Compiler:
             expanded = self.input_of_unexpanded(channels, layout)
             shortcut = [self.inside(expanded, channels)]
             if not np.may_share_memory(x, expanded):  # the stem's output is there already
-                parts = self.own(b.name, x)
-                for part, place in zip(parts, split(shortcut[0], map(len, parts)), strict=True):
+                parts, more = self.own(b.name, x), self.own(b.name, missing)
+                places = split(shortcut[0], map(len, parts))
+                for part, add, place in zip(parts, more, places, strict=True):
                     for pixels, empty in same_pixels(part, before, place, layout):
-                        self.step(f"{b.name}/depthwise", np.copyto, empty, pixels)
+                        add = add.reshape(-1, *[1] * (pixels.ndim - 1))
+                        self.step(f"{b.name}/depthwise", np.add, pixels, add, out=empty)
 
         after = layout.filtered(b.stride)
         filtered = self.filtered.array(channels, after.size)
@@ -224,8 +239,6 @@ class Compiler:
             places = self.own(b.name, projected)
             self.add(layer, split(shortcut[0], map(len, places)), places)
         self.add_up(layer, projected)
-        bias = self.constants[f"{layer}/bias"][:, np.newaxis]
-        self.step(layer, np.add, projected, bias, out=projected)
         if b.residual and b.expand_groups:
             self.add(layer, shortcut, split(projected, map(len, shortcut)))
         return projected, after
