@@ -302,8 +302,8 @@ class Compiler:
 
     def product(self, layer: str, kernel: Array, x: Array, out: Array) -> None:
         """Add kernel (O, C) @ x (C, P)."""
-        pixels, place = tiles(kernel, x, out)
-        self.step(layer, np.matmul, kernel, pixels, out=place)
+        kernel, x, out = tiles(kernel, x, out)
+        self.step(layer, np.matmul, kernel, x, out=out)
 
     def activate(self, layer: str, x: Array, swish: bool, out: Array | None = None) -> None:
         """Add ReLU, or swish as `Swish` says, in place or into `out`; both contiguous."""
