@@ -367,7 +367,10 @@ class Compiler:
             transform = self.transforms[key]
             spectra = depthwise.spectra_for(kernel, h, w, b.stride, transform)
             scratch = self.within_step.array(channels, transform.forward.shape[1])
-            arguments = part, spectra, bias, transform, scratch, place
+            part, _, scratch = tiles(part, transform.forward, scratch)
+            rows = part.shape[:-1]  # the channels, in tiles or not
+            spectra, place = spectra.reshape(*rows, -1), place.reshape(*rows, -1)
+            arguments = part, spectra, bias.reshape(rows), transform, scratch, place
             self.step(layer, depthwise.depthwise_fourier, *arguments)
         self.activate(layer, out, b.swish)
 

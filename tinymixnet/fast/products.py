@@ -33,10 +33,9 @@ def tiles(kernel: Array, x: Array, out: Array) -> tuple[Array, Array, Array]:
     for size in range(most, SMALLEST_TILE - 1, -LINE):
         if pixels % size == 0:
             return kernel, *cut(x, out, size)
+    most = min(SMALL_PRODUCT // (channels * pixels), rows // 2)
     if channels <= MOST_CHANNELS:
-        for size in range(
-            min(SMALL_PRODUCT // (channels * pixels), rows // 2), FEWEST_ROWS - 1, -1
-        ):
+        for size in range(most, FEWEST_ROWS - 1, -1):
             if rows % size == 0:
                 return kernel.reshape(-1, size, channels), x, out.reshape(-1, size, pixels)
     return kernel, x, out
