@@ -1,7 +1,6 @@
 """The fast kernels equal the readable ones, and the plan equals the readable path."""
 
 import gc
-import sys
 import time
 import weakref
 
@@ -413,5 +412,5 @@ def test_a_large_batch_needs_no_more_scratch_than_an_image(models):
         model(batch)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    answer = sys.getsizeof(np.empty(TINY.classes, np.float32)) + 8  # and its place in a list
-    assert peaks[1] < peaks[0] * 1.5 + 64 * answer
+    # There are 64 answers and not one, each with Python's objects around it.
+    assert peaks[1] - peaks[0] < batch.nbytes / 20
