@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # only needed by those who ask for a team
     from tinymixnet.fast.team import Seat
 
 FOURIER_PIXELS = 64  # up to here a plane is filtered by Fourier transform, above it by columns
+TINY_PIXELS = 16  # up to here all kernels of a block share a transform
 PHASES_PER_AXIS = 2  # of planes filtered by columns; 2 x 2 was the fastest
 CACHE_BYTES = 3 << 18  # the memory of a few channels: fits into a core's second-level cache
 
@@ -357,15 +358,19 @@ class Compiler:
         if b.expand_groups:
             self.activate(f"{b.name}/expand", x, b.swish)
         kernels = self.weights(layer)
+        # On a tiny plane a larger transform takes less time than a step for each kernel.
+        groups = [kernels] if h * w <= TINY_PIXELS else [[kernel] for kernel in kernels]
         wholes = x, self.constants[f"{layer}/bias"], out
-        parts = (split(whole, (kernel.shape[2] for kernel in kernels)) for whole in wholes)
-        for kernel, part, bias, place in zip(kernels, *parts, strict=True):
-            k, _, channels, _ = kernel.shape
-            key = h, w, k, b.stride
+        sizes = [sum(kernel.shape[2] for kernel in group) for group in groups]
+        parts = (split(whole, sizes) for whole in wholes)
+        for group, channels, part, bias, place in zip(groups, sizes, *parts, strict=True):
+            key = h, w, max(len(kernel) for kernel in group), b.stride
             if key not in self.transforms:
                 self.transforms[key] = depthwise.fourier_for(*key)
             transform = self.transforms[key]
-            spectra = depthwise.spectra_for(kernel, h, w, b.stride, transform)
+            spectra = np.concatenate(
+                [depthwise.spectra_for(kernel, h, w, b.stride, transform) for kernel in group]
+            )
             scratch = self.within_step.array(channels, transform.forward.shape[1])
             part, _, scratch = tiles(part, transform.forward, scratch)
             rows = part.shape[:-1]  # the channels, in tiles or not
