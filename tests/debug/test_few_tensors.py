@@ -147,3 +147,16 @@ def test_a_hidden_layer_that_another_one_needs_as_it_is_is_not_blamed(
     found = diagnosed(model, pixels, convolutions(layers), tmp_path / "dump.npz")
     assert found.slugs == ["se-input"]
     assert "blocks_5/se_pool" in found.causes[0].places
+
+
+def test_squeeze_and_excite_before_the_depthwise_convolution_is_one_mistake(
+    model: Model, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    """The tensor that it pools is another one, too, but that is the same mistake."""
+    suspect = next(s for s in SUSPECTS if s.slug == "se-before-depthwise")
+    layers = run(
+        model, pixels, Change(suspect, tuple(f"blocks_5/{k}" for k in suspect.kinds.split()))
+    )
+    shown = {n: x for n, x in layers.items() if n.endswith(("se_reduce", "se_expand", "output"))}
+    found = diagnosed(model, pixels, shown, tmp_path / "dump.npz")
+    assert found.slugs == ["se-before-depthwise"]

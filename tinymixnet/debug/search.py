@@ -152,8 +152,12 @@ class Search:
         """Take back a cause that another one brings with it.
 
         Where drop-connect is at work, a block that seems to be skipped has lost its branch. Where
-        the head pools before its activation, none stands before the pooling.
+        the head pools before its activation, none stands before the pooling. Squeeze-and-excite
+        before the depthwise convolution pools another tensor than ours.
         """
+        before, pooled = (self.causes.get(s) for s in ("se-before-depthwise", "se-input"))
+        if before and pooled and _blocks(pooled) <= _blocks(before):
+            del self.causes["se-input"]
         missing = self.causes.get("missing-activation")
         if "pool-before-activation" in self.causes and missing and missing.places == ("head/act",):
             del self.causes["missing-activation"]
@@ -262,9 +266,8 @@ class Search:
         runs = zip(runner.run(start, later[-1]), runner.run(start, later[-1], changes), strict=True)
         for (name, plain), (_, changed) in runs:
             if name in later:
-                errors = [error(ours, runner.theirs[name]) for ours in (plain, changed)]
-                without, within = (self.limits.right(name, apart) for apart in errors)
-                if without and not within:
+                without, within = (error(x, runner.theirs[name]) for x in (plain, changed))
+                if self.limits.right(name, without) and not self.limits.alike(name, within):
                     return True
         return False
 
@@ -361,6 +364,10 @@ class Search:
             after = mean_error(ours, self.runner.theirs[layer])
         sentence = f"all values of {len(places)} layers are {how}, or rounded to as many digits"
         return Cause("low-precision", places[0], tuple(places), before, after, sentence)
+
+
+def _blocks(cause: Cause) -> set[str]:
+    return {place.split("/")[0] for place in cause.places}
 
 
 def _rms_distance(trial: Trial) -> float:
