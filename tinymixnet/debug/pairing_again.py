@@ -90,6 +90,7 @@ class _Walk:
         self.runner = PartRunner(model, pixels, _Tensors(stored, self.views))
         self.search = Search(self.runner, search.suspects, search.limits, progress=False)
         self.search.guilty = search.guilty
+        self.errors = search.errors
         self.steps = {step.layer: step for step in steps(model.architecture)}
 
     def run(self) -> dict[str, View]:
@@ -102,7 +103,7 @@ class _Walk:
                 self._give(layer, self.views.get(step.inputs[0]))
                 continue
             own = self.views.get(layer)
-            view = self._fitting(layer, ours)
+            view = own if self._is_certain(layer) else self._fitting(layer, ours)
             if view:
                 moved = step.weighted and view != own
                 for other in [o for o, v in self.views.items() if v.name == view.name]:
@@ -115,6 +116,19 @@ class _Walk:
                 self._give(layer, None)  # that is probably another layer
         self._what_is_left()
         return self.views
+
+    def _is_certain(self, layer: str) -> bool:
+        """Whether a layer with weights is right if it gets the tensor that this one had before.
+
+        Then this is the right tensor, even where another one is what ours computes.
+        """
+        return any(
+            layer in step.inputs
+            and step.weighted
+            and name in self.errors
+            and self.search.limits.right(name, self.errors[name])
+            for name, step in self.steps.items()
+        )
 
     def _give(self, layer: str, view: View | None) -> None:
         self.views.pop(layer, None)
@@ -185,12 +199,17 @@ class _Walk:
         for view in sorted(views, key=distances.__getitem__):
             if distances[view] > FITS:
                 return None
-            theirs = self.stored[view]
+            theirs, judged = self.stored[view], self._judged_as(layer, view)
             if right and limits.right(layer, error(ours, theirs)):
                 return view
-            if not right and limits.explained(layer, error(theirs, ours)):
+            if not right and limits.explained(judged, error(theirs, ours)):
                 return view
         return None
+
+    def _judged_as(self, layer: str, view: View) -> str:
+        """Return the layer whose limits hold: what a layer without a tensor may get has some."""
+        holders = (other for other, its in self.before.items() if its == view)
+        return layer if layer in self.before else next(holders, layer)
 
     def _what_is_left(self) -> None:
         """Pair layers that have no tensor: with the one that they had, if nothing else has it now.
