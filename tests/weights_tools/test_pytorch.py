@@ -156,7 +156,7 @@ def test_a_storage_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
         for name, old in files.items():
             archive.writestr(name, bytes(1 << 27) if name.endswith("data/0") else old)
     assert path.stat().st_size < 1 << 20
-    assert_refused(path, "refused, its values are packed")
+    assert_refused(path, "refused, it is packed")
 
 
 def test_the_old_format_is_named(tmp_path: Path) -> None:

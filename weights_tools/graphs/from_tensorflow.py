@@ -1,6 +1,8 @@
 """Read a frozen TensorFlow graph or a SavedModel as a graph. Needs `tensorflow`."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from tinymixnet.engine.budget import budget
 from tinymixnet.errors import CheckpointError
 from weights_tools.extras import import_extra
 from weights_tools.graphs.graph import Graph, Node
-from weights_tools.graphs.tensorflow_safety import check_graph, check_saved_model
+from weights_tools.graphs.tensorflow_safety import check_files, check_graph, check_saved_model
 
 OPERATIONS = {  # TensorFlow's name of an operation -> ONNX's
     "Conv2D": "Conv",
@@ -46,13 +48,13 @@ def graph_def(tf: Any, path: Path) -> Any:
         definition = tf.compat.v1.GraphDef.FromString(path.read_bytes())
         check_graph(definition)
         return definition
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    budget.check("weights_file_bytes", size, "the folder")
+    check_files(path)
     check_saved_model((path / "saved_model.pb").read_bytes())
-    saved = tf.saved_model.load(os.fspath(path))  # keeps the variables alive
-    if "serving_default" not in saved.signatures:
-        raise CheckpointError("has no signature serving_default; save the model with one")
-    definition = _frozen(saved.signatures["serving_default"])
+    with _without_warnings(tf):
+        saved = tf.saved_model.load(os.fspath(path))  # keeps the variables alive
+        if "serving_default" not in saved.signatures:
+            raise CheckpointError("has no signature serving_default; save the model with one")
+        definition = _frozen(saved.signatures["serving_default"])
     check_graph(definition)
     return definition
 
@@ -69,6 +71,18 @@ def read_keras_function(model: Any) -> Graph:
 def import_tensorflow() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow logs a lot when it starts
     return import_extra("tensorflow", "tensorflow")
+
+
+@contextmanager
+def _without_warnings(tf: Any) -> Iterator[None]:
+    """Drop TensorFlow's warnings, of which it has many about a SavedModel of TensorFlow 1."""
+    logger = tf.get_logger()
+    before = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _frozen(function: Any) -> Any:
