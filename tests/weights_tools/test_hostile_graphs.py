@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import resource
 import struct
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable
 from configparser import ConfigParser
@@ -21,7 +23,7 @@ import pytest
 
 from tests.weights_tools import foreign
 from tests.weights_tools.foreign import needed
-from tinymixnet.errors import CheckpointError
+from tinymixnet.errors import CheckpointError, TinyMixNetError
 from weights_tools.convert import convert
 from weights_tools.graphs.graph import Graph, Node
 from weights_tools.inspect_file import inspect
@@ -108,7 +110,10 @@ def test_one_number_that_fills_a_constant(tmp_path: Path) -> None:
         convert(tmp_path / "model.pb", tmp_path / "out.h5")
 
 
-@pytest.mark.parametrize("operation", ["WriteFile", "PrintV2", "ReadFile", "EagerPyFunc"])
+@pytest.mark.parametrize(
+    "operation",
+    ["WriteFile", "PrintV2", "ReadFile", "EagerPyFunc", "ImmutableConst", "DecodeProtoV2"],
+)
 def test_a_frozen_graph_that_leaves_the_graph(operation: str, tmp_path: Path) -> None:
     tf = needed("tensorflow")
     definition = tf.compat.v1.GraphDef()
@@ -163,6 +168,134 @@ def test_a_saved_model_that_runs_code_when_it_is_loaded(writes: bool, tmp_path: 
         with pytest.raises(CheckpointError, match="refused, it"):
             command()
     assert [item.name for item in tmp_path.iterdir()] == ["saved"]
+
+
+@pytest.mark.parametrize("by", ["main_op", "table_initializer", "function", "local variable"])
+def test_a_saved_model_of_tensorflow_1_that_saves_when_it_is_loaded(
+    by: str, tmp_path: Path
+) -> None:
+    """The first operations may be named in several places, and one may save in its function."""
+    victim = tmp_path / "victim"
+    path = saved_by_tensorflow_1(tmp_path / "saved", victim, by)
+    for command in (lambda: convert(path, tmp_path / "out.h5"), lambda: inspect(path)):
+        with pytest.raises(CheckpointError, match="refused, it would save files when it is loaded"):
+            command()
+    assert [item.name for item in tmp_path.iterdir()] == ["saved"]
+
+
+def test_a_saved_model_of_tensorflow_1_is_read(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It also saves its variables, but not when it is loaded. TensorFlow's warnings are dropped."""
+    path = saved_by_tensorflow_1(tmp_path / "saved", tmp_path / "victim", "")
+    capfd.readouterr()
+    with pytest.raises(CheckpointError, match="no convolution with constant weights"):
+        convert(path, tmp_path / "out.h5")
+    assert capfd.readouterr() == ("", "")
+
+
+def saved_by_tensorflow_1(folder: Path, victim: Path, by: str) -> Path:
+    """A SavedModel of TensorFlow 1, which writes a file when it is loaded unless `by` is empty."""
+    tf = needed("tensorflow")
+    v1, first = tf.compat.v1, None
+
+    def save() -> Any:
+        values = {"tensor_names": ["x"], "shape_and_slices": [""], "tensors": [tf.zeros(3)]}
+        return tf.raw_ops.SaveV2(prefix=str(victim), **values)
+
+    with tf.Graph().as_default() as graph:
+        x = v1.placeholder(tf.float32, [1, 8], "x")
+        y = x * v1.get_variable("v", [], use_resource=True)
+        if by == "main_op":
+            first = save()
+        elif by == "table_initializer":
+            v1.add_to_collection(by, save())
+        elif by == "function":
+            function = tf.function(lambda: (save(), tf.constant(1.0))[1])
+            first = function.get_concrete_function()().op
+            library = graph.as_graph_def().library.function
+            assert any(node.op == "SaveV2" for item in library for node in item.node_def)
+        elif by:
+            with tf.control_dependencies([save()]):
+                start = tf.constant(1.0)
+            v1.get_variable("w", initializer=start, collections=["local_variables"])
+        with v1.Session() as session:
+            session.run(v1.global_variables_initializer())
+            builder = v1.saved_model.Builder(str(folder))
+            signature = v1.saved_model.predict_signature_def({"x": x}, {"y": y})
+            builder.add_meta_graph_and_variables(
+                session, ["serve"], {"serving_default": signature}, main_op=first
+            )
+            builder.save()
+    return folder
+
+
+@pytest.mark.parametrize("name", ["variables/variables.index", "debug/info.pb"])
+@pytest.mark.parametrize("link", [True, False])
+def test_a_saved_model_that_leads_elsewhere(name: str, link: bool, tmp_path: Path) -> None:
+    """TensorFlow would wait for ever for the pipe."""
+    needed("tensorflow")
+    path = tmp_path / "saved" / name
+    path.parent.mkdir(parents=True)
+    (tmp_path / "saved" / "saved_model.pb").touch()
+    path.symlink_to("/etc/passwd") if link else os.mkfifo(path)
+    what = "a link" if link else "neither a file nor a folder"
+    with pytest.raises(CheckpointError, match=f"{name}: refused, {what}"):
+        convert(tmp_path / "saved", tmp_path / "out.h5")
+
+
+@pytest.mark.parametrize("name", ["model.xml", "model.h5", "model.keras", "model"])
+def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    said: list[str] = []
+
+    def look() -> None:
+        for command in (inspect, lambda path: convert(path, tmp_path / "out.h5")):
+            with pytest.raises(TinyMixNetError) as caught:
+                command(tmp_path / name)
+            said.append(str(caught.value))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert len(said) == 2
+
+
+def test_an_openvino_model_whose_weights_are_a_link(tmp_path: Path) -> None:
+    needed("openvino")
+    (tmp_path / "model.xml").write_text("<?xml version='1.0'?><net/>")
+    (tmp_path / "model.bin").symlink_to("/etc/passwd")
+    with pytest.raises(CheckpointError, match=r"found a link; expected model\.bin in the same"):
+        convert(tmp_path / "model.xml", tmp_path / "out.h5")
+
+
+def test_an_openvino_model_of_far_too_much_text(tmp_path: Path) -> None:
+    needed("openvino")
+    (tmp_path / "model.xml").write_text("<?xml version='1.0'?><net>" + "<a/>" * (5 << 20))
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(CheckpointError, match="refused, a description of 20,971,546 bytes"):
+        convert(tmp_path / "model.xml", tmp_path / "out.h5")
+
+
+@pytest.mark.parametrize("name", ["model.weights.h5", "model.npz"])
+def test_a_file_of_a_hundred_gigabytes_of_nothing(name: str, tmp_path: Path) -> None:
+    """On most disks it takes no place, but to read all of it would take minutes."""
+    path = tmp_path / name
+    if name.endswith(".npz"):
+        np.savez(path, x=np.ones(3))
+        content = path.read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            start = archive.start_dir
+        with path.open("wb") as file:
+            file.write(content[:start])
+            file.seek(100 << 30)
+            file.write(content[start:])
+    else:
+        with h5py.File(path, "w") as stored:
+            stored["layers/dense/vars/0"] = np.ones(3, np.float32)
+        os.truncate(path, 100 << 30)
+    with pytest.raises(CheckpointError, match="the file asks for 107,374,182,4"):
+        convert(path, tmp_path / "out.h5")
 
 
 def test_a_wide_layer_in_an_old_keras_file(tmp_path: Path) -> None:

@@ -15,8 +15,14 @@ from typing import Any
 from tinymixnet.engine.budget import budget
 from tinymixnet.errors import CheckpointError
 
-# Without these two, TensorFlow itself tells which operations have effects outside the graph.
-READING = ("ReadFile", "MatchingFiles", "PyFuncStateless", "DebugIdentity")
+# TensorFlow itself tells which operations have effects outside the graph, but not that these have.
+OUTSIDE = (
+    "ReadFile", "MatchingFiles", "ImmutableConst", "DecodeProtoV2", "EncodeProto", "XlaCustomCall",
+    "XlaCustomCallV2", "GenerateVocabRemapping", "InitializeTableFromTextFile", "PyFuncStateless",
+    "CacheDataset", "SnapshotDataset", "SnapshotDatasetV2", "SnapshotDatasetReader",
+    "SnapshotChunkDataset", "RegisterDataset", "RegisterDatasetV2", "DebugIdentity",
+    "DebugNanCount", "DebugNumericSummary",
+)  # fmt: skip
 VARIABLES = (
     "VarHandleOp", "ReadVariableOp", "AssignVariableOp", "VarIsInitializedOp", "DisableCopyOnRead",
     "Variable", "VariableV2", "IsVariableInitialized", "DestroyResourceOp", "Assert",
@@ -37,7 +43,7 @@ def check_graph(definition: Any, saved: bool = False) -> None:
     nodes = _all_nodes(definition)
     for operation in sorted({node.op for node in nodes} - {*VARIABLES, *(SAVING if saved else ())}):
         known = registry.get(operation)
-        if operation in READING or (known is not None and known.is_stateful):
+        if operation in OUTSIDE or (known is not None and known.is_stateful):
             raise CheckpointError(
                 f"refused, it has the operation {operation[:60]}, which a network does not need"
             )
