@@ -1,5 +1,6 @@
 """Read a frozen TensorFlow graph or a SavedModel as a graph. Needs `tensorflow`."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +51,7 @@ def graph_def(tf: Any, path: Path) -> Any:
         return definition
     check_files(path)
     check_saved_model((path / "saved_model.pb").read_bytes())
-    with _without_warnings(tf):
+    with _silent():
         saved = tf.saved_model.load(os.fspath(path))  # keeps the variables alive
         if "serving_default" not in saved.signatures:
             raise CheckpointError("has no signature serving_default; save the model with one")
@@ -74,15 +75,21 @@ def import_tensorflow() -> Any:
 
 
 @contextmanager
-def _without_warnings(tf: Any) -> Iterator[None]:
-    """Drop TensorFlow's warnings, of which it has many about a SavedModel of TensorFlow 1."""
-    logger = tf.get_logger()
-    before = logger.level
-    logger.setLevel("ERROR")
+def _silent() -> Iterator[None]:
+    """Drop what TensorFlow logs about a SavedModel.
+
+    It warns a lot about those of TensorFlow 1, and it prints a traceback for a damaged fingerprint,
+    which it does not need.
+    """
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _frozen(function: Any) -> Any:
