@@ -40,8 +40,8 @@ if TYPE_CHECKING:  # slow to import, and not always needed
     from PIL.Image import Image
 
     from tinymixnet.evaluate.data import LabelledPhotos
+    from tinymixnet.evaluate.progress import Progress as EvaluationProgress
     from tinymixnet.evaluate.results import Results
-    from tinymixnet.evaluate.run import Progress as EvaluationProgress
     from tinymixnet.fast.choice import TeamPlan
 
 __all__ = ["Model", "Prediction", "load", "network"]

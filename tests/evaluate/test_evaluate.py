@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -264,11 +265,13 @@ def test_progress_is_for_people(tmp_path, weights, folder):
         "except OSError: pass\n"
         "print(text.decode(), os.waitpid(pid, 0)[1])\n"
     )
-    command = [*MODULE[1:], "evaluate", str(folder), "--weights", str(weights)]
+    output = ["-o", str(tmp_path / "results.jsonl")]
+    command = [*MODULE[1:], "evaluate", str(folder), "--weights", str(weights), *output]
     shown = subprocess.run(
         [sys.executable, "-c", script, *command], capture_output=True, text=True, timeout=60
     )
-    assert "24/24" in shown.stdout
+    for doing in ("checksum", "classify"):
+        assert re.search(rf"{doing}: 100%.* 24/24 ", shown.stdout)
     assert shown.stdout.rstrip().endswith(" 0")
 
 

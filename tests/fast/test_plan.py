@@ -194,10 +194,28 @@ def test_a_product_in_tiles_is_the_same_product(pixels, pay, monkeypatch):
     monkeypatch.setattr(products, "tiles_pay", lambda: pay)
     kernel, x = random(96, 17), random(17, pixels, seed=1)
     out = np.empty((96, pixels), np.float32)
-    parts, places = products.tiles(kernel, x, out)
-    np.matmul(kernel, parts, out=places)
+    tile, parts, places = products.tiles(kernel, x, out)
+    np.matmul(tile, parts, out=places)
     assert_equal(out, kernel @ x, tolerance=1e-6)
-    assert (len(parts) > 1) == (pay and pixels in (12544, 3136, 4096))
+    assert (places.ndim == 3) == (pay and pixels in (12544, 3136, 4096))
+
+
+@pytest.mark.parametrize("pay", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "channels", "pixels", "size"),
+    [(480, 81, 196, 60), (28, 120, 784, 7), (97, 120, 784, None), (160, 480, 196, None),
+     (192, 33, 12544, None)],
+)  # fmt: skip
+def test_a_product_cut_into_tiles_of_rows_is_the_same(
+    monkeypatch, rows, channels, pixels, size, pay
+):
+    monkeypatch.setattr(products, "tiles_pay", lambda: pay)
+    kernel, x = random(rows, channels), random(channels, pixels, seed=1)
+    out = np.empty((rows, pixels), np.float32)
+    tile, parts, places = products.tiles(kernel, x, out)
+    np.matmul(tile, parts, out=places)
+    assert_equal(out, kernel @ x, tolerance=1e-6)
+    assert tile.shape == ((rows // size, size, channels) if pay and size else (rows, channels))
     assert products.tiles_pay() is pay
 
 
@@ -394,4 +412,5 @@ def test_a_large_batch_needs_no_more_scratch_than_an_image(models):
         model(batch)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] * 1.5 + 64 * TINY.classes * 4
+    # There are 64 answers and not one, each with Python's objects around it.
+    assert peaks[1] - peaks[0] < batch.nbytes / 20

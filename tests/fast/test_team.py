@@ -25,7 +25,7 @@ import pytest
 
 import tinymixnet
 from benchmarks.soak import children, processes
-from tests.fast.leftovers import PATIENCE, left_behind, soon
+from tests.fast.leftovers import PATIENCE, assert_nothing_stays_behind, soon, state
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.engine.architecture import VARIANTS, mixnet
 from tinymixnet.engine.metadata import Metadata
@@ -49,10 +49,10 @@ BROKEN = "the processes that share the work on an image cannot go on"
 @pytest.fixture(autouse=True)
 def _nothing_stays_behind():
     gc.collect()
-    before = left_behind()
+    before = state()
     yield
     gc.collect()  # a model that nobody holds any more ends its processes
-    assert left_behind() == before
+    assert_nothing_stays_behind(before)
 
 
 @pytest.fixture(scope="module")

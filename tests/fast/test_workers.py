@@ -25,7 +25,7 @@ from PIL import Image
 
 import tinymixnet
 from benchmarks.soak import children, command_line, processes
-from tests.fast.leftovers import PATIENCE, left_behind, soon
+from tests.fast.leftovers import PATIENCE, assert_nothing_stays_behind, soon, state
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.metadata import Metadata
@@ -51,9 +51,9 @@ IMAGES = list(synthetic_image(24, 40, 48))
 
 @pytest.fixture(autouse=True)
 def _nothing_stays_behind():
-    before = left_behind()
+    before = state()
     yield
-    assert left_behind() == before
+    assert_nothing_stays_behind(before)
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,10 @@ import os
 import re
 import sys
 import zlib
+from collections.abc import Iterable
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -62,29 +63,36 @@ class Hdf5File:
 
     def read(self, name: str) -> np.ndarray:
         """All values of an array."""
+        return self.read_all([name])[name]
+
+    def read_all(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """All values of some arrays. The file is opened once."""
+        with self.path.open("rb") as file:
+            return {name: self._values(name, file) for name in names}
+
+    def _values(self, name: str, file: BinaryIO) -> np.ndarray:
         dataset, (shape, dtype) = self._dataset(name), self.header(name)
         chunks = dataset.chunks or shape
         array = np.empty(shape, dtype)
         nbytes = prod(chunks) * dtype.itemsize
-        with self.path.open("rb") as file:
-            for start, offset, size in dataset.places:
-                if not 0 <= offset <= offset + size <= self._size:
-                    raise TinyMixNetError("damaged, its values lie beyond the end of the file")
-                file.seek(offset)
-                data = file.read(size)
-                if DEFLATE in dataset.filters:
-                    data = _inflate(data, nbytes)
-                if len(data) != nbytes:
-                    raise TinyMixNetError(f"damaged, {len(data):,} bytes instead of {nbytes:,}")
-                flat = np.frombuffer(data, np.uint8)
-                if SHUFFLE in dataset.filters:
-                    flat = _unshuffle(flat, dtype.itemsize)
-                place = tuple(
-                    slice(first, min(first + length, end))
-                    for first, length, end in zip(start, chunks, shape, strict=True)
-                )
-                inside = tuple(slice(side.stop - side.start) for side in place)
-                array[place] = flat.view(dtype).reshape(chunks)[inside]
+        for start, offset, size in dataset.places:
+            if not 0 <= offset <= offset + size <= self._size:
+                raise TinyMixNetError("damaged, its values lie beyond the end of the file")
+            file.seek(offset)
+            data = file.read(size)
+            if DEFLATE in dataset.filters:
+                data = _inflate(data, nbytes)
+            if len(data) != nbytes:
+                raise TinyMixNetError(f"damaged, {len(data):,} bytes instead of {nbytes:,}")
+            flat = np.frombuffer(data, np.uint8)
+            if SHUFFLE in dataset.filters:
+                flat = _unshuffle(flat, dtype.itemsize)
+            place = tuple(
+                slice(first, min(first + length, end))
+                for first, length, end in zip(start, chunks, shape, strict=True)
+            )
+            inside = tuple(slice(side.stop - side.start) for side in place)
+            array[place] = flat.view(dtype).reshape(chunks)[inside]
         return array
 
     def _dataset(self, name: str) -> Dataset:

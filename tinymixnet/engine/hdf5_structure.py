@@ -92,10 +92,11 @@ def _walk(file: "h5py.File", problems: list[str]) -> "list[tuple[str, h5py.h5d.D
         if objects > budget.dump_layers:
             problems.append(f"refused, more than {budget.dump_layers:,} arrays and groups")
             return datasets
+        links = group.links
         for name in group:
             path = start + name.decode()
             # A name with a slash in it would be looked up as a path, which may contain any link.
-            if b"/" in name or group.links.get_info(name).type != h5l.TYPE_HARD:
+            if b"/" in name or links.get_info(name).type != h5l.TYPE_HARD:
                 problems.append(f"{path}: refused, a soft or external link")
                 continue
             item = h5o.open(group, name)

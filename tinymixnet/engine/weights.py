@@ -170,7 +170,7 @@ def _read(file: Hdf5File) -> Weights:
     if problems:
         raise WeightsError(join_problems(problems) + _guess(shapes, architecture))
 
-    stored = {name: file.read(name) for name in tensors}
+    stored = file.read_all(tensors)
     encoded = file.read("labels")
     problems = [p for name, tensor in stored.items() for p in value_problems(name, tensor)]
     if checksum(attributes, {**stored, "labels": encoded}) != attributes.get("sha256"):

@@ -3,8 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from tinymixnet.evaluate.contents import contents_hash
 from tinymixnet.evaluate.listing import list_folder, list_tar
 from tinymixnet.evaluate.npz import EXPECTED as NPZ_EXPECTED
 from tinymixnet.evaluate.npz import read_npz
+from tinymixnet.evaluate.progress import Progress
 
 COMPRESSED = {
     b"\x1f\x8b": "gunzip",
@@ -52,6 +52,7 @@ class LabelledPhotos:
     left_out: tuple[str, ...]
     read: Callable[[str], Source]
     table: Path | None = None
+    _contents: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def classes(self) -> list[int]:
@@ -65,10 +66,12 @@ class LabelledPhotos:
             digest.update(_encoded(file) + f"\0{size} {truth}\n".encode())
         return digest.hexdigest()
 
-    @cached_property
-    def contents(self) -> str:
-        """The SHA-256 of what is in the photos. It reads all of them, once."""
-        return contents_hash((photo.file for photo in self.photos), self.read)
+    def contents(self, progress: Progress) -> str:
+        """Return the SHA-256 of what is in the photos. The first call reads all of them."""
+        if not self._contents:
+            files = [photo.file for photo in self.photos]
+            self._contents.append(contents_hash(files, self.read, progress))
+        return self._contents[0]
 
 
 def open_data(

@@ -1,21 +1,25 @@
 """A progress bar, where somebody can see it."""
 
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any
 
-Item = TypeVar("Item")
+# The items, how many there are in all, how many of these are done already and not among the items,
+# and what is done with them, in a word.
+Progress = Callable[[Iterable[Any], int, int, str], Iterable[Any]]
 
 
-def with_progress(items: Iterable[Item], total: int, done: int = 0) -> Iterator[Item]:
-    """Return the items, with tqdm's progress bar where it is installed and stderr is a terminal.
+def without_progress(items: Iterable[Any], total: int, done: int, doing: str) -> Iterable[Any]:
+    """Return the items, and show nothing."""
+    return items
 
-    total: of all items; done: how many of these are not among the items, being done already.
-    """
+
+def with_progress(items: Iterable[Any], total: int, done: int, doing: str) -> Iterable[Any]:
+    """Return the items, with tqdm's progress bar where it is installed and stderr is a terminal."""
     if sys.stderr is None or not sys.stderr.isatty():
-        return iter(items)
+        return items
     try:
         from tqdm import tqdm
     except ImportError:
-        return iter(items)
-    return iter(tqdm(items, total=total, initial=done, unit="photo"))
+        return items
+    return tqdm(items, desc=doing, total=total, initial=done, unit="photo")

@@ -15,12 +15,12 @@ from tinymixnet.engine.images import Source
 from tinymixnet.engine.weights import Weights, tensors_hash
 from tinymixnet.errors import InputError, TinyMixNetError, printable
 from tinymixnet.evaluate.data import LabelledPhotos, Photo
+from tinymixnet.evaluate.progress import Progress, without_progress
 from tinymixnet.evaluate.results import FORMAT, VERSION, Results, Row, collect, prediction_type
 from tinymixnet.evaluate.results_file import ResultsFile, check_results_place
 from tinymixnet.fast.workers import map_in_processes, usable_cores
 
 Classify = Callable[[Source], Any]  # gives the best answers: (label, probability, number) of each
-Progress = Callable[[Iterable[Any], int, int], Iterable[Any]]  # items, how many, how many are done
 
 
 def make_header(
@@ -82,6 +82,7 @@ def evaluate(
 
     Raises InputError for an unusable output, and TinyMixNetError where workers or the cluster fail.
     """
+    progress = progress or without_progress
     wanted = data.photos[:limit]
     longest = max((len(photo.file) for photo in wanted), default=0)
     size = len(wanted) * prediction_type(longest).itemsize
@@ -89,7 +90,7 @@ def evaluate(
     inputs = [data.path, data.table]
     if output is not None:
         check_results_place(output, inputs)  # before all photos are read for their checksum
-        header = {**header, "data": {**header["data"], "contents_sha256": data.contents}}
+        header = {**header, "data": {**header["data"], "contents_sha256": data.contents(progress)}}
     with ResultsFile(output, header, inputs) if output is not None else nullcontext() as file:
         rows = list(file.rows) if file else []
         _check_rows(output, rows, data.photos)
@@ -98,8 +99,8 @@ def evaluate(
         answers = _answers(classify, rest, data.read, workers, cluster)
         with closing(answers):
             pairs: Iterable[Any] = zip(rest, answers, strict=True)
-            if progress is not None and rest:
-                pairs = progress(pairs, len(wanted), len(wanted) - len(rest))
+            if rest:
+                pairs = progress(pairs, len(wanted), len(rows), "classify")
             for photo, answer in pairs:
                 row = _row(photo, answer, data.path)
                 rows.append(row)

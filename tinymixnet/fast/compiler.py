@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # only needed by those who ask for a team
     from tinymixnet.fast.team import Seat
 
 FOURIER_PIXELS = 64  # up to here a plane is filtered by Fourier transform, above it by columns
+TINY_PIXELS = 16  # up to here all kernels of a block share a transform
 PHASES_PER_AXIS = 2  # of planes filtered by columns; 2 x 2 was the fastest
 CACHE_BYTES = 3 << 18  # the memory of a few channels: fits into a core's second-level cache
 
@@ -59,6 +60,13 @@ class Program(NamedTuple):
 def split(x: Array, sizes: Iterable[int]) -> list[Array]:
     """Return views of x, cut along its first axis into parts of these sizes."""
     return np.split(x, np.cumsum(list(sizes))[:-1])
+
+
+def whole_plane(x: Array, layout: Layout, missing: Array) -> Array:
+    """Return a block's output (H, W, C). In x (C, layout.size), `missing` (C,) is missing."""
+    output = layout.plane(x)
+    output += missing
+    return output
 
 
 class Memory:
@@ -153,9 +161,12 @@ class Compiler:
         self.activate("stem", x, swish=False)
         outputs["stem/act"] = Output(len(self.steps), partial(layout.plane, x))
 
+        name = "stem"
         for block in blocks:
-            x, layout = self.block(block, x, layout)
-            outputs[f"{block.name}/output"] = Output(len(self.steps), partial(layout.plane, x))
+            x, layout = self.block(block, x, layout, self.constants[f"{name}/missing"])
+            name = block.name
+            read = partial(whole_plane, x, layout, self.constants[f"{name}/missing"])
+            outputs[f"{name}/output"] = Output(len(self.steps), read)
 
         compact = Layout(layout.height, layout.width)
         last = self.append_bias_rows("head", x, layout, compact, [len(x)])
@@ -186,8 +197,11 @@ class Compiler:
             return Layout(h, w)
         return Layout(h, w, max(PHASES_PER_AXIS, stride))
 
-    def block(self, b: Block, x: Array, before: Layout) -> tuple[Array, Layout]:
-        """Add a block's steps, in the order of `network.mixnet_block`; return (output, layout)."""
+    def block(self, b: Block, x: Array, before: Layout, missing: Array) -> tuple[Array, Layout]:
+        """Add a block's steps, in the order of `network.mixnet_block`; return (output, layout).
+
+        missing: a number for each channel of x that still has to be added, see `constants.py`.
+        """
         layout = self.layout_for(before.height, before.width, b.stride)
         channels = len(self.constants[f"{b.name}/depthwise/bias"])
         if b.expand_groups:
@@ -202,10 +216,12 @@ class Compiler:
             expanded = self.input_of_unexpanded(channels, layout)
             shortcut = [self.inside(expanded, channels)]
             if not np.may_share_memory(x, expanded):  # the stem's output is there already
-                parts = self.own(b.name, x)
-                for part, place in zip(parts, split(shortcut[0], map(len, parts)), strict=True):
+                parts, more = self.own(b.name, x), self.own(b.name, missing)
+                places = split(shortcut[0], map(len, parts))
+                for part, add, place in zip(parts, more, places, strict=True):
                     for pixels, empty in same_pixels(part, before, place, layout):
-                        self.step(f"{b.name}/depthwise", np.copyto, empty, pixels)
+                        add = add.reshape(-1, *[1] * (pixels.ndim - 1))
+                        self.step(f"{b.name}/depthwise", np.add, pixels, add, out=empty)
 
         after = layout.filtered(b.stride)
         filtered = self.filtered.array(channels, after.size)
@@ -224,8 +240,6 @@ class Compiler:
             places = self.own(b.name, projected)
             self.add(layer, split(shortcut[0], map(len, places)), places)
         self.add_up(layer, projected)
-        bias = self.constants[f"{layer}/bias"][:, np.newaxis]
-        self.step(layer, np.add, projected, bias, out=projected)
         if b.residual and b.expand_groups:
             self.add(layer, shortcut, split(projected, map(len, shortcut)))
         return projected, after
@@ -289,8 +303,8 @@ class Compiler:
 
     def product(self, layer: str, kernel: Array, x: Array, out: Array) -> None:
         """Add kernel (O, C) @ x (C, P)."""
-        pixels, place = tiles(kernel, x, out)
-        self.step(layer, np.matmul, kernel, pixels, out=place)
+        kernel, x, out = tiles(kernel, x, out)
+        self.step(layer, np.matmul, kernel, x, out=out)
 
     def activate(self, layer: str, x: Array, swish: bool, out: Array | None = None) -> None:
         """Add ReLU, or swish as `Swish` says, in place or into `out`; both contiguous."""
@@ -344,17 +358,24 @@ class Compiler:
         if b.expand_groups:
             self.activate(f"{b.name}/expand", x, b.swish)
         kernels = self.weights(layer)
+        # On a tiny plane a larger transform takes less time than a step for each kernel.
+        groups = [kernels] if h * w <= TINY_PIXELS else [[kernel] for kernel in kernels]
         wholes = x, self.constants[f"{layer}/bias"], out
-        parts = (split(whole, (kernel.shape[2] for kernel in kernels)) for whole in wholes)
-        for kernel, part, bias, place in zip(kernels, *parts, strict=True):
-            k, _, channels, _ = kernel.shape
-            key = h, w, k, b.stride
+        sizes = [sum(kernel.shape[2] for kernel in group) for group in groups]
+        parts = (split(whole, sizes) for whole in wholes)
+        for group, channels, part, bias, place in zip(groups, sizes, *parts, strict=True):
+            key = h, w, max(len(kernel) for kernel in group), b.stride
             if key not in self.transforms:
                 self.transforms[key] = depthwise.fourier_for(*key)
             transform = self.transforms[key]
-            spectra = depthwise.spectra_for(kernel, h, w, b.stride, transform)
+            spectra = np.concatenate(
+                [depthwise.spectra_for(kernel, h, w, b.stride, transform) for kernel in group]
+            )
             scratch = self.within_step.array(channels, transform.forward.shape[1])
-            arguments = part, spectra, bias, transform, scratch, place
+            part, _, scratch = tiles(part, transform.forward, scratch)
+            rows = part.shape[:-1]  # the channels, in tiles or not
+            spectra, place = spectra.reshape(*rows, -1), place.reshape(*rows, -1)
+            arguments = part, spectra, bias.reshape(rows), transform, scratch, place
             self.step(layer, depthwise.depthwise_fourier, *arguments)
         self.activate(layer, out, b.swish)
 

@@ -17,13 +17,14 @@ def constants(
     """Return the weights as the compiler takes them, named by step: blocks_3/expand/kernel_0, ...
 
     Batch norm is folded into the convolution before it. Weights before and after a swish have its
-    factors in them, see `Swish`. Depthwise kernels stay (K, K, C, 1) and project kernels become
-    (O, C); both have a bias of their own. All other kernels become (O, C + 1): the last column is
-    the bias, and the last row of their input is all ones. Raises WeightsError where the result
-    overflows float32.
+    factors in them, see `Swish`. Depthwise kernels stay (K, K, C, 1) and have a bias of their own.
+    Project kernels become (O, C) without a bias, see `_postpone`. All other kernels become
+    (O, C + 1): the last column is the bias, and the last row of their input is all ones. Raises
+    WeightsError where the result overflows float32.
     """
     with np.errstate(all="ignore"):
         folded = _fold(architecture, tensors, metadata, swish)
+        _postpone(architecture, folded)
     for name, array in folded.items():
         if not np.isfinite(array).all():
             weights = printable(metadata.name or architecture.variant)
@@ -92,3 +93,32 @@ def _fold(
     convolution("head", "head/conv", "head/bn")
     dense("logits", "logits")
     return folded
+
+
+def _postpone(architecture: Architecture, folded: dict[str, Array]) -> None:
+    """Move the biases of the project layers into the layers that read their outputs.
+
+    What reads x + missing and computes W (x + missing) + b, can also compute W x + (W missing + b),
+    and that is a matter of the weights alone. So no step adds these biases. What is missing in the
+    output of a block, O numbers, is its bias; with a shortcut, also what is missing in its input.
+    """
+    missing = np.zeros(architecture.stem, np.float32)
+    folded["stem/missing"] = missing
+    for b in architecture.blocks:
+        if b.expand_groups:
+            _absorb(f"{b.name}/expand", missing, folded)
+        else:  # the compiler adds it: a depthwise kernel would also add it to the padding
+            missing = np.zeros_like(missing)
+        bias = folded.pop(f"{b.name}/project/bias")
+        missing = missing + bias if b.residual else bias
+        folded[f"{b.name}/missing"] = missing
+    _absorb("head", missing, folded)
+
+
+def _absorb(layer: str, missing: Array, folded: dict[str, Array]) -> None:
+    """Add to the biases of a 1x1 convolution what is missing in its input: a number a channel."""
+    start = 0
+    for kernel in group_kernels(layer, folded):
+        end = start + kernel.shape[1] - 1
+        kernel[:, -1] += kernel[:, :-1] @ missing[start:end]
+        start = end

@@ -206,10 +206,10 @@ def depthwise_fourier(
     spectrum is multiplied once, however large the kernel is.
 
     x (C, P); spectra (C, F) complex64, from `spectra_for`; bias (C,), added at frequency zero;
-    scratch (C, 2 F); out (C, OP).
+    scratch (C, 2 F); out (C, OP). The channels may be cut into tiles: C is then two axes.
     """
     np.matmul(x, transform.forward, out=scratch)
     waves = scratch.view(np.complex64)
     np.multiply(waves, spectra, out=waves)
-    waves[:, 0] += bias * (transform.rows * transform.columns)
+    waves[..., 0] += bias * (transform.rows * transform.columns)
     np.matmul(scratch, transform.inverse, out=out)

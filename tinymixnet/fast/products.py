@@ -10,25 +10,35 @@ from tinymixnet.fast.memory import LINE, aligned
 
 SMALL_PRODUCT = 1_000_000  # multiplications, see `tiles`
 SMALLEST_TILE = 224  # pixels
+FEWEST_ROWS, MOST_CHANNELS = 6, 300  # of a tile of rows: beyond them, it does not pay
 CLEARLY = 0.9  # tiles have to take less than this share of the time
 ROUNDS = 5
 
 
-def tiles(kernel: Array, x: Array, out: Array) -> tuple[Array, Array]:
-    """Return x (C, P) and out (O, P) for `np.matmul(kernel, x, out=out)`, cut into tiles of pixels.
+def tiles(kernel: Array, x: Array, out: Array) -> tuple[Array, Array, Array]:
+    """Return kernel (O, C), x (C, P) and out (O, P) for `np.matmul(kernel, x, out=out)`, in tiles.
 
-    They are views (T, C, P / T) and (T, O, P / T), T being 1 where more tiles do not pay.
+    They are views. Where tiles pay, they are tiles of pixels, x (T, C, P / T) and out
+    (T, O, P / T), or else of rows, kernel (T, O / T, C) and out (T, O / T, P).
 
     OpenBLAS copies both factors of a product into an order of its own, and adds to a result that it
     has cleared before. For AVX-512 it has kernels without all that, for up to SMALL_PRODUCT
     multiplications. Products of few channels and many pixels gain most. Its other kernels lose a
     little by tiles.
     """
-    pixels = x.shape[1]
-    most = SMALL_PRODUCT // max(kernel.size, 1) if tiles_pay() else 0
-    most = min(most, pixels - 1) // LINE * LINE
-    sizes = (t for t in range(most, SMALLEST_TILE - 1, -LINE) if pixels % t == 0)
-    return cut(x, out, next(sizes, pixels))
+    (rows, channels), pixels = kernel.shape, x.shape[1]
+    if kernel.size * pixels <= SMALL_PRODUCT or not tiles_pay():
+        return kernel, x, out
+    most = SMALL_PRODUCT // kernel.size // LINE * LINE
+    for size in range(most, SMALLEST_TILE - 1, -LINE):
+        if pixels % size == 0:
+            return kernel, *cut(x, out, size)
+    most = min(SMALL_PRODUCT // (channels * pixels), rows // 2)
+    if channels <= MOST_CHANNELS:
+        for size in range(most, FEWEST_ROWS - 1, -1):
+            if rows % size == 0:
+                return kernel.reshape(-1, size, channels), x, out.reshape(-1, size, pixels)
+    return kernel, x, out
 
 
 def cut(x: Array, out: Array, size: int) -> tuple[Array, Array]:

@@ -17,7 +17,7 @@ all channels, so a member's product with it is a partial sum, too.
 
 A member takes a share of the channels of *each* depthwise kernel, because large kernels take more
 time than small ones. The stem, the head and the last dense layer are cut in the same way. What is
-small stays whole, and every member does it: biases, shortcuts, copying the image and the outputs.
+small stays whole, and every member does it: shortcuts, copying the image and the outputs.
 
 No other code of the network knows of this. `part_of` cuts the weights. `Compiler` makes steps of a
 part as of any weights, and adds a step `Seat.add_up` where it meets a partial sum. The processes
