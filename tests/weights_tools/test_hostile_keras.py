@@ -1,4 +1,4 @@
-"""convert and inspect: Keras files that lead elsewhere or ask for more than a network needs."""
+"""convert, inspect, record: Keras files that lead elsewhere or ask for more than a network needs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from tests.weights_tools.foreign import needed
-from tinymixnet.errors import CheckpointError
+from tinymixnet.errors import TinyMixNetError
 from weights_tools.convert import convert
 from weights_tools.inspect_file import inspect
+from weights_tools.record import record_file
 
 GOOD: dict[str, Any] = {"config": {"layers": []}}
 STORED = zipfile.ZIP_STORED
@@ -25,8 +26,12 @@ STORED = zipfile.ZIP_STORED
 def assert_refused(path: Path, message: str) -> None:
     """One line says so, and nothing is left behind."""
     before = sorted(path.parent.iterdir())
-    for command in (lambda: convert(path, path.parent / "out.h5"), lambda: inspect(path)):
-        with pytest.raises(CheckpointError, match=message) as caught:
+    for command in (
+        lambda: convert(path, path.parent / "out.h5"),
+        lambda: inspect(path),
+        lambda: record_file(path, np.zeros((1, 8), np.float32), path.parent / "dump", ["*"]),
+    ):
+        with pytest.raises(TinyMixNetError, match=message) as caught:
             command()
         assert "\n" not in str(caught.value)
     assert sorted(path.parent.iterdir()) == before
@@ -126,7 +131,7 @@ def test_hostile_arrays(
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        (b"[" * 200_000, "cannot be read"),
+        (b"[" * 200_000, "cannot be (read|recorded)"),
         (b" " * (17 << 20) + b"{}", "refused, .*17,825,794 bytes|refused, its model_config"),
         (json.dumps({"layers": [{}] * 5001}).encode(), "5,001 layers, at most 5,000"),
         (json.dumps({"units": 1 << 20}).encode(), "has the size 1048576"),
@@ -152,12 +157,6 @@ def test_far_too_many_members(tmp_path: Path) -> None:
         for number in range(1000):
             archive.writestr(f"assets/{number}", b"")
     assert_refused(path, "1,002 members, at most 1,000")
-
-
-def test_a_name_that_keras_does_not_know(tmp_path: Path) -> None:
-    needed("keras")
-    path = write_keras(tmp_path / "model.keras").rename(tmp_path / "model.zip")
-    assert_refused(path, r"only if its name ends in \.keras: rename it")
 
 
 def test_two_files_in_one(tmp_path: Path) -> None:
@@ -232,5 +231,5 @@ def test_a_layer_of_another_module(
     arguments = {"args": ["touch", str(victim)]}
     layer = {"module": module, "class_name": kind, "registered_name": kind, "config": arguments}
     path = write_keras(tmp_path / "model.keras", json.dumps(layer).encode())
-    assert_refused(path, "cannot be read .*(Popen|Evil)")
+    assert_refused(path, "cannot be (read|recorded) .*(Popen|Evil)")
     assert not victim.exists()

@@ -1,5 +1,6 @@
 """Read a Keras model as a graph: its own layers, with their weights as they are. Needs `keras`."""
 
+import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,6 @@ def read_keras(path: Path) -> Graph:
     A functional model is read layer by layer, so that a batch norm stays what it is. Any other
     model becomes a TensorFlow graph first.
     """
-    check_keras_file(path)
     import_tensorflow()
     keras = import_extra("keras", "keras")
     model = load_model(keras, path)
@@ -63,25 +63,37 @@ def read_keras(path: Path) -> Graph:
 
 
 def load_model(keras: Any, path: Path) -> Any:
-    """Return a Keras model that brings no code of its own.
+    """Return the Keras model of a .keras or .h5 file, which must not bring code of its own.
+
+    Raises CheckpointError or TinyMixNetError for a file that is not fit for Keras, and whatever
+    Keras raises.
 
     Keras writes .h5 files that it cannot read again: it does not find its own operations that are
     no layers. So these are given to it. Operations with a layer's name (Add, say) stay layers.
     """
+    check_keras_file(path)
     known: dict[str, Any] = {}
-    if not starts_as_zip(path):
+    packed = starts_as_zip(path)
+    if not packed:
         for module, names in OWN_OPERATIONS.items():
             there = vars(import_module(module))
             known |= {name: there[name] for name in names if name in there}
 
-    def load() -> Any:
-        return keras.models.load_model(path, custom_objects=known, compile=False, safe_mode=True)
+    with tempfile.TemporaryDirectory() as folder:
+        # Keras goes by the end of the name, whatever is in the file.
+        named = Path(folder, "model.keras" if packed else "model.h5")
+        named.symlink_to(path.resolve())
 
-    # A layer allocates its variables before it finds out that the file has others. Here no variable
-    # gets any memory, and every array of the file is compared with the variable that it is for.
-    with keras.StatelessScope(initialize_variables=False):
-        load()
-    return load()
+        def load() -> Any:
+            options = {"custom_objects": known, "compile": False, "safe_mode": True}
+            return keras.models.load_model(named, **options)
+
+        # A layer allocates its variables before it finds out that the file has others. In the first
+        # round no variable gets any memory, and every array of the file is compared with the
+        # variable that it is for.
+        with keras.StatelessScope(initialize_variables=False):
+            load()
+        return load()
 
 
 def _turns_channels(key: Any) -> bool:

@@ -31,14 +31,8 @@ DESCRIPTION, WEIGHTS = "config.json", "model.weights.h5"  # the members of a .ke
 
 def check_keras_file(path: Path) -> None:
     """Raise CheckpointError or TinyMixNetError unless a .keras or .h5 file is fit for Keras."""
-    packed = starts_as_zip(path)
-    ending = ".keras" if packed else ".h5"
-    if path.suffix not in ((".keras",) if packed else (".h5", ".hdf5")):
-        raise CheckpointError(
-            f"Keras reads such a file only if its name ends in {ending}: rename it"
-        )
     budget.check("weights_file_bytes", path.stat().st_size, "the file")
-    if packed:
+    if starts_as_zip(path):
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if len(members) > MOST_MEMBERS:  # Keras unpacks them all to a temporary folder
@@ -56,6 +50,8 @@ def check_keras_file(path: Path) -> None:
                 copy.flush()
                 _check_arrays(Path(copy.name))
     else:
+        if not h5py.is_hdf5(path):
+            raise CheckpointError("neither a zip (.keras) nor HDF5 (.h5) inside: not of Keras")
         _check_arrays(path)
         with h5py.File(path, "r") as file:
             text = file.attrs.get("model_config", "{}")
