@@ -1,4 +1,4 @@
-"""convert, inspect, record: Keras files that lead elsewhere or ask for more than a network needs."""
+"""convert, inspect, record: Keras files that lead elsewhere or ask for more than they need."""
 
 from __future__ import annotations
 
