@@ -1,6 +1,7 @@
 """Options and settings of all tests: `pytest` for a quick run, `pytest --whole` for everything."""
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -39,6 +40,9 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts its background jobs deaf to Ctrl-C, and they pass that on to what they start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "whole: runs only with --whole")
     config.addinivalue_line("markers", "sweep(**values): without --whole, not all combinations")
     sweep.whole = config.getoption("whole")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from math import prod
@@ -101,11 +102,10 @@ def _is_ours(path: Path) -> bool:
 
     Anything else that has this name is told by the reader of weights files.
     """
-    try:
-        with path.open("rb") as file:
+    hdf5 = False
+    if path.is_file():  # to open a named pipe would be to wait for ever
+        with suppress(OSError), path.open("rb") as file:
             hdf5 = file.read(len(SIGNATURE)) == SIGNATURE
-    except (OSError, ValueError):
-        hdf5 = False
     if not hdf5:
         return path.suffix.lower() in (".h5", ".hdf5")
     try:

@@ -23,10 +23,11 @@ import numpy as np
 from tinymixnet.debug.arrays import NpyFiles, reading
 from tinymixnet.engine.hdf5 import SIGNATURE
 from tinymixnet.errors import TraceError
+from weights_tools.graphs.from_keras import load_model
 from weights_tools.recorders.keras_models import record_keras
 from weights_tools.recorders.onnx_files import record_onnx
 from weights_tools.recorders.openvino_files import record_openvino
-from weights_tools.recorders.shared import StrPath, import_package, one_line
+from weights_tools.recorders.shared import StrPath, import_package, loading, one_line
 from weights_tools.recorders.tensorflow_graphs import record_tensorflow
 from weights_tools.recorders.tflite_files import record_tflite
 from weights_tools.recorders.torch_modules import record_torch
@@ -60,8 +61,9 @@ def record_file(file: StrPath, inputs: np.ndarray, path: StrPath, layers: Sequen
     kind = kind_of_file(Path(file))
     if kind == "keras":
         keras = import_package("keras", "record-tensorflow")
-        with one_line(file):  # safe_mode: the file must not bring its own code
-            model = keras.models.load_model(file, compile=False, safe_mode=True)
+        with loading(file):
+            model = load_model(keras, Path(file))
+        with one_line(file):
             return record_keras(model, inputs, path, layers)
     recorders = {
         "onnx": record_onnx,

@@ -14,6 +14,7 @@ import numpy as np
 
 from tinymixnet.debug.arrays import NpyFiles, open_arrays
 from tinymixnet.engine.architecture import Architecture
+from tinymixnet.engine.budget import budget
 from tinymixnet.engine.weights import shape_problems
 from tinymixnet.errors import CheckpointError
 from weights_tools.assemble import find_variant, list_some, to_float32
@@ -98,6 +99,7 @@ def open_state_dict(kind: str, path: Path) -> StateDict:
         from weights_tools.formats.pytorch import open_pytorch
 
         return open_pytorch(path)
+    budget.check("weights_file_bytes", path.stat().st_size, "the file")
     arrays = open_arrays(path)
     assert isinstance(arrays, NpyFiles)  # `kind_of` has seen a zip of .npy files
     headers = {name.removesuffix(".npy"): arrays.header(name) for name in arrays.files}

@@ -530,7 +530,10 @@ def test_ctrl_c(tiny):
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=PATIENCE)
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()  # if it goes on
     assert (process.returncode, out, err) == (0, "caught (1, 6)\n", "")
     assert in_group(process.pid) == []
 

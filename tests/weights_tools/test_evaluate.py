@@ -50,7 +50,7 @@ def test_write_keeps_a_file_that_changed_meanwhile(tmp_path, weights, monkeypatc
     np.savez(tmp_path / "photos.npz", images=IMAGES, labels=LABELS)
     loaded = read_weights(weights)
 
-    def change(items, total, done):
+    def change(items, *_):
         changed = {**TENSORS, "logits/bias": TENSORS["logits/bias"] + 1}
         write_weights(weights, loaded._replace(tensors=changed))
         return items

@@ -159,7 +159,7 @@ def test_what_is_no_usual_file_is_refused_before_the_download(
     put(kind, cache / name)
     start = time.perf_counter()
     assert_refused(f"{cache / name} is a", "remove it and run again")
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 30  # a FIFO or a device would take for ever
     assert server.requests == []
     assert names_in(cache) <= {name, LOCK}
     assert (cache.parent / "victim").read_bytes() == VICTIM
@@ -182,7 +182,7 @@ def test_weights_that_are_no_file_are_refused_before_the_download(
     put(kind, cache / WEIGHTS)
     start = time.perf_counter()
     assert_refused(f"{cache / WEIGHTS} is not mixnet-l as published", "remove it and run again")
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 30  # as above
     assert server.requests == []
     assert names_in(cache) == {WEIGHTS}
 

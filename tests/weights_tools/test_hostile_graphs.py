@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import resource
 import struct
 import subprocess
 import sys
+import threading
 import zipfile
-from collections.abc import Callable
 from configparser import ConfigParser
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -21,7 +21,7 @@ import pytest
 
 from tests.weights_tools import foreign
 from tests.weights_tools.foreign import needed
-from tinymixnet.errors import CheckpointError
+from tinymixnet.errors import CheckpointError, TinyMixNetError
 from weights_tools.convert import convert
 from weights_tools.graphs.graph import Graph, Node
 from weights_tools.inspect_file import inspect
@@ -96,73 +96,58 @@ def test_external_data_behind_a_linked_folder(tmp_path: Path) -> None:
         convert(tmp_path / "model" / "model.onnx", tmp_path / "out.h5")
 
 
-def test_one_number_that_fills_a_constant(tmp_path: Path) -> None:
-    tf = needed("tensorflow")
-    definition = tf.compat.v1.GraphDef()
-    tensor = definition.node.add(name="a", op="Const").attr["value"].tensor
-    tensor.dtype = 1
-    tensor.float_val.append(1.0)
-    tensor.tensor_shape.dim.add(size=1 << 30)
-    (tmp_path / "model.pb").write_bytes(definition.SerializeToString())
-    with pytest.raises(CheckpointError, match="the graph asks for"):
-        convert(tmp_path / "model.pb", tmp_path / "out.h5")
+@pytest.mark.parametrize("name", ["model.xml", "model.h5", "model.keras", "model"])
+def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    said: list[str] = []
+
+    def look() -> None:
+        for command in (inspect, lambda path: convert(path, tmp_path / "out.h5")):
+            with pytest.raises(TinyMixNetError) as caught:
+                command(tmp_path / name)
+            said.append(str(caught.value))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert len(said) == 2
 
 
-@pytest.mark.parametrize("operation", ["WriteFile", "PrintV2", "ReadFile", "EagerPyFunc"])
-def test_a_frozen_graph_that_leaves_the_graph(operation: str, tmp_path: Path) -> None:
-    tf = needed("tensorflow")
-    definition = tf.compat.v1.GraphDef()
-    definition.library.function.add().node_def.add(name="a", op=operation)
-    (tmp_path / "model.pb").write_bytes(definition.SerializeToString())
-    with pytest.raises(CheckpointError, match=f"refused, it has the operation {operation}"):
-        convert(tmp_path / "model.pb", tmp_path / "out.h5")
+def test_an_openvino_model_whose_weights_are_a_link(tmp_path: Path) -> None:
+    needed("openvino")
+    (tmp_path / "model.xml").write_text("<?xml version='1.0'?><net/>")
+    (tmp_path / "model.bin").symlink_to("/etc/passwd")
+    with pytest.raises(CheckpointError, match=r"found a link; expected model\.bin in the same"):
+        convert(tmp_path / "model.xml", tmp_path / "out.h5")
 
 
-def saved_with_resource(folder: Path, run: Callable[[], None]) -> Path:
-    """A SavedModel with a resource, which TensorFlow initialises when it loads the model."""
-    tf = needed("tensorflow")
-
-    class Resource(tf.saved_model.experimental.TrackableResource):  # type: ignore[misc]
-        def _create_resource(self) -> Any:
-            return tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[])
-
-        def _initialize(self) -> None:
-            run()
-
-    class Module(tf.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.resource = Resource()
-
-        @tf.function(input_signature=[tf.TensorSpec([1, 64, 64, 3], tf.float32)])
-        def __call__(self, x: Any) -> Any:
-            self.resource.resource_handle  # noqa: B018  (so that it is saved)
-            return x
-
-    module = Module()
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.__call__})
-    return folder
+def test_an_openvino_model_of_far_too_much_text(tmp_path: Path) -> None:
+    needed("openvino")
+    (tmp_path / "model.xml").write_text("<?xml version='1.0'?><net>" + "<a/>" * (5 << 20))
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(CheckpointError, match="refused, a description of 20,971,546 bytes"):
+        convert(tmp_path / "model.xml", tmp_path / "out.h5")
 
 
-@pytest.mark.parametrize("writes", [True, False])
-def test_a_saved_model_that_runs_code_when_it_is_loaded(writes: bool, tmp_path: Path) -> None:
-    tf, victim = needed("tensorflow"), tmp_path / "victim"
-
-    def run() -> None:
-        if writes:
-            tf.io.write_file(str(victim), "harm")
-        else:
-            tf.raw_ops.SaveV2(
-                prefix=str(victim), tensor_names=["x"], shape_and_slices=[""], tensors=[tf.zeros(3)]
-            )
-
-    path = saved_with_resource(tmp_path / "saved", run)
-    for file in tmp_path.glob("victim*"):  # written when the model was made
-        file.unlink()
-    for command in (lambda: convert(path, tmp_path / "out.h5"), lambda: inspect(path)):
-        with pytest.raises(CheckpointError, match="refused, it"):
-            command()
-    assert [item.name for item in tmp_path.iterdir()] == ["saved"]
+@pytest.mark.parametrize("name", ["model.weights.h5", "model.npz"])
+def test_a_file_of_a_hundred_gigabytes_of_nothing(name: str, tmp_path: Path) -> None:
+    """On most disks it takes no place, but to read all of it would take minutes."""
+    path = tmp_path / name
+    if name.endswith(".npz"):
+        np.savez(path, x=np.ones(3))
+        content = path.read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            start = archive.start_dir
+        with path.open("wb") as file:
+            file.write(content[:start])
+            file.seek(100 << 30)
+            file.write(content[start:])
+    else:
+        with h5py.File(path, "w") as stored:
+            stored["layers/dense/vars/0"] = np.ones(3, np.float32)
+        os.truncate(path, 100 << 30)
+    with pytest.raises(CheckpointError, match="the file asks for 107,374,182,4"):
+        convert(path, tmp_path / "out.h5")
 
 
 def test_a_wide_layer_in_an_old_keras_file(tmp_path: Path) -> None:

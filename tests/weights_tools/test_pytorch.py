@@ -156,7 +156,22 @@ def test_a_storage_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
         for name, old in files.items():
             archive.writestr(name, bytes(1 << 27) if name.endswith("data/0") else old)
     assert path.stat().st_size < 1 << 20
-    assert_refused(path, "refused, its values are packed")
+    assert_refused(path, "refused, it is packed")
+
+
+@pytest.mark.parametrize("member", ["data.pkl", "byteorder"])
+def test_a_small_member_that_unpacks_to_gigabytes(member: str, tmp_path: Path) -> None:
+    """Its directory may even say that it has a few bytes: bzip2 unpacks before that is compared."""
+    path = save(tmp_path / "model.pth", {})
+    with zipfile.ZipFile(path) as archive:
+        files = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, old in files.items():
+            if not name.endswith(member):
+                archive.writestr(name, old)
+        prefix = next(iter(files)).partition("/")[0]
+        archive.writestr(f"{prefix}/{member}", bytes(1 << 20), zipfile.ZIP_BZIP2)
+    assert_refused(path, f"{member}': refused, it is packed")
 
 
 def test_the_old_format_is_named(tmp_path: Path) -> None:

@@ -510,7 +510,7 @@ def test_command(tmp_path, keras, onnx_file, graphs, capsys):
     [
         ("absent.onnx", None, "no such file"),
         ("bad.onnx", b"nonsense", "cannot be recorded"),
-        ("bad.keras", b"nonsense", "cannot be recorded"),
+        ("bad.keras", b"nonsense", "not of Keras"),
         ("bad.pb", b"nonsense", "cannot be recorded"),
         ("module.pt", b"nonsense", "record_torch"),
         ("model.tflite", b"nonsense", "cannot be recorded"),

@@ -31,6 +31,7 @@ LARGEST_TEXT = 65_536  # bytes of an attribute
 MOST_CHUNKS = 1_000_000  # in a file
 INFLATION = 1032  # deflate never unpacks to more than this many times its size
 CHILD_BYTES = 4 << 30  # address space of the child process; most of it is never touched
+OF_A_TYPE = "refused, type"  # begins the problem of a dataset where nothing else is wrong
 SMALLEST_LIMIT = 1 << 20  # bytes: a chunk may always be this large, however small the array is
 
 Place = tuple[tuple[int, ...], int, int]  # of a chunk: (its first index, offset in the file, bytes)
@@ -132,10 +133,6 @@ def _describe_dataset(dataset: "h5py.h5d.DatasetID", file_size: int, most_chunks
     def bad(problem: str) -> Dataset:
         return known._replace(problem=problem)
 
-    if not (text or number):
-        return bad(f"refused, type {dtype}; expected numbers or text of fixed length")
-    if number and h5t.py_create(dtype) != kind:  # bfloat16, say
-        return bad("refused, numbers of a type that NumPy does not have")
     if plist.get_external_count():
         return bad("refused, stored in another file")
     if plist.get_layout() not in (h5d.CONTIGUOUS, h5d.CHUNKED):
@@ -150,6 +147,10 @@ def _describe_dataset(dataset: "h5py.h5d.DatasetID", file_size: int, most_chunks
         return bad("refused, nothing stored")
     if nbytes > file_size * (INFLATION if filters else 1):
         return bad(f"damaged, {nbytes:,} bytes cannot be in a file of {file_size:,} bytes")
+    if not (text or number):
+        return bad(f"{OF_A_TYPE} {dtype}; expected numbers or text of fixed length")
+    if number and h5t.py_create(dtype) != kind:  # bfloat16, say
+        return bad("refused, numbers of a type that NumPy does not have")
     if not nbytes:
         return known
     if chunks is None:

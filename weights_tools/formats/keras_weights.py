@@ -17,6 +17,7 @@ import numpy as np
 
 from tinymixnet.debug.arrays import Hdf5Arrays, natural
 from tinymixnet.engine.architecture import Architecture
+from tinymixnet.engine.budget import budget
 from tinymixnet.errors import CheckpointError
 from weights_tools.alignment import aligned
 from weights_tools.assemble import find_variant, to_float32
@@ -126,6 +127,7 @@ class KerasWeights(NamedTuple):
 
 def open_keras_weights(path: Path) -> KerasWeights:
     """Return what is in a .weights.h5 file."""
+    budget.check("weights_file_bytes", path.stat().st_size, "the file")
     arrays = Hdf5Arrays(path)
     headers = {name: arrays.header(name) for name in arrays.files}
     found: dict[str, dict[str, list[str]]] = {kind: {} for kind in KINDS}

@@ -56,11 +56,12 @@ def is_known(path: Path) -> bool:
     try:
         kind_of(path)
     except CheckpointError:  # of a damaged zip file, too, and that is no checkpoint either
-        return path.is_file() and _starts_as_zip(path)
+        return path.is_file() and starts_as_zip(path)
     return True
 
 
-def _starts_as_zip(path: Path) -> bool:
+def starts_as_zip(path: Path) -> bool:
+    """Whether the first bytes of a file are those of a zip, whatever its name is."""
     with path.open("rb") as file:
         return file.read(len(ZIP)) == ZIP
 

@@ -22,9 +22,11 @@ from tinymixnet.debug.checks import as_path
 from tinymixnet.engine.budget import budget
 from tinymixnet.errors import CheckpointError
 from weights_tools.formats import bfloat16
+from weights_tools.formats.zip_members import open_stored
 from weights_tools.framework_errors import one_line
 
 LARGEST_PICKLE = 8 << 20  # bytes; MixNet-L's has some 60,000
+LONGEST_ORDER = 16  # bytes of the word "little" or "big"
 MOST_MEMBERS = 20_000
 AVERAGE_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 STATE_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "network")
@@ -81,10 +83,9 @@ class PytorchFile(NamedTuple):
         tensor = self.tensors[name]
         dtype = DTYPES[tensor.kind]
         with _one_line(self.path), zipfile.ZipFile(self.path) as archive:
-            info = archive.getinfo(f"{self.prefix}/data/{tensor.storage}")
-            if info.compress_type != zipfile.ZIP_STORED:  # torch.save never packs
-                raise CheckpointError(f"{name[:80]!r}: refused, its values are packed")
-            values = np.frombuffer(archive.read(info), dtype)
+            storage = f"{self.prefix}/data/{tensor.storage}"
+            with open_stored(archive, storage, budget.weights_file_bytes) as stream:
+                values = np.frombuffer(stream.read(), dtype)
         last = tensor.offset + sum(
             (n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True)
         )
@@ -118,12 +119,13 @@ def open_pytorch(path: str | os.PathLike[str]) -> PytorchFile:
                 raise CheckpointError("expected one data.pkl in it, as torch.save writes")
             prefix = pickles[0].rpartition("/")[0]
             order = f"{prefix}/byteorder"
-            if order in names and archive.read(order) != b"little":
-                raise CheckpointError("its numbers are big-endian; save it on another machine")
-            info = archive.getinfo(pickles[0])
-            if info.file_size > LARGEST_PICKLE:
-                raise CheckpointError(f"refused, a pickle of {info.file_size:,} bytes")
-            with archive.open(info) as stream:
+            if order in names:
+                with open_stored(archive, order, LONGEST_ORDER) as stream:
+                    if stream.read() != b"little":
+                        raise CheckpointError(
+                            "its numbers are big-endian; save it on another machine"
+                        )
+            with open_stored(archive, pickles[0], LARGEST_PICKLE) as stream:
                 content = _Unpickler(stream).load()
     tensors, notes = _state_dict(content)
     if not tensors:

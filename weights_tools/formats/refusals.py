@@ -1,6 +1,7 @@
 """What to say about files that cannot be read: what they are, and what to do with them."""
 
-from pathlib import Path
+import os
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from tinymixnet.errors import CheckpointError
@@ -92,6 +93,14 @@ def open_plain_file(path: Path, expected: str) -> BinaryIO:
         what = "a folder" if path.is_dir() else "not a plain file"
         raise CheckpointError(f"{path} is {what}; {expected}")
     return path.open("rb")
+
+
+def is_plain_beside(folder: Path, location: str) -> bool:
+    """Whether this is the name of a plain file in a folder, which no link leads out of."""
+    place = PurePath(location)
+    inside = not place.is_absolute() and ".." not in place.parts and "\\" not in location
+    linked = os.path.realpath(folder / place) != os.path.join(os.path.realpath(folder), place)
+    return bool(location) and inside and not linked and (folder / place).is_file()
 
 
 def is_table(path: Path) -> bool:

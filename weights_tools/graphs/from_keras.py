@@ -1,22 +1,19 @@
 """Read a Keras model as a graph: its own layers, with their weights as they are. Needs `keras`."""
 
-import json
-import zipfile
+import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from tinymixnet.engine.budget import budget
 from tinymixnet.errors import CheckpointError
 from weights_tools.extras import import_extra
+from weights_tools.formats.kinds import starts_as_zip
 from weights_tools.graphs.from_tensorflow import import_tensorflow, read_keras_function
 from weights_tools.graphs.graph import Graph, Node
+from weights_tools.graphs.keras_safety import check_keras_file
 
-WIDEST = 1 << 14  # the largest number in a description; MixNet's has 1,536
-NO_SIZES = ("shared_object_id", "seed")  # numbers in it that may be as large as they like
 OPERATIONS = {  # Keras's name of a layer's class -> ONNX's of its operation
     "Conv2D": "Conv",
     "DepthwiseConv2D": "Conv",
@@ -48,7 +45,6 @@ def read_keras(path: Path) -> Graph:
     A functional model is read layer by layer, so that a batch norm stays what it is. Any other
     model becomes a TensorFlow graph first.
     """
-    _check_sizes(path)
     import_tensorflow()
     keras = import_extra("keras", "keras")
     model = load_model(keras, path)
@@ -67,42 +63,37 @@ def read_keras(path: Path) -> Graph:
 
 
 def load_model(keras: Any, path: Path) -> Any:
-    """Return a Keras model that brings no code of its own.
+    """Return the Keras model of a .keras or .h5 file, which must not bring code of its own.
+
+    Raises CheckpointError or TinyMixNetError for a file that is not fit for Keras, and whatever
+    Keras raises.
 
     Keras writes .h5 files that it cannot read again: it does not find its own operations that are
     no layers. So these are given to it. Operations with a layer's name (Add, say) stay layers.
     """
+    check_keras_file(path)
     known: dict[str, Any] = {}
-    if not zipfile.is_zipfile(path):
+    packed = starts_as_zip(path)
+    if not packed:
         for module, names in OWN_OPERATIONS.items():
             there = vars(import_module(module))
             known |= {name: there[name] for name in names if name in there}
-    return keras.models.load_model(path, custom_objects=known, compile=False, safe_mode=True)
 
+    with tempfile.TemporaryDirectory() as folder:
+        # Keras goes by the end of the name, whatever is in the file.
+        named = Path(folder, "model.keras" if packed else "model.h5")
+        named.symlink_to(path.resolve())
 
-def _check_sizes(path: Path) -> None:
-    """Raise if a file is too large, once it is unpacked, or has far too wide layers.
+        def load() -> Any:
+            options = {"custom_objects": known, "compile": False, "safe_mode": True}
+            return keras.models.load_model(named, **options)
 
-    Keras allocates what the model's description asks for, before it looks at the weights.
-    """
-    budget.check("weights_file_bytes", path.stat().st_size, "the file")
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            size = sum(info.file_size for info in archive.infolist())
-            budget.check("weights_file_bytes", size, "what is packed in the file")
-            text = archive.read("config.json")
-    else:
-        with h5py.File(path, "r") as file:
-            text = file.attrs.get("model_config", "{}")
-    waiting = [json.loads(text)]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [item for key, item in value.items() if key not in NO_SIZES]
-        elif isinstance(value, list):
-            waiting += value
-        elif isinstance(value, int) and value > WIDEST:
-            raise CheckpointError(f"refused, its description has the size {str(value)[:40]}")
+        # A layer allocates its variables before it finds out that the file has others. In the first
+        # round no variable gets any memory, and every array of the file is compared with the
+        # variable that it is for.
+        with keras.StatelessScope(initialize_variables=False):
+            load()
+        return load()
 
 
 def _turns_channels(key: Any) -> bool:

@@ -1,7 +1,7 @@
 """Read an ONNX file as a graph. Needs the extra `onnx`."""
 
 import os
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from tinymixnet.engine.budget import budget
 from tinymixnet.errors import CheckpointError
 from weights_tools.extras import import_extra
+from weights_tools.formats.refusals import is_plain_beside
 from weights_tools.graphs.graph import Graph, Node
 
 MOST_NODES = 100_000  # the old exporter of PyTorch makes 2,000
@@ -84,16 +85,12 @@ def _array(onnx: Any, tensor: Any, folder: Path) -> np.ndarray:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
-        place = PurePath(location)
-        target = folder / location
-        inside = not place.is_absolute() and ".." not in place.parts and "\\" not in location
-        linked = os.path.realpath(target) != os.path.join(os.path.realpath(folder), place)
-        if not location or not inside or linked or not target.is_file():
+        if not is_plain_beside(folder, location):
             raise CheckpointError(
                 f"tensor {tensor.name[:80]!r}: its values should be in {location[:80]!r}; expected "
                 "a file in the folder of the .onnx"
             )
-        return _external(onnx, tensor, entries, target)
+        return _external(onnx, tensor, entries, folder / location)
     return onnx.numpy_helper.to_array(tensor)
 
 

@@ -8,8 +8,10 @@ from tinymixnet.engine.budget import budget
 from tinymixnet.errors import CheckpointError
 from weights_tools.exporters.notes import NOTE
 from weights_tools.extras import import_extra
+from weights_tools.formats.refusals import is_plain_beside
 from weights_tools.graphs.graph import Graph, Node
 
+LARGEST_XML = 16 << 20  # bytes; MixNet-L's has 400,000, and OpenVINO takes 14 times the memory
 OPERATIONS = {  # OpenVINO's name of an operation -> ONNX's
     "Convolution": "Conv",
     "GroupConvolution": "Conv",
@@ -27,8 +29,14 @@ def read_openvino(path: Path) -> Graph:
     """Return the graph of an OpenVINO model. Raises CheckpointError."""
     openvino = import_extra("openvino", "openvino")
     binary = path.with_suffix(".bin")
-    if not binary.is_file():
-        raise CheckpointError(f"its weights are missing; expected {binary.name} in the same folder")
+    if not is_plain_beside(path.parent, binary.name):
+        found = "found a link" if binary.is_symlink() else "its weights are missing"
+        raise CheckpointError(f"{found}; expected {binary.name} in the same folder, a plain file")
+    if path.stat().st_size > LARGEST_XML:
+        raise CheckpointError(
+            f"refused, a description of {path.stat().st_size:,} bytes, at most {LARGEST_XML:,} are "
+            "allowed"
+        )
     budget.check("weights_file_bytes", path.stat().st_size + binary.stat().st_size, "the file")
     model = openvino.Core().read_model(os.fspath(path), os.fspath(binary))
     constants, nodes, fed = {}, [], []

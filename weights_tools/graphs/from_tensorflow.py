@@ -1,6 +1,9 @@
 """Read a frozen TensorFlow graph or a SavedModel as a graph. Needs `tensorflow`."""
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from tinymixnet.engine.budget import budget
 from tinymixnet.errors import CheckpointError
 from weights_tools.extras import import_extra
 from weights_tools.graphs.graph import Graph, Node
-from weights_tools.graphs.tensorflow_safety import check_graph, check_saved_model
+from weights_tools.graphs.tensorflow_safety import check_files, check_graph, check_saved_model
 
 OPERATIONS = {  # TensorFlow's name of an operation -> ONNX's
     "Conv2D": "Conv",
@@ -46,13 +49,13 @@ def graph_def(tf: Any, path: Path) -> Any:
         definition = tf.compat.v1.GraphDef.FromString(path.read_bytes())
         check_graph(definition)
         return definition
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    budget.check("weights_file_bytes", size, "the folder")
+    check_files(path)
     check_saved_model((path / "saved_model.pb").read_bytes())
-    saved = tf.saved_model.load(os.fspath(path))  # keeps the variables alive
-    if "serving_default" not in saved.signatures:
-        raise CheckpointError("has no signature serving_default; save the model with one")
-    definition = _frozen(saved.signatures["serving_default"])
+    with _silent():
+        saved = tf.saved_model.load(os.fspath(path))  # keeps the variables alive
+        if "serving_default" not in saved.signatures:
+            raise CheckpointError("has no signature serving_default; save the model with one")
+        definition = _frozen(saved.signatures["serving_default"])
     check_graph(definition)
     return definition
 
@@ -69,6 +72,24 @@ def read_keras_function(model: Any) -> Graph:
 def import_tensorflow() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow logs a lot when it starts
     return import_extra("tensorflow", "tensorflow")
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what TensorFlow logs about a SavedModel.
+
+    It warns a lot about those of TensorFlow 1, and it prints a traceback for a damaged fingerprint,
+    which it does not need.
+    """
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _frozen(function: Any) -> Any:

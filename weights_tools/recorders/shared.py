@@ -41,6 +41,11 @@ def one_line(file: Any) -> AbstractContextManager[None]:
     return framework_errors.one_line(name, TraceError, "cannot be recorded", keep_ours=True)
 
 
+def loading(file: StrPath) -> AbstractContextManager[None]:
+    """As `one_line`, for reading the file: here our own errors are about it, too."""
+    return framework_errors.one_line(file, TraceError, "cannot be recorded")
+
+
 def import_package(module: str, extra: str) -> Any:
     """Return a framework, or raise the TraceError that says which extra brings it."""
     try:

@@ -3,10 +3,10 @@
 import os
 import re
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from weights_tools.graphs.from_tensorflow import graph_def
 from weights_tools.recorders.recording import open_recording
 from weights_tools.recorders.shared import (
     ALL,
@@ -14,6 +14,7 @@ from weights_tools.recorders.shared import (
     StrPath,
     computed,
     import_package,
+    loading,
     named_feeds,
     one_line,
 )  # fmt: skip
@@ -58,9 +59,5 @@ def _name(tensor: Any) -> str:
 def _graph_def(tf: Any, graph: Any) -> Any:
     if not isinstance(graph, (str, os.PathLike)):
         return graph
-    if os.path.isdir(graph):
-        constants = import_module("tensorflow.python.framework.convert_to_constants")
-        saved = tf.saved_model.load(os.fspath(graph))  # keeps the variables alive
-        serving = saved.signatures["serving_default"]
-        return constants.convert_variables_to_constants_v2(serving).graph.as_graph_def()
-    return tf.compat.v1.GraphDef.FromString(Path(graph).read_bytes())
+    with loading(graph):
+        return graph_def(tf, Path(graph))
