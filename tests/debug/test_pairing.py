@@ -231,19 +231,6 @@ def test_squeeze_and_excite_of_another_tensor_is_no_missing_activation(tmp_path:
     assert diagnosed(one, layers, tmp_path).slugs == ["se-input"]
 
 
-def test_a_tensor_that_the_next_layer_follows_from_stays(small: Subject, tmp_path: Path) -> None:
-    """ReLU, and then a cut at 6: the tensor between them is what our layer gives."""
-    layers: Layers = {}
-    for name, x in small.planted("relu6 for relu").items():
-        if name in ("stem/act", "blocks_0/depthwise_act", "blocks_1/expand_act"):
-            layers[f"{name} before"] = np.maximum(layers[name.replace("act", "bn")], 0)
-        layers[name] = x
-    gate = layers.pop("blocks_6/se_gate")  # it may be the noise: so all is paired once more
-    layers["noise"] = np.random.default_rng(3).standard_normal(gate.shape).astype(np.float32)
-    found = diagnosed(small, nameless(layers, "in order")[0], tmp_path)
-    assert found.slugs == ["relu6"]
-
-
 def test_a_skipped_block_is_no_missing_shortcut(small: Subject, tmp_path: Path) -> None:
     """Its output is one more tensor that is what its input is, and no branch of the block."""
 

@@ -90,7 +90,6 @@ class _Walk:
         self.runner = PartRunner(model, pixels, _Tensors(stored, self.views))
         self.search = Search(self.runner, search.suspects, search.limits, progress=False)
         self.search.guilty = search.guilty
-        self.errors = search.errors
         self.steps = {step.layer: step for step in steps(model.architecture)}
 
     def run(self) -> dict[str, View]:
@@ -103,7 +102,7 @@ class _Walk:
                 self._give(layer, self.views.get(step.inputs[0]))
                 continue
             own = self.views.get(layer)
-            view = own if self._is_certain(layer) else self._fitting(layer, ours)
+            view = self._fitting(layer, ours)
             if view:
                 moved = step.weighted and view != own
                 for other in [o for o, v in self.views.items() if v.name == view.name]:
@@ -116,19 +115,6 @@ class _Walk:
                 self._give(layer, None)  # that is probably another layer
         self._what_is_left()
         return self.views
-
-    def _is_certain(self, layer: str) -> bool:
-        """Whether a layer with weights is right if it gets the tensor that this one had before.
-
-        Then this is the right tensor, even where another one is what ours computes.
-        """
-        return any(
-            layer in step.inputs
-            and step.weighted
-            and name in self.errors
-            and self.search.limits.right(name, self.errors[name])
-            for name, step in self.steps.items()
-        )
 
     def _give(self, layer: str, view: View | None) -> None:
         self.views.pop(layer, None)
