@@ -15,6 +15,7 @@ from tinymixnet.debug.dumps import open_dump
 from tinymixnet.debug.last_resorts import infinite_beyond_half
 from tinymixnet.debug.rounding import to_float16
 from tinymixnet.debug.runner import Change, run_with
+from tinymixnet.debug.suspects import SUSPECTS
 from tinymixnet.debug.suspects.context import LayerContext, Suspect
 from tinymixnet.debug.suspects.convolution import ONE_GROUP
 from tinymixnet.debug.traces import write_dump
@@ -60,6 +61,11 @@ def diagnosed(model: Model, pixels: np.ndarray, layers: Layers, path: Path) -> D
 
 def blocks(layers: Layers) -> Layers:
     return {n: x for n, x in layers.items() if n.endswith("/output") or n == "logits"}
+
+
+def convolutions(layers: Layers) -> Layers:
+    kinds = ("conv", "se_reduce", "se_expand", "logits")
+    return {n: x for n, x in layers.items() if n.endswith(kinds)}
 
 
 SHOWN: dict[str, Callable[[Layers], Layers]] = {
@@ -127,3 +133,30 @@ def test_dropout_of_values_that_are_partly_zero_anyway(
     layers = run(model, pixels, Change(drop, ("head/pool",)))
     found = diagnosed(model, pixels, layers, tmp_path / "dump.npz")
     assert found.slugs == ["dropout"]
+
+
+def test_a_hidden_layer_that_another_one_needs_as_it_is_is_not_blamed(
+    model: Model, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    """The convolution of squeeze-and-excite is as wrong as if the activation were missing.
+
+    But then the product with the gate would be wrong as well, and it is right.
+    """
+    suspect = next(s for s in SUSPECTS if s.slug == "se-input")
+    layers = run(model, pixels, Change(suspect, ("blocks_5/se_pool",)))
+    found = diagnosed(model, pixels, convolutions(layers), tmp_path / "dump.npz")
+    assert found.slugs == ["se-input"]
+    assert "blocks_5/se_pool" in found.causes[0].places
+
+
+def test_squeeze_and_excite_before_the_depthwise_convolution_is_one_mistake(
+    model: Model, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    """The tensor that it pools is another one, too, but that is the same mistake."""
+    suspect = next(s for s in SUSPECTS if s.slug == "se-before-depthwise")
+    layers = run(
+        model, pixels, Change(suspect, tuple(f"blocks_5/{k}" for k in suspect.kinds.split()))
+    )
+    shown = {n: x for n, x in layers.items() if n.endswith(("se_reduce", "se_expand", "output"))}
+    found = diagnosed(model, pixels, shown, tmp_path / "dump.npz")
+    assert found.slugs == ["se-before-depthwise"]

@@ -22,13 +22,15 @@ from tests.debug.test_diagnose import (
     small_model,
     write,
 )
-from tests.support.planted import CORRECT, ONE_OF_EACH_CAUSE, UNKNOWN, Bug
+from tests.support.planted import CORRECT, ONE_OF_EACH_CAUSE, UNKNOWN, Bug, SmallEpsilon
+from tests.support.planted_more import Skipped
 from tests.support.shared import SHARED
 from tests.support.synthetic import synthetic_image
 from tinymixnet.cli import main
 from tinymixnet.debug.dumps import open_dump
-from tinymixnet.debug.pairing import pair
+from tinymixnet.debug.pairing import pair, stored_tensors
 from tinymixnet.debug.single_layer import compute, steps
+from tinymixnet.debug.walk import Walk
 from tinymixnet.engine.weights import Weights
 from tinymixnet.engine.weights_writer import write_weights
 
@@ -189,6 +191,63 @@ def test_a_mistake_is_found_without_names(
         assert sorted(found) == sorted(causes)
     else:
         assert found == causes
+
+
+# Many ports do not show every layer. Hooks on modules miss activations that are functions.
+SHOWN = {
+    "convolutions": ("conv", "se_reduce", "se_expand", "logits"),
+    "modules": ("bn", "se_reduce", "se_expand", "output", "logits"),
+}
+
+FLAX = {
+    "expand_bn": "BatchNorm_0",
+    "depthwise_bn": "BatchNorm_1",
+    "project_bn": "BatchNorm_2",
+    "se_reduce": "Conv_4",
+    "se_expand": "Conv_5",
+    "output": "__call__",
+    "logits": "Dense_0",
+}
+
+
+def without_names(layers: Layers, shown: str) -> Layers:
+    return nameless({n: x for n, x in layers.items() if n.endswith(SHOWN[shown])}, "in order")[0]
+
+
+def test_a_layer_is_not_taken_for_the_next_one(small: Subject, tmp_path: Path) -> None:
+    """With another activation before it, se_reduce is as far from itself as from se_act."""
+    layers = without_names(small.planted("gelu"), "convolutions")
+    assert diagnosed(small, layers, tmp_path).slugs == ["gelu"]
+
+
+def test_squeeze_and_excite_of_another_tensor_is_no_missing_activation(tmp_path: Path) -> None:
+    """Without the activation it would fit, too. But the product with the gate would not."""
+    one = Subject(SMALL, small_model(), synthetic_image(1, 64, 64, seed=4).astype(np.float32))
+    layers = {
+        name.replace("blocks", "MBConv").replace(kind, FLAX[kind]): x
+        for name, x in one.run(EVERY["se reads depthwise_bn"]).items()
+        if (kind := name.split("/")[-1]) in FLAX
+    }
+    assert diagnosed(one, layers, tmp_path).slugs == ["se-input"]
+
+
+def test_a_skipped_block_is_no_missing_shortcut(small: Subject, tmp_path: Path) -> None:
+    """Its output is one more tensor that is what its input is, and no branch of the block."""
+
+    class LastSkipped(Skipped, SmallEpsilon):
+        def plant(self) -> None:
+            super().plant()
+            self.early = "blocks_6/"
+
+    layers = without_names(small.run(Bug((), LastSkipped)), "modules")
+    *_, block_5, block_6, _, _ = layers
+    assert np.array_equal(layers[block_5], layers[block_6])
+    dump = open_dump(write(tmp_path / "dump.npz", layers), small.model.architecture, 2, 64, 64)
+    stored = stored_tensors(small.model, small.pixels, dump)
+    names = {block_6: "blocks_6/project_bn"}  # as the order may suggest
+    best = Walk(small.model, small.pixels, stored, dump.expected, names, {}).run()
+    pairs = {h.layer: h.option for h in best.chain()}
+    assert pairs["blocks_6/project_bn"] is None
 
 
 @pytest.mark.parametrize("name", UNKNOWN)

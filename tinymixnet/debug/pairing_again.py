@@ -104,8 +104,10 @@ class _Walk:
             own = self.views.get(layer)
             view = self._fitting(layer, ours)
             if view:
+                moved = step.weighted and view != own
                 for other in [o for o, v in self.views.items() if v.name == view.name]:
-                    if self._is_before(other, layer) and view.name not in self.settled:
+                    wrong = view.name not in self.settled and self._is_before(other, layer)
+                    if wrong or (moved and self._is_before(layer, other)):
                         del self.views[other]
                 self.settled.add(view.name)
                 self._give(layer, view)
@@ -155,13 +157,19 @@ class _Walk:
     def _candidates(self, layer: str, shape: tuple[int, ...]) -> list[View]:
         """Return the tensors that a layer may get: the one that it has, and what is not settled.
 
-        A layer that had none only gets what no other layer has, but for the output of a block:
-        that of a later block may be it.
+        A layer that had none gets what no other layer has. The output of a block may also get that
+        of a later one, and a layer with weights what a later layer has: to be that by accident, it
+        would have to fit by accident.
         """
         own = self.views.get(layer)
         taken = self.settled
-        if layer not in self.before and self.steps[layer].kind != "output":
-            taken = taken.union(view.name for view in self.views.values())
+        step = self.steps[layer]
+        if layer not in self.before and step.kind != "output":
+            taken = taken.union(
+                view.name
+                for other, view in self.views.items()
+                if not (step.weighted and self._is_before(layer, other))
+            )
         others = [v for v in self.stored.views[shape] if v.name not in taken and v != own]
         return [own, *others] if own else others
 
@@ -177,12 +185,17 @@ class _Walk:
         for view in sorted(views, key=distances.__getitem__):
             if distances[view] > FITS:
                 return None
-            theirs = self.stored[view]
+            theirs, judged = self.stored[view], self._judged_as(layer, view)
             if right and limits.right(layer, error(ours, theirs)):
                 return view
-            if not right and limits.explained(layer, error(theirs, ours)):
+            if not right and limits.explained(judged, error(theirs, ours)):
                 return view
         return None
+
+    def _judged_as(self, layer: str, view: View) -> str:
+        """Return the layer whose limits hold: what a layer without a tensor may get has some."""
+        holders = (other for other, its in self.before.items() if its == view)
+        return layer if layer in self.before else next(holders, layer)
 
     def _what_is_left(self) -> None:
         """Pair layers that have no tensor: with the one that they had, if nothing else has it now.

@@ -152,8 +152,12 @@ class Search:
         """Take back a cause that another one brings with it.
 
         Where drop-connect is at work, a block that seems to be skipped has lost its branch. Where
-        the head pools before its activation, none stands before the pooling.
+        the head pools before its activation, none stands before the pooling. Squeeze-and-excite
+        before the depthwise convolution pools another tensor than ours.
         """
+        before, pooled = (self.causes.get(s) for s in ("se-before-depthwise", "se-input"))
+        if before and pooled and _blocks(pooled) <= _blocks(before):
+            del self.causes["se-input"]
         missing = self.causes.get("missing-activation")
         if "pool-before-activation" in self.causes and missing and missing.places == ("head/act",):
             del self.causes["missing-activation"]
@@ -212,7 +216,8 @@ class Search:
         places = self.candidate_layers(start, layer)
 
         def explained(trial: Trial) -> bool:
-            return self.limits.explained(layer, trial.distance)
+            fits = self.limits.explained(layer, trial.distance)
+            return fits and not self._breaks_what_is_right(layer, trial.changes)
 
         def tried(*changes: Change) -> Trial:
             return Trial(changes, self.runner.distance(start, layer, changes))
@@ -221,16 +226,16 @@ class Search:
         seeds: list[Trial] = []
         for size in (1, 2, 3):
             some = islice(combinations(known, size), MOST_TRIALS)
-            trials = [tried(*changes) for changes in some]
-            if trials and explained(best := _best(trials)):
+            trials = sorted((tried(*changes) for changes in some), key=_rms_distance)
+            if best := next(filter(explained, trials), None):
                 return best
             seeds += trials if size == 1 else []
         if len(self.unexplained) >= MOST_SEARCHES:
             return None
         every = [c for suspect in self.suspects for c in self._changes(suspect, places)]
         singles = sorted((tried(change) for change in every), key=_rms_distance)
-        if singles and explained(singles[0]):
-            return singles[0]
+        if best := next(filter(explained, singles), None):
+            return best
         near = [t for t in _one_of_each(singles) if _rms_distance(t) < 0.9 * before.rms_error]
         seeds = sorted(seeds, key=_rms_distance)[:NEAREST]
         # A mistake that changes nothing here by itself does not help others, unless it is fitted.
@@ -243,6 +248,28 @@ class Search:
         resize = [t for t in singles if t.changes[0].suspect.slug == "other-resize"]
         near = [trial for trial in resize if _rms_distance(trial) * PARTLY <= before.rms_error]
         return _best(near) if near else None
+
+    def _breaks_what_is_right(self, layer: str, changes: Sequence[Change]) -> bool:
+        """Whether mistakes that explain a layer make a later layer wrong that is right without.
+
+        Two layers may be computed from one that is not in the dump: squeeze-and-excite and its
+        product from the activation, say. A mistake in the activation would show in both.
+        """
+        if all(places == (layer,) for _, places in changes):
+            return False  # it is in the dump, and the later layers get it
+        runner, start = self.runner, self.runner.start_of(layer)
+        part = next(part for part in runner.parts if layer in part.layers)
+        later = [name for name in part.layers if name in runner.theirs]
+        later = later[later.index(layer) + 1 :]
+        if not later:
+            return False
+        runs = zip(runner.run(start, later[-1]), runner.run(start, later[-1], changes), strict=True)
+        for (name, plain), (_, changed) in runs:
+            if name in later:
+                without, within = (error(x, runner.theirs[name]) for x in (plain, changed))
+                if self.limits.right(name, without) and not self.limits.alike(name, within):
+                    return True
+        return False
 
     def _together(
         self,
@@ -337,6 +364,10 @@ class Search:
             after = mean_error(ours, self.runner.theirs[layer])
         sentence = f"all values of {len(places)} layers are {how}, or rounded to as many digits"
         return Cause("low-precision", places[0], tuple(places), before, after, sentence)
+
+
+def _blocks(cause: Cause) -> set[str]:
+    return {place.split("/")[0] for place in cause.places}
 
 
 def _rms_distance(trial: Trial) -> float:
