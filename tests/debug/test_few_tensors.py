@@ -160,3 +160,33 @@ def test_squeeze_and_excite_before_the_depthwise_convolution_is_one_mistake(
     shown = {n: x for n, x in layers.items() if n.endswith(("se_reduce", "se_expand", "output"))}
     found = diagnosed(model, pixels, shown, tmp_path / "dump.npz")
     assert found.slugs == ["se-before-depthwise"]
+
+
+def planted_in_block_5(model: Model, pixels: np.ndarray, slug: str) -> Layers:
+    suspect = next(s for s in SUSPECTS if s.slug == slug)
+    places = tuple(f"blocks_5/{kind}" for kind in suspect.kinds.split())
+    return run(model, pixels, Change(suspect, places))
+
+
+def test_what_comes_earlier_in_a_block_is_not_missing_later(
+    model: Model, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    """A port that scales before the depthwise convolution has nothing to scale after it."""
+    layers = planted_in_block_5(model, pixels, "se-before-depthwise")
+    layers["blocks_5/se_scale"] = layers["blocks_5/depthwise_act"]
+    found = diagnosed(model, pixels, layers, tmp_path / "dump.npz")
+    assert found.slugs == ["se-before-depthwise"]
+
+
+def test_a_shortcut_that_is_added_earlier_is_not_missing(
+    model: Model, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    """Such a port has the sum before batch norm, and no output beside that of batch norm."""
+    layers: Layers = {}
+    for name, x in planted_in_block_5(model, pixels, "residual-before-bn").items():
+        if name == "blocks_5/project_bn":
+            layers["sum"] = layers["blocks_5/project_conv"] + layers["blocks_4/output"]
+        if name != "blocks_5/output":
+            layers[name] = x
+    found = diagnosed(model, pixels, layers, tmp_path / "dump.npz")
+    assert found.slugs == ["residual-before-bn"]

@@ -28,6 +28,11 @@ MOST_SEARCHES = 2  # failed searches, after which only mistakes that explained o
 NEAREST = 8  # trials to which other mistakes are added
 MOST_AT_ONCE = 3  # new mistakes that are tried together in one place
 MOST_TRIALS = 900  # combinations of mistakes that are tried for one layer
+# What is done earlier in a block is missing where we do it, and works on another tensor than ours.
+BRINGS = {
+    "se-before-depthwise": {"se-input", "missing-se"},
+    "residual-before-bn": {"missing-residual"},
+}
 OUR_WEIGHTS = (
     "as much noise as rounding weights to float16 makes, and no more in any channel. Our weights "
     "are float16 values, theirs probably not: give both sides the same weights"
@@ -152,12 +157,13 @@ class Search:
         """Take back a cause that another one brings with it.
 
         Where drop-connect is at work, a block that seems to be skipped has lost its branch. Where
-        the head pools before its activation, none stands before the pooling. Squeeze-and-excite
-        before the depthwise convolution pools another tensor than ours.
+        the head pools before its activation, none stands before the pooling. For what a block does
+        elsewhere or earlier, see `BRINGS`.
         """
-        before, pooled = (self.causes.get(s) for s in ("se-before-depthwise", "se-input"))
-        if before and pooled and _blocks(pooled) <= _blocks(before):
-            del self.causes["se-input"]
+        for slug, brought in BRINGS.items():
+            for other in brought & self.causes.keys() if slug in self.causes else ():
+                if _blocks(self.causes[other]) <= _blocks(self.causes[slug]):
+                    del self.causes[other]
         missing = self.causes.get("missing-activation")
         if "pool-before-activation" in self.causes and missing and missing.places == ("head/act",):
             del self.causes["missing-activation"]
