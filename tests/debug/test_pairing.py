@@ -250,6 +250,21 @@ def test_a_skipped_block_is_no_missing_shortcut(small: Subject, tmp_path: Path) 
     assert pairs["blocks_6/project_bn"] is None
 
 
+def test_what_looks_like_the_image_is_not_taken_for_it(tmp_path: Path) -> None:
+    """A port of 8 bits that normalizes itself has the normalized image as 0..255, too."""
+    model = small_model()
+    one = Subject(SMALL, model, synthetic_image(1, 64, 64, seed=4).astype(np.float32))
+    layers = dict(one.clean)
+    del layers["image"]
+    x = layers["normalize"]
+    coarse = np.round((x - x.min()) / (x.max() - x.min()) * 255).astype(np.uint8)
+    numbered, _ = nameless({"coarse": coarse, **layers}, "in order")
+    dump = open_dump(write(tmp_path / "dump.npz", numbered), model.architecture, 1, 64, 64)
+    pairs = {p.name: p.layer for p in pair(model, one.pixels, dump).pairs}
+    assert pairs["t0001"] == "normalize"
+    assert "image" not in pairs.values()
+
+
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_is_unknown_is_so_without_names(small: Subject, name: str, tmp_path: Path) -> None:
     pattern, run = UNKNOWN[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Callable
@@ -20,8 +21,10 @@ from tinymixnet.cli import main
 from tinymixnet.debug.compare import Comparison, judged
 from tinymixnet.debug.diagnose import diagnose
 from tinymixnet.debug.dumps import open_dump
+from tinymixnet.debug.precision import hidden, judgements, round_output, rounded_weights
 from tinymixnet.debug.rounding import Scale, step_of, to_bfloat16, to_int8_by_channel, to_steps
 from tinymixnet.debug.traces import record, write_dump
+from tinymixnet.engine.network import forward
 from tinymixnet.engine.weights import Weights
 from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.errors import InputError
@@ -99,6 +102,22 @@ def test_the_broken_layer_of_a_coarse_port_is_named(
     assert row.explained is not None
     assert row.rounding < row.added
     assert row.explained < 0.34
+
+
+def test_tensors_that_are_stored_before_they_are_rounded(small: Subject) -> None:
+    """As in ONNX graphs with QuantizeLinear: the next layer reads a copy with 8 bits."""
+    model, layers = small.model, {}
+    weights = rounded_weights(model, {}, "int8", by_channel=True)
+    network, x = forward(small.pixels, model.architecture, weights, model.metadata), None
+    with contextlib.suppress(StopIteration):
+        while True:
+            name, stored = network.send(x)
+            layers[name] = stored
+            x = stored if hidden(name, model) else round_output(name, stored, "int8", None, None)[0]
+    shown = {name: x for name, x in layers.items() if not hidden(name, model)}
+    found = judgements(model, small.pixels, shown, "int8")
+    assert min(judgement.explains for judgement in found.values()) > 0.9
+    assert not any(judgement.beyond for judgement in found.values())
 
 
 def test_a_right_port_is_not_coarse(small: Subject, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tinymixnet.debug.answers import answers_by_order, odd_answers, softmax_agai
 from tinymixnet.debug.dumps import Dump
 from tinymixnet.debug.evidence import MIXED_UP
 from tinymixnet.debug.leftovers import look_again
+from tinymixnet.debug.measure import error
 from tinymixnet.debug.names.choose import MAPS
 from tinymixnet.debug.pairs import Pair
 from tinymixnet.debug.single_layer import Step, steps
@@ -38,6 +39,7 @@ from tinymixnet.model import Model
 
 FIRST = 8  # layers of ours that are looked for to see whether all is mixed up
 FEW = 4  # outputs of blocks that are looked for
+SAME, OTHER = 1e-3, 1e-2  # errors of images that are the same, and that are not
 FOLLOWS = 0.15  # distance at which a layer confirms the tensor that it is computed from
 Sample = tuple[tuple[int, ...], Array]  # the shape of a layer, and `sample` of it
 
@@ -73,11 +75,28 @@ def pair(model: Model, pixels: Array, dump: Dump, progress: bool = False) -> Dum
         if dump.theirs.get(layer) == stored
     ]
     paired = with_parts(model, pixels, dump, pairs)
+    if _has_a_false_image(model, pixels, paired):
+        pairs = [pair for pair in pairs if pair.layer != "image"]
+        paired = with_parts(model, pixels, dump, pairs)
     if answers := list(answers_by_order(paired)):
         paired = with_parts(model, pixels, dump, [*pairs, *answers])
     if again := softmax_again(paired):
         paired = with_parts(model, pixels, dump, again)
     return odd_answers(paired)
+
+
+def _has_a_false_image(model: Model, pixels: Array, dump: Dump) -> bool:
+    """Whether their normalized image is what our image gives, but not what "their image" would be.
+
+    So their image is ours, and what looks like one is something else: the same numbers rounded to
+    0..255 for a network of 8 bits, say. An image that a name leads to is left alone.
+    """
+    found = {pair.layer: pair.found for pair in dump.pairs}
+    if found.get("image") not in ("value", "order") or "normalize" not in found:
+        return False
+    layers = dict(islice(model.layers(pixels), 2))
+    apart = {name: error(x, dump[name]).max_error for name, x in layers.items()}
+    return apart["normalize"] < SAME < OTHER < apart["image"]
 
 
 def stored_tensors(model: Model, pixels: Array, dump: Dump) -> StoredTensors:

@@ -64,7 +64,8 @@ def rounded_layers(
     """Yield each layer, computed from their inputs: as ours computes it, and with rounding.
 
     pixels (N, H, W, 3), 0..255. theirs: layer -> their tensor; a layer that is not in it goes on
-    with our own value, so rounding adds up from one of their tensors to the next.
+    with our own value, so rounding adds up from one of their tensors to the next. An 8-bit port may
+    store a tensor before it rounds it for the next layer. So the rounded run reads it rounded.
     how: a format of FORMATS. by_channel: whether 8-bit kernels have a scale for each output channel
     or one for all. scales: of their layers, if the dump says so; else the values on a grid tell, or
     else the range that the layer has in this run.
@@ -98,6 +99,8 @@ def rounded_layers(
             yield Rounded(layer, own, rounded, known, usual)
             if known is not None:
                 own = rounded = known
+                if how == "int8":
+                    rounded, _ = round_output(layer, known, how, scale, known)
 
 
 def hidden(layer: str, model: Model) -> bool:
