@@ -30,7 +30,7 @@ from tinymixnet.fast import depthwise
 from tinymixnet.fast import kernels as fast_kernels
 
 LINES = 20  # of a cell that one still reads as one thought
-LONGEST = 150  # seconds for the notebooks of one process: five minutes for two halves
+LONGEST = 150  # seconds of a processor for one half of the notebooks
 NEEDED = ("jupytext", "nbformat", "nbclient", "ipykernel", "matplotlib")
 # Cells with one of these tags print what no two machines, or no two runs, agree on.
 VARYING = {"timing", "rounding"}
