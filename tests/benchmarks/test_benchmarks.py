@@ -17,6 +17,7 @@ from benchmarks.peers import Peer
 from benchmarks.side import Ready, ready
 from benchmarks.soak import children
 from benchmarks.weights import made_up_weights, pictures, write_made_up_weights
+from tests.fast.leftovers import soon
 from tests.support.synthetic import TINY
 from tinymixnet.engine.architecture import mixnet
 from tinymixnet.fast.workers import usable_cores
@@ -69,14 +70,24 @@ def test_every_side_computes_the_same_and_then_waits_idly(peer, weights):
         if not sys.platform.startswith("linux"):
             return
         time.sleep(10 * measure.SETTLE)
-        before = processor_seconds(server.process.pid)
-        time.sleep(0.3)
-        assert processor_seconds(server.process.pid) - before < 0.03
+        looks = (is_idle(server.process.pid) for _ in range(3))
+        assert any(looks)  # who is kept from the processor, comes to rest later
+
+
+def is_idle(pid):
+    before = processor_seconds(pid)
+    time.sleep(0.3)
+    return processor_seconds(pid) - before < 0.03
 
 
 def processor_seconds(pid):
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    ticks = map(int, stat_of(pid)[11:13])
+    return sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def stat_of(pid):
+    """Return what Linux says of a process, from its state on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def test_a_side_that_computes_something_else_is_refused(monkeypatch, capsys):
@@ -255,15 +266,20 @@ def test_cores_busy():
 
 
 def test_a_busy_neighbour_takes_a_core_and_is_gone_afterwards():
+    before = children()
     with measure.neighbour():
-        [pid] = children()
-        before = processor_seconds(pid)
-        time.sleep(0.5)
-        assert processor_seconds(pid) - before > 0.05
-    assert children() == []
+        [pid] = set(children()) - set(before)
+        assert soon(lambda: processor_seconds(pid) > 0.1)  # Python has started
+        states = set()
+        for _ in range(50):
+            states.add(stat_of(pid)[0])
+            time.sleep(0.01)
+        assert states == {"R"}  # it always wants a core, whether or not it gets one
+    assert set(children()) <= set(before)
 
 
 def test_the_command_prints_both_tables_and_skips_with_a_word(capsys):
+    before = children()
     readable = Peer("readable", peers.tinymixnet_readable, batches=())
     absent = Peer("Absent", peers.openvino, needs=("no_such_module",))
     compare.main(["--quick", "--size", "48", "--busy"], [OURS, readable, absent])
@@ -281,7 +297,7 @@ def test_the_command_prints_both_tables_and_skips_with_a_word(capsys):
         assert fact in out
     for step in ("readable: 1 at a time, 1 threads", "round 2 of 2"):
         assert step in progress
-    assert children() == []
+    assert set(children()) <= set(before)
 
 
 # -- startup --------------------------------------------------------------------------------------

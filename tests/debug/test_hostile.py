@@ -50,9 +50,8 @@ MODEL = Model(TINY, synthetic_tensors(TINY))
 OURS = dict(MODEL.layers(PIXELS))
 SOON = 5.0  # seconds; what is measured takes well under one
 
-# Each example has a limit of its own, so that a slow one fails instead of making the test long.
+# Each example has the limit of conftest.py: a slow one fails instead of making the test long.
 fuzz = settings(
-    deadline=5000,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

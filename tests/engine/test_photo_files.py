@@ -9,7 +9,6 @@ import struct
 import sys
 import time
 import zlib
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +274,6 @@ def test_presets_of_a_photo_larger_than_a_band(monkeypatch: pytest.MonkeyPatch) 
 )
 @settings(
     max_examples=300,
-    deadline=timedelta(seconds=5),  # of one example, on a busy machine
     suppress_health_check=[HealthCheck.too_slow],
 )
 def test_mutated_photos(

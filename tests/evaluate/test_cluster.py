@@ -1,5 +1,6 @@
 """Dask: real schedulers and worker processes, some of which are killed while they work."""
 
+import contextlib
 import json
 import os
 import signal
@@ -292,10 +293,12 @@ def own_commands(tmp_path):
     )
     worker = None
     try:
-        end = time.monotonic() + 30
-        while not file.exists() and time.monotonic() < end:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError, ValueError):  # not there, or not whole
+                address = json.loads(file.read_text())["address"]
+                break
             time.sleep(0.05)
-        address = json.loads(file.read_text())["address"]
         command = [*dask, "worker", address, "--nworkers", "1", "--nthreads", "1"]
         worker = subprocess.Popen([*command, *local, "--local-directory", str(tmp_path)], **quiet)
         yield scheduler, worker, address

@@ -1,11 +1,12 @@
 """What the tests of processes share: waiting for something, and seeing what stays behind."""
 
+import itertools
 import os
 import threading
 import time
 from typing import NamedTuple
 
-from benchmarks.soak import children
+from benchmarks.soak import children, shared_memory
 
 PATIENCE = 30  # seconds that what should happen soon may take: the machine may be busy
 
@@ -21,10 +22,8 @@ class State(NamedTuple):
 
 def state() -> State:
     """Return what there is now: our child processes, open files, threads and shared memory."""
-    shared = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
-    ours = {name for name in shared if "tinymixnet" in name or "psm_" in name}
     files = len(os.listdir("/proc/self/fd"))
-    return State(set(children()), files, threading.active_count(), ours)
+    return State(set(children()), files, threading.active_count(), shared_memory())
 
 
 def assert_nothing_stays_behind(before: State) -> None:
@@ -34,6 +33,24 @@ def assert_nothing_stays_behind(before: State) -> None:
     assert now.files <= before.files
     assert now.threads <= before.threads
     assert now.memory <= before.memory
+
+
+def limit_with_room(more: int) -> int:
+    """Return the limit of open files that leaves room for so many more.
+
+    It counts numbers, and among those in use there may be free ones: other tests closed a file that
+    they had opened before another one.
+    """
+    free = (number for number in itertools.count() if not is_open(number))
+    return next(itertools.islice(free, more, None))
+
+
+def is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
 
 
 def soon(condition):

@@ -142,11 +142,23 @@ def test_an_overflow_shows_after_either_way_of_swish(way):
     assert np.array_equal(out[3:] * np.float32(way.after), np.float32([3e38, 0]))
 
 
+def least_seconds(choose):
+    """Return the least time that a choice takes which is kept; forget it before each try.
+
+    A virtual machine that gets no processor may count that time as ours, but not in every try.
+    """
+    times = []
+    for _ in range(5):
+        choose.cache_clear()
+        start = time.thread_time()  # as the machine may have other work
+        choose()
+        times.append(time.thread_time() - start)
+    return min(times)
+
+
 def test_the_faster_swish_is_chosen_once_and_quickly(monkeypatch):
-    swish_module.fastest.cache_clear()
-    start = time.thread_time()  # as the machine may have other work
+    assert least_seconds(swish_module.fastest) < 0.02  # about 0.2 ms
     assert swish_module.fastest() in (BY_TANH, BY_EXP)
-    assert time.thread_time() - start < 0.02  # about 0.2 ms, when nothing else fills the caches
     for slow, quick in ((BY_TANH, BY_EXP), (BY_EXP, BY_TANH)):
         delayed = slow._replace(activate=lambda *_: time.sleep(0.001))
         names = {"BY_TANH": delayed, "BY_EXP": quick}
@@ -220,10 +232,8 @@ def test_a_product_cut_into_tiles_of_rows_is_the_same(
 
 
 def test_whether_tiles_pay_is_measured_once_and_quickly():
-    products.tiles_pay.cache_clear()
-    start = time.thread_time()  # as the machine may have other work
+    assert least_seconds(products.tiles_pay) < 0.05  # under 1 ms
     assert products.tiles_pay() in (False, True)
-    assert time.thread_time() - start < 0.05  # under 1 ms, when nothing else fills the caches
 
 
 SIZES = [(224, 224), (192, 192), (160, 160), (97, 131), (32, 32)]

@@ -28,7 +28,7 @@ from tinymixnet.fast.shared_memory import SharedNumbers, nameless_file
 from tinymixnet.fast.team import Seat, kernel_groups, most_members, own_channels, part_of
 from tinymixnet.model import Model
 
-LONG = 20  # seconds after which a test has failed
+LONG = 60  # seconds after which something hangs, and no measure of what is slow
 
 
 @contextmanager
@@ -223,7 +223,7 @@ def test_a_barrier_is_patient_and_then_gives_up():
         start = time.monotonic()
         with pytest.raises(Lost, match="did not answer for 0 seconds"):
             ours.wait()
-        assert 0.25 < time.monotonic() - start < 5
+        assert 0.25 < time.monotonic() - start < LONG
 
 
 @pytest.mark.parametrize("patience", [None, LONG])

@@ -25,7 +25,13 @@ from PIL import Image
 
 import tinymixnet
 from benchmarks.soak import children, command_line, processes
-from tests.fast.leftovers import PATIENCE, assert_nothing_stays_behind, soon, state
+from tests.fast.leftovers import (
+    PATIENCE,
+    assert_nothing_stays_behind,
+    limit_with_room,
+    soon,
+    state,
+)
 from tests.support.synthetic import TINY, synthetic_image, synthetic_tensors
 from tinymixnet.engine.budget import budget
 from tinymixnet.engine.metadata import Metadata
@@ -410,11 +416,9 @@ def test_a_python_that_is_not_there(model, monkeypatch):
 def test_too_few_file_descriptors(model):
     """However few there are: the answers, or one line; and nothing leaks (see the fixture)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    first_free = os.dup(0)  # the next file would get this number, too
-    os.close(first_free)
     expected, outcomes = one_by_one(model, IMAGES[:6]), []
     for more in range(14):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (first_free + more, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit_with_room(more), hard))
         try:
             outcomes.append(list(model.map(IMAGES[:6], workers=2)))
         except TinyMixNetError as error:

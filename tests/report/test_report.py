@@ -293,9 +293,9 @@ def test_ten_thousand_names_without_a_place(tiny: Model, tmp_path: Path) -> None
     record(tiny, pixels, tmp_path / "dump", ("logits",))
     dump = open_dump(tmp_path / "dump", TINY, 1, 32, 32)
     dump.unmatched = {f"{i}{'x' * 12_000}{i}": None for i in range(10_000)}
-    started = time.perf_counter()
+    started = time.thread_time()  # other programs do not change it
     write_report(tiny, "y" * 12_000, pixels, tmp_path / "page.html", dump)
-    assert time.perf_counter() - started < 10
+    assert time.thread_time() - started < 10
     text = (tmp_path / "page.html").read_text("utf-8")
     assert len(text) < 3e6
     assert re.search("more</li>", text)

@@ -10,9 +10,7 @@ from tinymixnet.errors import CheckpointError, printable
 from weights_tools.formats.checkpoint import open_checkpoint
 
 # tmp_path is one folder for all examples of a test; each example writes all of its files anew.
-same_folder = settings(
-    deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
-)
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 
 
 def read_all(path) -> dict[str, np.ndarray]:

@@ -97,9 +97,7 @@ def test_pipes_and_devices_are_not_read(tmp_path):
     assert_refused("/dev/zero", "not a plain file")
 
 
-@settings(
-    deadline=5000, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(
         st.binary(max_size=100),

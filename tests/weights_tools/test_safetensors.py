@@ -17,7 +17,7 @@ from weights_tools.formats.safetensors import MAX_HEADER_BYTES, MAX_TENSORS, ope
 numpy_files = pytest.importorskip("safetensors.numpy")
 
 same_folder = settings(
-    deadline=5000, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 TYPES = ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"]
 
