@@ -270,11 +270,11 @@ def test_a_busy_neighbour_takes_a_core_and_is_gone_afterwards():
     with measure.neighbour():
         [pid] = set(children()) - set(before)
         assert soon(lambda: processor_seconds(pid) > 0.1)  # Python has started
-        states = set()
+        states = []
         for _ in range(50):
-            states.add(stat_of(pid)[0])
+            states.append(stat_of(pid)[0])
             time.sleep(0.01)
-        assert states == {"R"}  # it always wants a core, whether or not it gets one
+        assert states.count("R") > 40  # it wants a core, whether or not it gets one
     assert set(children()) <= set(before)
 
 
