@@ -1,10 +1,10 @@
 """Each notebook is read and run once for all tests of its class (a class names its notebooks)."""
 
-import resource
 from typing import NamedTuple
 
 import pytest
 
+from benchmarks.startup import processor_seconds
 from tests.notebooks.series import FOLDER, hidden_answers, load_make, positions, texts
 
 pytest.register_assert_rewrite("tests.notebooks.checks")
@@ -49,12 +49,6 @@ def stored(name):
 WRONG = 'answer = (lambda *_, **__: "certainly wrong") if callable(answer) else "certainly wrong"'
 
 
-def processor_seconds():
-    """What kernels that have ended took. The time of day would be that of a busy machine, too."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 @pytest.fixture(scope="class")
 def run(name, script, make):
     """The script run in a fresh kernel, with three more answers tried at each exercise.
@@ -73,7 +67,7 @@ def run(name, script, make):
         sources = [f"{a}\n{check}" for a in (answer, WRONG, "answer = None")]
         tries.insert(0, [nbformat.v4.new_code_cell(source) for source in sources])
         fresh.cells[position + 1 : position + 1] = tries[0]
-    before = processor_seconds()
+    before = processor_seconds()  # the time of day would be that of a busy machine, too
     make.execute(fresh)
     seconds[name] = processor_seconds() - before
     added = {id(cell) for cells in tries for cell in cells}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ from tinymixnet.engine.metadata import Metadata
 from tinymixnet.engine.weights import Weights
 from tinymixnet.engine.weights_writer import write_weights
 from tinymixnet.model import Model
+from weights_tools.convert import convert
 from weights_tools.exporters.keras_model import keras_model
 from weights_tools.graphs.from_tensorflow import _frozen
+from weights_tools.inspect_file import inspect
+from weights_tools.record import record_file
 
 METADATA = Metadata(
     labels=("cat", "dog, or wolf", "café", "d", "e", "f"),
@@ -81,3 +84,12 @@ def save_with_keras(folder: Path) -> Any:
     lite = tf.lite.TFLiteConverter.from_concrete_functions([function])
     (folder / "model.tflite").write_bytes(lite.convert())
     return model
+
+
+def reading_commands(path: Path) -> tuple[Callable[[], object], ...]:
+    """Return all that opens a file or folder of a framework. Outputs would be put beside it."""
+    return (
+        lambda: convert(path, path.parent / "out.h5"),
+        lambda: inspect(path),
+        lambda: record_file(path, np.zeros((1, 8), np.float32), path.parent / "dump", ["*"]),
+    )

@@ -13,11 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.weights_tools.foreign import needed
+from tests.weights_tools.foreign import needed, reading_commands
 from tinymixnet.errors import TinyMixNetError
-from weights_tools.convert import convert
-from weights_tools.inspect_file import inspect
-from weights_tools.record import record_file
 
 GOOD: dict[str, Any] = {"config": {"layers": []}}
 STORED = zipfile.ZIP_STORED
@@ -26,11 +23,7 @@ STORED = zipfile.ZIP_STORED
 def assert_refused(path: Path, message: str) -> None:
     """One line says so, and nothing is left behind."""
     before = sorted(path.parent.iterdir())
-    for command in (
-        lambda: convert(path, path.parent / "out.h5"),
-        lambda: inspect(path),
-        lambda: record_file(path, np.zeros((1, 8), np.float32), path.parent / "dump", ["*"]),
-    ):
+    for command in reading_commands(path):
         with pytest.raises(TinyMixNetError, match=message) as caught:
             command()
         assert "\n" not in str(caught.value)

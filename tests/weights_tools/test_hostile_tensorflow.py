@@ -7,14 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.weights_tools.foreign import needed
+from tests.weights_tools.foreign import needed, reading_commands
 from tinymixnet.errors import CheckpointError, TinyMixNetError
 from weights_tools.convert import convert
-from weights_tools.inspect_file import inspect
-from weights_tools.record import record_file
 
 
 def test_one_number_that_fills_a_constant(tmp_path: Path) -> None:
@@ -83,11 +80,7 @@ def test_a_saved_model_that_runs_code_when_it_is_loaded(writes: bool, tmp_path: 
     path = saved_with_resource(tmp_path / "saved", run)
     for file in tmp_path.glob("victim*"):  # written when the model was made
         file.unlink()
-    for command in (
-        lambda: convert(path, tmp_path / "out.h5"),
-        lambda: inspect(path),
-        lambda: record_file(path, np.zeros((1, 8), np.float32), tmp_path / "dump", ["*"]),
-    ):
+    for command in reading_commands(path):
         with pytest.raises(TinyMixNetError, match="refused, it"):
             command()
     assert [item.name for item in tmp_path.iterdir()] == ["saved"]
@@ -100,11 +93,7 @@ def test_a_saved_model_of_tensorflow_1_that_saves_when_it_is_loaded(
     """The first operations may be named in several places, and one may save in its function."""
     victim = tmp_path / "victim"
     path = saved_by_tensorflow_1(tmp_path / "saved", victim, by)
-    for command in (
-        lambda: convert(path, tmp_path / "out.h5"),
-        lambda: inspect(path),
-        lambda: record_file(path, np.zeros((1, 8), np.float32), tmp_path / "dump", ["*"]),
-    ):
+    for command in reading_commands(path):
         with pytest.raises(TinyMixNetError, match="refused, it would save files when it is loaded"):
             command()
     assert [item.name for item in tmp_path.iterdir()] == ["saved"]
